@@ -1,0 +1,58 @@
+"""Errors that a person can act on, and writes that are whole or not there at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class InputError(ValueError):
+    """Something that the user gave cannot be used: says which file or argument, what was found, what was expected, what to do."""
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` to write a file or a folder to; it takes the place of `path` only when the block ends well.
+
+    The temporary name ends like `path`, so that writers that look at the suffix (NIfTI, PNG) work. On an error nothing is left behind.
+
+    Raises InputError when the disk refuses (no space, no permission, read-only).
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        room = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", dir=path.parent))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose a folder that you may write to") from error
+    try:
+        yield room / path.name
+        if path.is_dir():
+            path.rename(room / "previous")
+        os.replace(room / path.name, path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise InputError(f"{path}: writing failed ({error.strerror}); free some space or choose another place") from error
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def read_json(path: str | Path) -> Any:
+    """Return what the JSON file at `path` holds. Raises InputError when it is missing or is not JSON."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON ({error}); write it again or choose another file") from error
+
+
+def write_json(content: Any, path: str | Path) -> None:
+    """Write `content` to `path` as JSON, atomically. Raises InputError when it cannot be written."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

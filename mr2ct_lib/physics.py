@@ -1,0 +1,322 @@
+"""From labels to scans: MR by its signal equations, CT in Hounsfield units, each with the scanner's own faults.
+
+A scan is made in the order of nature: the patient is painted on a grid finer than the scan's, each small voxel gets its tissue's signal
+and a little texture, the signals (not the labels) are averaged over the voxel, which gives partial volume, and then come coil bias,
+gain and noise. Left out: chemical shift, flow, motion, metal, beam hardening.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+from zlib import crc32
+
+import numpy as np
+from scipy import fft, ndimage
+
+from mr2ct_lib.files import InputError
+from mr2ct_lib.tissues import lookup
+from mr2ct_lib.volumes import Volume
+
+AIR_HU = -1000.0
+FINE_VOXELS = 6_000_000  # painted at a time, so that memory stays small whatever the scan's size
+TEXTURE_MM = 9.0  # distance over which a tissue's own signal varies
+BIAS_MM = 130.0  # distance over which a receive coil's sensitivity varies
+
+Displacement = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class Patient(Protocol):
+    """Anybody that can be scanned: paints labels at the voxel centres of any grid."""
+
+    names: dict[int, str]
+    seed: int
+    landmarks: dict[str, tuple[float, float, float]]
+
+    def paint(self, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """An MR sequence: kind "spgr" (also any spoiled, T2*-weighted gradient echo) or "spin_echo"; times in ms, flip in degrees, field in T."""
+
+    name: str
+    kind: str
+    tr: float
+    te: float
+    flip: float = 90.0
+    field: float = 1.5
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# The hip's is the first paper's (Hiasa et al. 2018, Sec. 2.1). The head's two are the echoes of one dual-echo acquisition, with times close to
+# those of the IXI data; the abdomen's is a common spoiled T2*-weighted gradient echo (the second paper prints none).
+SEQUENCES = {
+    "hip_spgr": Sequence("T1 SPGR", "spgr", tr=7.9, te=3.08, flip=30.0, field=1.0),
+    "head_pd": Sequence("PD spin echo", "spin_echo", tr=8000.0, te=8.0),
+    "head_t2": Sequence("T2 spin echo", "spin_echo", tr=8000.0, te=100.0),
+    "abdomen_t2star": Sequence("T2* gradient echo", "spgr", tr=130.0, te=15.0, flip=30.0),
+}
+
+
+def spgr(t1, t2star, pd, tr, te, flip_degrees):
+    """Return the steady-state signal of a spoiled gradient echo, any broadcastable shapes, times in ms.
+
+    S = PD sin(a) (1 - E1) / (1 - E1 cos(a)) exp(-TE / T2*), E1 = exp(-TR / T1).
+
+    >>> round(float(spgr(t1=250, t2star=58, pd=0.95, tr=7.9, te=3.08, flip_degrees=30)), 4)  # fat
+    0.0844
+    >>> round(float(spgr(t1=990, t2star=28, pd=0.90, tr=7.9, te=3.08, flip_degrees=30)), 4)  # muscle
+    0.0228
+    """
+    angle = np.deg2rad(flip_degrees)
+    e1 = np.exp(-np.divide(tr, t1))
+    return pd * np.sin(angle) * (1 - e1) / (1 - e1 * np.cos(angle)) * np.exp(-np.divide(te, t2star))
+
+
+gradient_echo = spgr  # the T2*-weighted gradient echo has the same steady state; only its longer TE makes the difference
+
+
+def spin_echo(t1, t2, pd, tr, te):
+    """Return the signal of a spin echo, S = PD (1 - exp(-TR / T1)) exp(-TE / T2); any broadcastable shapes, times in ms.
+
+    >>> round(float(spin_echo(t1=4300, t2=2100, pd=1.0, tr=8000, te=100)), 3)  # CSF is bright in T2
+    0.805
+    """
+    return pd * (1 - np.exp(-np.divide(tr, t1))) * np.exp(-np.divide(te, t2))
+
+
+def tissue_signals(names: dict[int, str], sequence: Sequence) -> np.ndarray:
+    """Return the noise-free signal of every label value under `sequence`, indexed by label value.
+
+    Raises InputError for a kind of sequence or a field that is not known, or a structure without a tissue.
+    """
+    if sequence.field not in (1.0, 1.5):
+        raise InputError(f"field: {sequence.field} T; expected 1.0 or 1.5, the fields that the tissue table holds")
+    t1, pd = lookup(names, "t1_10" if sequence.field == 1.0 else "t1_15"), lookup(names, "pd")
+    t1, t2, t2star = (np.maximum(value, 1e-3) for value in (t1, lookup(names, "t2"), lookup(names, "t2star")))
+    if sequence.kind == "spgr":
+        return np.asarray(spgr(t1, t2star, pd, sequence.tr, sequence.te, sequence.flip), dtype=np.float64)
+    if sequence.kind == "spin_echo":
+        return np.asarray(spin_echo(t1, t2, pd, sequence.tr, sequence.te), dtype=np.float64)
+    raise InputError(f"sequence: kind {sequence.kind!r}; expected 'spgr' or 'spin_echo'")
+
+
+def smooth_field(shape: tuple[int, int, int], affine: np.ndarray, length: float, seed: Any, extent: float = 450.0) -> np.ndarray:
+    """Return a smooth random field, mean 0 and SD 1 over many draws, float32, at the voxel centres of a grid.
+
+    White noise on a lattice of `length` mm that is fixed in space, interpolated by cubic B-splines: the same seed gives the same field at the same
+    place on any grid. Only grids along the axes (positive diagonal affine); beyond +-`extent` mm the field continues periodically.
+    """
+    if np.any(affine[:3, :3][~np.eye(3, dtype=bool)] != 0) or np.any(np.diag(affine)[:3] <= 0):
+        raise InputError("affine: oblique or flipped; expected a virtual scanner's grid along the axes; reslice afterwards")
+    knots = int(np.ceil(2 * extent / length))
+    field = np.random.default_rng(seed).standard_normal((knots,) * 3, dtype=np.float32)
+    for axis in range(3):
+        position = (affine[axis, 3] + affine[axis, axis] * np.arange(shape[axis]) + extent) / length
+        first = np.floor(position).astype(int)
+        t = (position - first).astype(np.float32)
+        weights = ((1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6)
+        along = [-1 if other == axis else 1 for other in range(3)]
+        field = sum(
+            np.take(field, (first + tap) % knots, axis=axis) * weight.reshape(along) for tap, weight in enumerate(weights)
+        )
+    return field / np.float32((151 / 315) ** 1.5)  # 151/315 is the integral of the squared cubic B-spline, once an axis
+
+
+def bias_field(shape: tuple[int, int, int], affine: np.ndarray, strength: float, seed: Any) -> np.ndarray:
+    """Return a coil's sensitivity, exp of a smooth random field of SD `strength` (0 none, 0.2 usual, 0.5 strong); float32, positive."""
+    return np.exp(np.float32(strength) * smooth_field(shape, affine, BIAS_MM, seed))
+
+
+def rician(signal: np.ndarray, sd: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the magnitude |signal + n1 + i n2| with n1, n2 ~ N(0, sd): what an MR magnitude image shows. Shape as `signal`."""
+    real = signal + sd * rng.standard_normal(signal.shape, dtype=np.float32)
+    imaginary = sd * rng.standard_normal(signal.shape, dtype=np.float32)
+    return np.hypot(real, imaginary)
+
+
+def ct_noise(shape: tuple[int, int, int], sd: float, rng: np.random.Generator) -> np.ndarray:
+    """Return CT noise in HU, SD `sd`, float32: in each axial slice its power grows with frequency and falls to 0 at the edge of the band.
+
+    That is the texture that filtered back-projection leaves: ramp filter times a Hann window, without a constant part.
+    """
+    frequency = np.hypot(fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])[None])  # cycles a voxel; 0.5 is the edge of the band
+    amplitude = np.sqrt(frequency) * np.where(frequency < 0.5, np.cos(np.pi * frequency) ** 2, 0)
+    twice = np.full(amplitude.shape[1], 2.0)  # every column of a real transform but the first (and an even last) stands for two
+    twice[0] = 1
+    if shape[1] % 2 == 0:
+        twice[-1] = 1
+    power = (amplitude**2 * twice).sum() / (shape[0] * shape[1])
+    amplitude = (sd / np.sqrt(max(power, 1e-12)) * amplitude).astype(np.float32)
+    noise = np.empty(shape, dtype=np.float32)
+    for k in range(shape[2]):
+        white = rng.standard_normal(shape[:2], dtype=np.float32)
+        noise[..., k] = fft.irfft2(fft.rfft2(white) * amplitude, s=shape[:2])
+    return noise
+
+
+def finer_grid(shape, affine: np.ndarray, supersample) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Return shape and affine of the grid that cuts each voxel into `supersample` (3 integers) equal ones."""
+    factors = np.asarray(supersample, dtype=int)
+    fine = affine.copy()
+    fine[:3, :3] = affine[:3, :3] / factors
+    fine[:3, 3] = affine[:3, 3] + affine[:3, :3] @ ((1 / factors - 1) / 2)
+    return tuple(int(n) for n in np.asarray(shape) * factors), fine
+
+
+def _slabs(shape, affine: np.ndarray, supersample):
+    """Yield (slice of k, shape, affine) of slabs whose finer grid has at most FINE_VOXELS voxels (but at least one slice each)."""
+    per_slice = shape[0] * shape[1] * int(np.prod(supersample))
+    thickness = max(1, FINE_VOXELS // per_slice)
+    for first in range(0, shape[2], thickness):
+        count = min(thickness, shape[2] - first)
+        slab = affine.copy()
+        slab[:3, 3] += affine[:3, 2] * first
+        yield slice(first, first + count), (shape[0], shape[1], count), slab
+
+
+def _average(fine: np.ndarray, supersample) -> np.ndarray:
+    a, b, c = supersample
+    if (a, b, c) == (1, 1, 1):
+        return fine
+    nx, ny, nz = fine.shape
+    return fine.reshape(nx // a, a, ny // b, b, nz // c, c).mean(axis=(1, 3, 5), dtype=np.float32)
+
+
+def _displaced(shape, affine: np.ndarray, displacement: Displacement) -> np.ndarray:
+    """Return the in-plane voxel coordinates (2, nx, ny) from which a displaced scan takes its values."""
+    i, j = np.mgrid[: shape[0], : shape[1]].astype(np.float64)
+    dx, dy = displacement(affine[0, 3] + affine[0, 0] * i, affine[1, 3] + affine[1, 1] * j)
+    return np.stack([i + dx / affine[0, 0], j + dy / affine[1, 1]])
+
+
+def _warp(volume: np.ndarray, coordinates: np.ndarray, order: int, fill: float) -> np.ndarray:
+    slices = [ndimage.map_coordinates(volume[..., k], coordinates, order=order, cval=fill) for k in range(volume.shape[2])]
+    return np.stack(slices, axis=-1)
+
+
+def _scan(patient: Patient, shape, affine, supersample, displacement, fine_signal, fill: float) -> tuple[np.ndarray, np.ndarray]:
+    """Paint finer, turn into signal by fine_signal(labels, shape, affine), displace, average: (mean signal float32, labels at voxel centres)."""
+    signal, labels = np.empty(shape, dtype=np.float32), None
+    for where, slab_shape, slab in _slabs(shape, affine, supersample):
+        fine_shape, fine_affine = finer_grid(slab_shape, slab, supersample)
+        painted = np.asarray(patient.paint(fine_shape, fine_affine))
+        fine = fine_signal(painted, fine_shape, fine_affine)
+        if displacement is not None:
+            coordinates = _displaced(fine_shape, fine_affine, displacement)
+            fine, painted = _warp(fine, coordinates, 1, fill), _warp(painted, coordinates, 0, 0)
+        signal[..., where] = _average(fine, supersample)
+        if all(factor % 2 for factor in supersample):
+            centre = painted[tuple(slice(factor // 2, None, factor) for factor in supersample)]
+        else:
+            centre = np.asarray(patient.paint(slab_shape, slab))
+            if displacement is not None:
+                centre = _warp(centre, _displaced(slab_shape, slab, displacement), 0, 0)
+        labels = np.empty(shape, dtype=painted.dtype) if labels is None else labels
+        labels[..., where] = centre
+    return signal, labels
+
+
+def acquire_mr(
+    patient: Patient,
+    shape: tuple[int, int, int],
+    affine: np.ndarray,
+    sequence: Sequence,
+    seed: int,
+    noise: float = 0.04,
+    bias: float = 0.15,
+    texture: float = 0.05,
+    gain: float | None = None,
+    supersample: tuple[int, int, int] = (2, 2, 2),
+    strip: bool = False,
+    displacement: Displacement | None = None,
+) -> tuple[Volume, Volume]:
+    """Scan a patient by MR: (scan in arbitrary units, labels at its voxel centres), both on the grid (shape, affine).
+
+    seed: the scan's own (gain, coil, noise); two sequences with one seed are echoes of one acquisition and share gain and coil.
+    noise: SD of the Rician noise's two channels, relative to the mean signal of the body. bias: SD of the logarithm of the coil's
+    sensitivity. texture: relative SD of the signal inside a tissue, the patient's own. gain: None draws one, since MR has no unit.
+    strip: 0 outside the body, as in stripped head data. displacement: in-plane, (x, y) mm -> (dx, dy) mm; the scan shows at (x, y) what lies at (x + dx, y + dy).
+    """
+    affine = np.asarray(affine, dtype=np.float64)
+    lut = tissue_signals(patient.names, sequence).astype(np.float32)
+
+    def fine_signal(labels, fine_shape, fine_affine):
+        signal = lut[labels]
+        if texture:
+            signal *= 1 + np.float32(texture) * smooth_field(fine_shape, fine_affine, TEXTURE_MM, [patient.seed, 11])
+        return signal
+
+    signal, labels = _scan(patient, shape, affine, supersample, displacement, fine_signal, 0.0)
+    body = labels > 0
+    sd = noise * float(signal[body].mean()) if body.any() else 0.0
+    if bias:
+        signal *= bias_field(shape, affine, bias, [seed, 12])
+    if noise:
+        signal = rician(signal, sd, np.random.default_rng([seed, 13, crc32(sequence.name.encode())]))
+    if gain is None:
+        gain = float(np.exp(np.random.default_rng([seed, 14]).normal(np.log(3000), 0.35)))
+    if strip:
+        signal = np.where(body, signal, 0)
+    return Volume((signal * gain).astype(np.float32), affine, "a.u."), Volume(labels, affine, "label")
+
+
+def acquire_ct(
+    patient: Patient,
+    shape: tuple[int, int, int],
+    affine: np.ndarray,
+    seed: int,
+    noise: float = 12.0,
+    texture: float = 0.5,
+    table: str | None = "curved",
+    supersample: tuple[int, int, int] = (2, 2, 1),
+) -> tuple[Volume, Volume]:
+    """Scan a patient by CT: (scan in HU as int16, air -1000; labels at its voxel centres), both on the grid (shape, affine).
+
+    seed: the scan's own (noise). noise: SD in HU. texture: share of a tissue's HU spread that is its own texture (the rest of what one
+    measures in a scan is noise and partial volume). table: "curved", "flat" or None; it touches the patient's lowest point.
+    """
+    affine = np.asarray(affine, dtype=np.float64)
+    hu, hu_sd = (lookup(patient.names, field).astype(np.float32) for field in ("hu", "hu_sd"))
+    hu[0], hu_sd[0] = AIR_HU, 0
+    table_hu = _table(patient, shape, affine, table) if table else None
+
+    def fine_signal(labels, fine_shape, fine_affine):
+        signal = hu[labels]
+        if texture:
+            signal += texture * hu_sd[labels] * smooth_field(fine_shape, fine_affine, TEXTURE_MM, [patient.seed, 11])
+        if table_hu is not None:
+            x, y = (fine_affine[axis, 3] + fine_affine[axis, axis] * np.arange(fine_shape[axis]) for axis in (0, 1))
+            signal = np.where(labels == 0, table_hu(x[:, None], y[None])[..., None], signal)
+        return signal
+
+    signal, labels = _scan(patient, shape, affine, supersample, None, fine_signal, AIR_HU)
+    if noise:
+        signal += ct_noise(shape, noise, np.random.default_rng([seed, 15]))
+    return Volume(np.rint(np.clip(signal, -1024, 3071)).astype(np.int16), affine, "HU"), Volume(labels, affine, "label")
+
+
+def _table(patient: Patient, shape, affine: np.ndarray, kind: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return HU(x, y) of a table under the patient: a thin shell around foam, flat or a shallow trough, the same on every slice."""
+    curvature = {"curved": 1 / 900.0, "flat": 0.0}.get(kind)
+    if curvature is None:
+        raise InputError(f"table: {kind!r}; expected 'curved', 'flat' or None")
+    coarse = np.array([6.0, 4.0, 12.0])  # mm; enough to find the lowest point
+    extent = np.diag(affine)[:3] * shape
+    grid = np.diag([*coarse, 1.0])
+    grid[:3, 3] = affine[:3, 3]
+    body = np.asarray(patient.paint(tuple(int(n) for n in np.maximum(extent // coarse, 1)), grid)).any(axis=2)
+    x, y = (grid[axis, 3] + coarse[axis] * np.arange(body.shape[axis]) for axis in (0, 1))
+    centre = float(affine[0, 3] + extent[0] / 2)
+    i, j = np.nonzero(body)
+    top = float((y[j] - curvature / 2 * (x[i] - centre) ** 2).min()) - coarse[1] / 2 if i.size else -1e9
+
+    def hu(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        depth = top + curvature / 2 * (x - centre) ** 2 - y  # mm below the surface that the patient lies on
+        inside = (np.abs(x - centre) < 215) & (depth > 0) & (depth < 36)
+        shell = (depth < 3) | (depth > 33) | (np.abs(x - centre) > 212)
+        return np.where(inside, np.where(shell, np.float32(-350), np.float32(-930)), np.float32(AIR_HU)).astype(np.float32)
+
+    return hu

@@ -1,0 +1,120 @@
+"""The losses of both papers, each a function of slices (n, 1, h, w), computed in float32 (float64 where given), a mean over images."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+GRADIENT_OPERATORS = {  # name: the kernel of d/dx as rows; d/dy is its transpose
+    "central": [[-1.0, 0.0, 1.0]],
+    "sobel": [[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]],
+    "forward": [[0.0, -1.0, 1.0]],
+}
+
+
+def adversarial(scores: Tensor, real: bool) -> Tensor:
+    """Least-squares GAN loss: mean (score - 1)^2 for what should pass as real, mean score^2 for what should not (Mao et al. 2017).
+
+    scores: of any shape. A discriminator minimises adversarial(real, True) + adversarial(synthetic, False), a generator
+    adversarial(synthetic, True).
+
+    >>> adversarial(torch.tensor([0.0, 1.0, 3.0]), real=True).item()   # (1 + 0 + 4) / 3
+    1.6666666269302368
+    """
+    return (scores - float(real)).square().mean()
+
+
+def cycle(real: Tensor, reconstructed: Tensor) -> Tensor:
+    """L1 between a slice and its reconstruction after both translations, a mean over pixels (Hiasa et al. 2018, Eq. 3)."""
+    return F.l1_loss(reconstructed.to(real.dtype), real)
+
+
+def gradients(images: Tensor, operator: str = "central", absolute: bool = True) -> tuple[Tensor, Tensor]:
+    """d/dx (along columns) and d/dy (along rows) of images (n, 1, h, w), each (n, 1, h, w); borders replicated.
+
+    operator: "central" [-1, 0, +1], "sobel" or "forward"; absolute: the magnitude of each derivative instead of its sign and magnitude.
+    Raises ValueError for an unknown operator.
+    """
+    if operator not in GRADIENT_OPERATORS:
+        raise ValueError(f"gradient operator {operator!r}; expected one of {', '.join(GRADIENT_OPERATORS)}")
+    kernel = images.new_tensor(GRADIENT_OPERATORS[operator])[None, None]  # (1, 1, rows, columns)
+
+    def apply(k: Tensor) -> Tensor:
+        rows, columns = k.shape[-2] // 2, k.shape[-1] // 2
+        return F.conv2d(F.pad(images, (columns, columns, rows, rows), mode="replicate"), k)
+
+    dx, dy = apply(kernel), apply(kernel.transpose(-1, -2))
+    return (dx.abs(), dy.abs()) if absolute else (dx, dy)
+
+
+def normalised_cross_correlation(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
+    """NCC of each image pair: (n, 1, h, w) twice -> (n,) in [-1, 1]; 0, with gradient 0, where either is constant.
+
+    Per image and then the mean over the batch, not over a whole batch at once: a batch must not change an image's loss.
+    eps is added to the variances' product, so a blank slice gives 0 / eps and not 0 / 0.
+    """
+    a, b = (x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in (a, b))
+    return (a * b).mean(1) / (a.square().mean(1) * b.square().mean(1) + eps).sqrt()
+
+
+def gradient_correlation(a: Tensor, b: Tensor, operator: str = "central", absolute: bool = True) -> Tensor:
+    """GC(a, b) = 1/2 {NCC(dx a, dx b) + NCC(dy a, dy b)}: (n, 1, h, w) twice -> (n,) in [-1, 1] (Hiasa et al. 2018, Eq. 4).
+
+    As printed the derivatives carry their sign (absolute=False). Between MR and CT many edges change polarity, so the default compares
+    their magnitudes.
+    """
+    (a_dx, a_dy), (b_dx, b_dy) = gradients(a, operator, absolute), gradients(b, operator, absolute)
+    return (normalised_cross_correlation(a_dx, b_dx) + normalised_cross_correlation(a_dy, b_dy)) / 2
+
+
+def gradient_consistency(a: Tensor, b: Tensor, operator: str = "central", absolute: bool = True) -> Tensor:
+    """Mean over the batch of 1 - GC(a, b), a scalar in [0, 2]; L_GC of Eq. 5 is the mean of it over both directions."""
+    return (1 - gradient_correlation(a, b, operator, absolute)).mean()
+
+
+def cubic_b_spline(t: Tensor) -> Tensor:
+    """The cubic B-spline at t: 2/3 at 0, 1/6 at +-1, 0 from +-2; its integer shifts sum to 1 (the window of Mattes et al. 2003).
+
+    >>> cubic_b_spline(torch.tensor([-1.0, 0.0, 1.0, 2.0])).mul(6).round().tolist()
+    [1.0, 4.0, 1.0, 0.0]
+    """
+    t = t.abs()
+    return F.relu(2 - t).pow(3) / 6 - F.relu(1 - t).pow(3) * (4 / 6)
+
+
+def joint_histogram(a: Tensor, b: Tensor, bins: int = 32) -> Tensor:
+    """Parzen-windowed joint distribution of the grey values of each image pair: (n, 1, h, w) in [-1, 1] twice -> (n, bins, bins).
+
+    Each value is spread over four bins by a cubic B-spline, which makes the histogram differentiable. Every image's table sums to 1;
+    rows belong to a. Values outside [-1, 1] are clamped.
+    """
+    centres = torch.arange(bins, device=a.device, dtype=a.dtype)
+
+    def windows(x: Tensor) -> Tensor:
+        position = 1 + (x.flatten(1).clamp(-1, 1) + 1) / 2 * (bins - 3)  # (n, pixels), one spare bin on either side
+        return cubic_b_spline(position[..., None] - centres)  # (n, pixels, bins)
+
+    return windows(a).transpose(1, 2) @ windows(b) / a[0].numel()
+
+
+def normalised_mutual_information(a: Tensor, b: Tensor, bins: int = 32) -> Tensor:
+    """NMI = 2 I(a; b) / (H(a) + H(b)) of each image pair: (n, 1, h, w) in [-1, 1] twice -> (n,) in [0, 1].
+
+    0 where the images tell nothing of one another, near 1 where each decides the other (below 1 by the width of the Parzen window).
+    A blank slice gives the window's own small entropy in both terms, never 0 / 0. Differentiable in both arguments.
+    """
+    joint = joint_histogram(a, b.to(a.dtype), bins)
+    h_a, h_b = _entropy(joint.sum(2)), _entropy(joint.sum(1))
+    information = h_a + h_b - _entropy(joint.flatten(1))
+    return 2 * information / (h_a + h_b)
+
+
+def _entropy(p: Tensor) -> Tensor:
+    """Shannon entropy in nats of distributions (n, bins) -> (n,); empty bins count 0, with gradient finite."""
+    return -(p * p.clamp_min(1e-12).log()).sum(1)
+
+
+def alignment(source: Tensor, synthetic_target: Tensor, target: Tensor, synthetic_source: Tensor) -> Tensor:
+    """L_align = 2 - NMI(x_S, G_ST(x_S)) - NMI(x_T, G_TS(x_T)) on undeformed translations, a scalar in [0, 2] (Wang et al. 2018)."""
+    there = normalised_mutual_information(source, synthetic_target).mean()
+    back = normalised_mutual_information(target, synthetic_source).mean()
+    return 2 - there - back

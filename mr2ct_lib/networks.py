@@ -1,0 +1,144 @@
+"""The two networks of both papers: a ResNet generator and a PatchGAN discriminator (Zhu et al. 2017), with offset layers on demand."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mr2ct_lib.offsets import offset_layer
+
+
+def convolution(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """Reflection-padded convolution, instance normalisation, ReLU: (n, c_in, h, w) -> (n, c_out, h / stride, w / stride)."""
+    return nn.Sequential(
+        nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, padding_mode="reflect" if stride == 1 else "zeros"),
+        InstanceNorm(c_out),
+        nn.ReLU(inplace=True),
+    )
+
+
+class InstanceNorm(nn.Module):
+    """Each channel of each image to mean 0 and variance 1, nothing learned: what nn.InstanceNorm2d does by default.
+
+    Written as a group normalisation with one channel a group, for which PyTorch keeps the channels-last layout.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) -> (n, c, h, w)."""
+        return F.group_norm(x, self.channels)
+
+
+class ResidualBlock(nn.Module):
+    """x + two 3x3 convolutions of x: (n, c, h, w) -> (n, c, h, w)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            convolution(channels, channels, 3),
+            nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect"),
+            InstanceNorm(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) -> (n, c, h, w)."""
+        return x + self.body(x)
+
+
+class Generator(nn.Module):
+    """ResNet generator: 7x7 convolution, two down-samplings, residual blocks, two up-samplings, 7x7 convolution, tanh.
+
+    filters: channels after the first convolution (64 in both papers); blocks: residual blocks (9 in both papers).
+    offset_layers: None (CycleGAN) or "per_channel", "shared", "convolution": DicycleGAN's layer before the input block, before each
+    down-sampling block and before the first residual block. They act only in a deformed pass.
+    """
+
+    def __init__(self, filters: int = 64, blocks: int = 9, offset_layers: str | None = None):
+        super().__init__()
+        f = filters
+        self.encoder = nn.ModuleList(
+            [
+                convolution(1, f, 7),  # (n, 1, h, w) -> (n, f, h, w)
+                convolution(f, 2 * f, 3, stride=2),  # -> (n, 2f, h/2, w/2)
+                convolution(2 * f, 4 * f, 3, stride=2),  # -> (n, 4f, h/4, w/4)
+                nn.Sequential(*[ResidualBlock(4 * f) for _ in range(blocks)]),
+            ]
+        )
+        self.offsets = nn.ModuleList([offset_layer(offset_layers, c) for c in (1, f, 2 * f, 4 * f)] if offset_layers else [])
+        self.decoder = nn.Sequential(
+            nn.ConvTranspose2d(4 * f, 2 * f, 3, stride=2, padding=1, output_padding=1),
+            InstanceNorm(2 * f),
+            nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(2 * f, f, 3, stride=2, padding=1, output_padding=1),
+            InstanceNorm(f),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(f, 1, 7, padding=3, padding_mode="reflect"),
+            nn.Tanh(),
+        )
+
+    def forward(self, x: Tensor, deform: bool = False) -> Tensor:
+        """Slices (n, 1, h, w) in [-1, 1] -> translated slices (n, 1, h, w) in [-1, 1], float32.
+
+        deform: a deformed pass (offset layers act; the generator must have them) or an undeformed one. Any h and w of at least 16:
+        the slices are padded to a multiple of 4 and cropped back.
+        """
+        if deform and not self.offsets:
+            raise ValueError("this generator has no offset layers; build it with offset_layers='per_channel' for a deformed pass")
+        h, w = x.shape[-2:]
+        if min(h, w) < 16:
+            raise ValueError(f"slices of {h} x {w} pixels are too small; expected at least 16 x 16")
+        x = F.pad(x, (0, -w % 4, 0, -h % 4), mode="replicate") if h % 4 or w % 4 else x
+        for i, block in enumerate(self.encoder):
+            x = block(self.offsets[i](x) if deform else x)
+        return self.decoder(x)[..., :h, :w].float()
+
+    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The undeformed and the deformed translation of slices (n, 1, h, w): the two passes of Wang et al. 2018."""
+        return self(x), self(x, deform=True)
+
+
+class Discriminator(nn.Module):
+    """PatchGAN: one score for each patch of a slice; least-squares, so scores are free and 1 means real.
+
+    filters: channels of the first layer (64 in both papers); layers: strided layers after the first, 3 for the 70x70 patch.
+    """
+
+    def __init__(self, filters: int = 64, layers: int = 3):
+        super().__init__()
+        f = filters
+        widths = [min(2**k, 8) * f for k in range(layers + 1)]
+        modules: list[nn.Module] = [nn.Conv2d(1, f, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+        for k in range(1, layers + 1):
+            stride = 2 if k < layers else 1
+            modules += [nn.Conv2d(widths[k - 1], widths[k], 4, stride, padding=1), InstanceNorm(widths[k])]
+            modules += [nn.LeakyReLU(0.2, inplace=True)]
+        self.body = nn.Sequential(*modules, nn.Conv2d(widths[-1], 1, 4, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Slices (n, 1, h, w) in [-1, 1] -> scores (n, 1, about h / 2^layers, about w / 2^layers), float32."""
+        return self.body(x).float()
+
+    @property
+    def receptive_field(self) -> int:
+        """Side in pixels of the patch that one score sees.
+
+        >>> Discriminator(layers=3).receptive_field
+        70
+        """
+        field = 1
+        for layer in reversed([m for m in self.body if isinstance(m, nn.Conv2d)]):
+            field = (field - 1) * layer.stride[0] + layer.kernel_size[0]
+        return field
+
+
+def initialise(network: nn.Module, seed: int) -> nn.Module:
+    """Convolution weights from N(0, 0.02), biases 0, as in CycleGAN, from a generator of its own; offset layers stay at no offset."""
+    generator = torch.Generator().manual_seed(seed)
+    untouched = {id(p) for layer in getattr(network, "offsets", []) for p in layer.parameters()}
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if id(parameter) not in untouched:
+                parameter.zero_() if parameter.dim() == 1 else parameter.normal_(0.0, 0.02, generator=generator)
+    return network

@@ -1,0 +1,77 @@
+"""Shapes, sizes and laws of the networks."""
+
+import pytest
+import torch
+from torch import nn
+
+from mr2ct_lib.networks import Discriminator, Generator, InstanceNorm, initialise
+
+
+def small(**options):
+    return initialise(Generator(filters=4, blocks=1, **options), seed=0)
+
+
+def test_paper_size():
+    """Parameters of the reference architecture without the biases that its instance normalisation makes idle."""
+    generator, discriminator = Generator(), Discriminator()
+    count = sum(p.numel() for p in generator.parameters() if p.dim() > 1)
+    f = 64
+    blocks = 9 * 2 * (4 * f) ** 2 * 9
+    expected = 49 * f + 9 * f * 2 * f + 9 * 2 * f * 4 * f + blocks + 9 * 4 * f * 2 * f + 9 * 2 * f * f + 49 * f
+    assert count == expected
+    assert discriminator.receptive_field == 70
+    assert discriminator(torch.zeros(1, 1, 256, 256)).shape == (1, 1, 30, 30)
+
+
+@pytest.mark.parametrize("layers, field", [(1, 16), (2, 34), (3, 70)])
+def test_receptive_field_is_what_a_gradient_sees(layers, field):
+    judge = initialise(Discriminator(filters=2, layers=layers), seed=0).double()
+    for name, module in list(judge.body.named_children()):
+        if isinstance(module, InstanceNorm):  # it looks at the whole slice; the convolutions decide the patch
+            setattr(judge.body, name, nn.Identity())
+    x = torch.randn(1, 1, 160, 160, dtype=torch.float64, requires_grad=True)
+    scores = judge(x)
+    scores[0, 0, scores.shape[2] // 2, scores.shape[3] // 2].backward()
+    seen = x.grad[0, 0].nonzero()
+    assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [field, field] == [judge.receptive_field] * 2
+
+
+def test_instance_norm_agrees_with_pytorch():
+    x = torch.randn(3, 5, 8, 9)
+    torch.testing.assert_close(InstanceNorm(5)(x), nn.InstanceNorm2d(5)(x))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (61, 50), (16, 17)])
+def test_any_height_and_width_comes_back(shape):
+    out = small()(torch.zeros(2, 1, *shape))
+    assert out.shape == (2, 1, *shape) and out.abs().max() <= 1
+
+
+def test_too_small_slices_are_named():
+    with pytest.raises(ValueError, match="8 x 64"):
+        small()(torch.zeros(1, 1, 8, 64))
+
+
+@pytest.mark.parametrize("kind", ["per_channel", "shared", "convolution"])
+def test_zero_offsets_leave_the_deformed_pass_unchanged(kind):
+    generator, x = small(offset_layers=kind), torch.randn(2, 1, 32, 32)
+    undeformed, deformed = generator.both(x)
+    torch.testing.assert_close(deformed, undeformed)
+    nn.init.constant_(generator.offsets[0].predict.bias, 1.5)
+    assert (generator(x, deform=True) - undeformed).abs().max() > 1e-3
+    torch.testing.assert_close(generator(x), undeformed)
+
+
+def test_offset_layers_stand_where_the_paper_puts_them():
+    assert [layer.predict.in_channels for layer in Generator(filters=4, blocks=2, offset_layers="shared").offsets] == [1, 4, 8, 16]
+
+
+def test_a_deformed_pass_without_offset_layers_is_refused():
+    with pytest.raises(ValueError, match="offset_layers"):
+        small()(torch.zeros(1, 1, 16, 16), deform=True)
+
+
+def test_same_seed_same_weights_other_seed_others():
+    first, again, other = (initialise(Generator(4, 1), seed) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(first.encoder[0][0].weight, other.encoder[0][0].weight)

@@ -1,0 +1,300 @@
+"""Virtual skull-stripped heads: a folded cortex, white matter, ventricles, deep nuclei, cerebellum and brain stem, one person a seed.
+
+Everything is a closed form of the place, so a head can be painted on any grid. Places and sizes follow the MNI convention (mm, origin
+near the anterior commissure); each person stretches, bends, shrinks and folds them in an own way.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mr2ct_lib.files import InputError
+
+HEAD_NAMES: dict[int, str] = {
+    0: "background",
+    1: "csf",
+    2: "grey_matter",
+    3: "white_matter",
+    4: "ventricles",
+    5: "caudate",
+    6: "putamen",
+    7: "pallidum",
+    8: "thalamus",
+    9: "cerebellum_grey_matter",
+    10: "cerebellum_white_matter",
+    11: "brain_stem",
+}
+HEAD_TISSUES: dict[str, str] = {  # structure -> tissue
+    "csf": "csf",
+    "grey_matter": "grey_matter",
+    "white_matter": "white_matter",
+    "ventricles": "csf",
+    "caudate": "grey_matter",
+    "putamen": "grey_matter",
+    "pallidum": "white_matter",  # its iron makes it nearly as dark as white matter in T2
+    "thalamus": "grey_matter",
+    "cerebellum_grey_matter": "grey_matter",
+    "cerebellum_white_matter": "white_matter",
+    "brain_stem": "white_matter",
+}
+_VALUE = {name: value for value, name in HEAD_NAMES.items()}
+_CHUNK = 400_000  # points painted at once: bounds the memory of large grids
+
+
+@dataclass(frozen=True)
+class Waves:
+    """A smooth random field of unit variance: sum of `amplitude * cos(k . p + phase)`; k in rad/mm (n, 3), phase in rad (n,)."""
+
+    k: np.ndarray
+    phase: np.ndarray
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, count: int, wavelength: float, spread: float = 0.25) -> "Waves":
+        """`count` plane waves of random direction, wavelengths within a fraction `spread` of `wavelength` (mm)."""
+        direction = rng.normal(size=(count, 3))
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        length = 2 * np.pi / (wavelength * rng.uniform(1 - spread, 1 + spread, (count, 1)))
+        return cls((direction * length).astype(np.float32), rng.uniform(0, 2 * np.pi, count).astype(np.float32))
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Values (n,) at `points` (n, 3) in mm."""
+        return np.cos(points @ self.k.T + self.phase).sum(1) * np.float32(np.sqrt(2 / len(self.phase)))
+
+    def value_and_slope(self, points: np.ndarray, phase: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Values (n,) and the length of their gradient (n,) per mm; `phase` (n, waves) or (waves,) in the place of the own one."""
+        angle = points @ self.k.T + (self.phase if phase is None else phase)
+        scale = np.float32(np.sqrt(2 / len(self.phase)))
+        slope = (np.sin(angle) @ self.k) * scale
+        return np.cos(angle).sum(1) * scale, np.sqrt(np.einsum("ij,ij->i", slope, slope))
+
+
+def ellipsoid_depth(points: np.ndarray, centre: tuple, radii: tuple) -> np.ndarray:
+    """Depth in mm below an ellipsoid's surface (n,): positive inside; first-order exact at the surface.
+
+    >>> ellipsoid_depth(np.array([[0.0, 0, 0], [9, 0, 0], [12, 0, 0]]), (0, 0, 0), (10, 10, 10)).round(3).tolist()
+    [10.0, 1.0, -2.0]
+    """
+    scaled = (points - np.asarray(centre, points.dtype)) / np.asarray(radii, points.dtype)
+    rho = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
+    steep = scaled / np.asarray(radii, points.dtype)
+    slope = np.sqrt(np.einsum("ij,ij->i", steep, steep))
+    return np.where(rho > 1e-3, (1 - rho) * rho / np.maximum(slope, 1e-9), np.float32(min(radii)))
+
+
+def tube_depth(points: np.ndarray, line: np.ndarray, flat: tuple = (1, 1, 1)) -> np.ndarray:
+    """Depth in mm inside a tube (n,): `line` (m, 4) holds x, y, z, radius of its knots; positive inside.
+
+    `flat` stretches each axis before distances are taken (values below 1 make the tube wider along that axis).
+
+    >>> tube_depth(np.array([[0.0, 0, 5], [0, 3, 5]]), np.array([[0.0, 0, 0, 2], [0, 0, 10, 4]])).tolist()
+    [3.0, 0.0]
+    """
+    best = np.full(len(points), -np.inf, points.dtype)
+    weight = np.asarray(flat, points.dtype)
+    for first, second in zip(line[:-1], line[1:], strict=True):
+        along = (second[:3] - first[:3]).astype(points.dtype) * weight
+        away = (points - first[:3].astype(points.dtype)) * weight
+        t = np.clip(away @ along / (along @ along), 0, 1)
+        away -= t[:, None] * along
+        depth = first[3] + t * (second[3] - first[3]) - np.sqrt(np.einsum("ij,ij->i", away, away))
+        np.maximum(best, depth, out=best)
+    return best
+
+
+def grid_points(shape: tuple[int, int, int], affine: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield (slice of the flattened grid, its points (n, 3) in mm, float32), a bounded number at a time."""
+    affine = np.asarray(affine, float)
+    total = int(np.prod(shape))
+    for start in range(0, total, _CHUNK):
+        part = slice(start, min(start + _CHUNK, total))
+        index = np.stack(np.unravel_index(np.arange(part.start, part.stop), shape), 1).astype(np.float32)
+        yield part, index @ affine[:3, :3].T.astype(np.float32) + affine[:3, 3].astype(np.float32)
+
+
+def _mirrored(*knots: tuple) -> np.ndarray:
+    return np.array(knots, np.float32)
+
+
+# Right-sided tubes (x, y, z, radius) in mm; the left side is their mirror image.
+_LATERAL = _mirrored((7, 30, 2, 3.2), (9, 16, 14, 4.6), (10, 0, 22, 4.4), (13, -24, 23, 4.6), (23, -42, 14, 7), (24, -62, 9, 3.2), (22, -76, 7, 1.5))
+_TEMPORAL_HORN = _mirrored((24, -42, 12, 5), (33, -32, -5, 2.6), (32, -12, -17, 1.6))
+_CAUDATE = _mirrored((11, 20, -2, 5.2), (14.5, 16, 8, 6), (17, 4, 18, 4.8), (19.5, -16, 23, 2.8), (26, -34, 18, 1.6))
+_STEM = _mirrored((0, -20, 0, 12), (0, -22, -10, 13), (0, -22, -26, 16.5), (0, -26, -38, 14), (0, -34, -50, 8.5), (0, -40, -70, 6.5))
+
+
+@dataclass(frozen=True)
+class HeadPatient:
+    """One virtual head; see `head_patient`. `paint` gives its labels on any grid."""
+
+    seed: int
+    scale: tuple[float, float, float]  # size of the person over the mean, x, y, z
+    ventricles: float  # ventricle radius over the mean
+    atrophy: float  # width of the sulci over the mean
+    cortex: float  # thickness in mm
+    tilt: np.ndarray  # 3x3 rotation of the head in the scanner
+    folds: Waves
+    fold_shift: np.ndarray  # how the left side's folds differ from the right side's, rad (waves,)
+    depths: Waves
+    bends: tuple[Waves, Waves, Waves]
+    names: dict[int, str] = field(default_factory=lambda: dict(HEAD_NAMES))
+
+    @property
+    def landmarks(self) -> dict[str, tuple[float, float, float]]:
+        """Points in mm: the field of view's centre and the anterior commissure."""
+        return {"centre": (0.0, 0.0, 0.0), "anterior_commissure": tuple(self._to_scanner((0, 0, 0)))}
+
+    def _to_scanner(self, point: tuple) -> np.ndarray:
+        return self.tilt @ ((np.asarray(point, float) - _CENTRE) * self.scale)
+
+    def paint(self, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
+        """Labels (uint8, values of `names`) at the voxel centres of the grid."""
+        labels = np.zeros(int(np.prod(shape)), np.uint8)
+        for part, points in grid_points(shape, affine):
+            points = points @ self.tilt.astype(np.float32) / np.asarray(self.scale, np.float32) + _CENTRE
+            reach = (points - np.float32([0, -18, 4])) / np.float32([80, 100, 90])
+            near = np.flatnonzero(np.einsum("ij,ij->i", reach, reach) < 1)
+            if len(near):
+                labels[part.start + near] = self._label(points[near])
+        return labels.reshape(shape)
+
+    def _label(self, points: np.ndarray) -> np.ndarray:
+        """Labels (n,) at `points` (n, 3) in the mean head's mm."""
+        bent = points + np.stack([wave(points) for wave in self.bends], 1) * np.float32([1.6, 2.2, 1.8])
+        side = np.abs(bent[:, 0])
+        half = np.concatenate([side[:, None], bent[:, 1:]], 1)  # both halves laid over each other
+        hull, rho = _cerebrum_depth(half)
+        labels = np.zeros(len(points), np.uint8)
+        cerebellum = _cerebellum_depth(half)
+        stem = tube_depth(bent, _STEM, (0.9, 1, 1))
+        cistern = np.maximum.reduce([
+            ellipsoid_depth(half, (0, -14, -18), (22, 26, 20)), cerebellum + 2.5, np.where(bent[:, 2] > -56, stem + 2.5, -1),
+        ])
+        labels[(cistern > 0) & (bent[:, 2] > -62)] = _VALUE["csf"]
+        inside = np.flatnonzero(hull > 0)
+        labels[inside] = self._cerebrum(half[inside], bent[inside], points[inside, 0] < 0, hull[inside], rho[inside])
+        self._cerebellum(labels, half, cerebellum)
+        stem_part = (stem > 0) & (bent[:, 2] < 4) & (bent[:, 2] > -64)
+        aqueduct = np.hypot(bent[:, 0], bent[:, 1] + 31) < 1.2
+        labels[stem_part] = np.where(aqueduct & (bent[:, 2] > -14), _VALUE["ventricles"], _VALUE["brain_stem"])[stem_part]
+        self._deep(labels, half, hull)
+        return labels
+
+    def _cerebrum(self, half: np.ndarray, bent: np.ndarray, left: np.ndarray, hull: np.ndarray, rho: np.ndarray) -> np.ndarray:
+        """CSF, grey or white matter at points inside the cerebrum's hull, by the distance to the nearest CSF."""
+        side, y, z = half.T
+        ahead = np.float32([18, -18, 6])
+        spread = np.clip(rho, 0.35, None)
+        surface = ahead + (half - ahead) / spread[:, None]  # folds are radial: one pattern on the hull, carried inwards
+        phase = self.folds.phase + left[:, None] * self.fold_shift
+        value, slope = self.folds.value_and_slope(surface, phase)
+        away = np.abs(value) / np.maximum(slope, 0.06) * spread  # mm to the sulcus
+        reach = 15 + 7 * self.depths(half)  # how deep a sulcus goes
+        away = np.hypot(away, np.maximum(hull - reach, 0))
+        width = self.atrophy * (0.55 + 0.9 * np.exp(-np.maximum(hull, 0) / 7))
+        fissure = np.where(np.hypot((y + 10) / 44, (z + 3) / 31) > 1, side - 0.6, 30)  # between the halves, above the callosum
+        fissure = np.maximum(fissure, np.where(z < -22, 22 - side, -30))
+        slope_z = -3 - 0.32 * y  # the lateral fissure climbs backwards
+        sylvian = np.hypot(np.abs(z - slope_z), np.maximum(0, 40 - side))
+        sylvian = np.where((y > -42) & (y < 30), sylvian, 30) - 0.6
+        insula = np.hypot(np.abs(side - 41.5), np.maximum(np.hypot((y - 2) / 22, (z - slope_z) / 13) - 1, 0) * 15) - 0.5
+        gap = np.minimum.reduce([hull - 0.9 * self.atrophy, away - width, fissure, sylvian, insula])
+        return np.where(gap < 0, _VALUE["csf"], np.where(gap < self.cortex, _VALUE["grey_matter"], _VALUE["white_matter"])).astype(np.uint8)
+
+    def _cerebellum(self, labels: np.ndarray, half: np.ndarray, depth: np.ndarray) -> None:
+        part = np.flatnonzero(depth > 0)
+        side, y, z = half[part].T
+        shell = np.sqrt((side / 1.35) ** 2 + (y + 42) ** 2 + (1.25 * (z + 34)) ** 2)  # leaves lie around the fourth ventricle
+        leaf = np.cos((shell + 0.6 * self.depths(half[part]) * 3) * np.float32(2 * np.pi / 8.5))
+        core = ellipsoid_depth(half[part], (18, -58, -38), (19, 15, 9))
+        core = np.maximum(core, ellipsoid_depth(half[part], (0, -52, -38), (20, 8, 8)))
+        white = (core > 0) | ((leaf < -0.75) & (depth[part] > 5) & (core > -9))
+        gap = (leaf > 0.93) & (depth[part] < 9) & (core < -4)
+        labels[part] = np.select([gap, white], [_VALUE["csf"], _VALUE["cerebellum_white_matter"]], _VALUE["cerebellum_grey_matter"])
+
+    def _deep(self, labels: np.ndarray, half: np.ndarray, hull: np.ndarray) -> None:
+        """Basal ganglia, thalamus, callosum and ventricles over what is there."""
+        part = np.flatnonzero((half[:, 0] < 46) & (np.abs(half[:, 1] + 20) < 70) & (np.abs(half[:, 2] + 6) < 46))
+        half, label = half[part], labels[part]
+        side, y, z = half.T
+        grow = np.float32(self.ventricles)
+        core = ellipsoid_depth(half, (0, -8, 4), (38, 34, 22)) > 0  # no cortex reaches here
+        label[core & np.isin(label, [_VALUE["csf"], _VALUE["grey_matter"]]) & (side < 36) & (z > -8)] = _VALUE["white_matter"]
+        ring = np.hypot((y + 10) / 44, (z + 3) / 31)
+        label[(side < 9) & (ring < 1) & (ring > 0.8) & (z > 2)] = _VALUE["white_matter"]  # corpus callosum
+        label[(side < 1.2) & (ring < 0.8) & (ring > 0.2) & (z > 4) & (y > -30)] = _VALUE["white_matter"]  # septum, fornix
+        lentiform = half - np.float32([0, 2, 0])
+        lentiform = np.concatenate([(side + 0.35 * lentiform[:, 1] * (lentiform[:, 1] < 0))[:, None], lentiform[:, 1:]], 1)
+        label[ellipsoid_depth(lentiform, (25.5, 0, 1), (7.5, 18, 11)) > 0] = _VALUE["putamen"]
+        label[ellipsoid_depth(lentiform, (19, -4, -1), (5.5, 10, 7)) > 0] = _VALUE["pallidum"]
+        label[tube_depth(half, _CAUDATE) > 0] = _VALUE["caudate"]
+        turned = np.stack([side + 0.35 * (y + 18), y, z], 1)
+        label[ellipsoid_depth(turned, (11, -18, 8), (9.5, 16, 9.5)) > 0] = _VALUE["thalamus"]
+        lateral = _LATERAL * np.float32([1, 1, 1, grow])
+        temporal = _TEMPORAL_HORN * np.float32([1, 1, 1, grow])
+        fluid = np.maximum(tube_depth(half, lateral, (1, 1, 0.85)), tube_depth(half, temporal))
+        fluid = np.where(side > 0.7, fluid, -1)
+        third = ellipsoid_depth(half, (0, -12, 0), (1.6 + 1.2 * grow, 15, 10))
+        fourth = ellipsoid_depth(half, (0, -43, -33), (7 * grow**0.5, 5 * grow**0.5, 10))
+        label[np.maximum.reduce([fluid, third, fourth]) > 0] = _VALUE["ventricles"]
+        labels[part] = label
+
+
+_CENTRE = np.float32([0, -17, 8])  # middle of the mean brain, mm
+
+
+def _cerebrum_depth(half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Depth (n,) in mm below the hull of the cerebrum, and the relative distance (n,) from its middle (1 on the hull)."""
+    side, y, z = half.T
+    down = np.where(z < 8, np.float32(44), np.float32(64))
+    width = 67 - 0.11 * np.maximum(y - 10, 0) - 0.05 * np.maximum(-y - 50, 0)
+    rho = ((side / width) ** 2.4 + (np.abs(y + 17) / 86) ** 2.4 + (np.abs(z - 8) / down) ** 2.4) ** np.float32(1 / 2.4)
+    main = (1 - rho) * np.float32(66)
+    base = np.where(y > 18, z + 26, np.where(y < -38, z + 12 - 0.25 * (y + 38), np.float32(99)))  # orbital floor, tentorium
+    base = np.minimum(base, np.where(side < 17, z + 16, 99))
+    main = np.minimum(main, base)
+    temporal = ellipsoid_depth(half, (45, -12, -16), (21, 46, 27))
+    return np.maximum(main, temporal), rho
+
+
+def _cerebellum_depth(half: np.ndarray) -> np.ndarray:
+    """Depth (n,) in mm below the surface of the cerebellum: two hemispheres and the vermis."""
+    lobe = ellipsoid_depth(half, (23, -64, -37), (27, 27, 22))
+    vermis = ellipsoid_depth(half, (0, -62, -32), (13, 23, 21))
+    return np.minimum(np.maximum(lobe, vermis), -6 - 0.3 * (half[:, 1] + 64) * (half[:, 1] < -64) - half[:, 2])
+
+
+def head_patient(
+    seed: int, *, size: float | None = None, ventricles: float | None = None, atrophy: float | None = None, tilt: float | None = None
+) -> HeadPatient:
+    """The virtual head of `seed`: the same seed is the same person.
+
+    `size` (factor of length, default 0.94..1.05), `ventricles` (factor of their radius, default 0.7..1.6), `atrophy` (factor of the
+    sulci's width, default 0.8..1.5) and `tilt` (degrees, spread of the head's three rotations, default 3) override what the seed draws.
+
+    >>> labels = head_patient(1).paint((32, 36, 6), np.diag([6.0, 6, 20, 1]) + np.array([[0, 0, 0, -93], [0, 0, 0, -105], [0, 0, 0, -50], [0] * 4]))
+    >>> labels.shape, labels[0, 0, 0].item()
+    ((32, 36, 6), 0)
+    """
+    for name, value in {"size": size, "ventricles": ventricles, "atrophy": atrophy}.items():
+        if value is not None and not 0.3 <= value <= 3:
+            raise InputError(f"{name}: {value} found; expected a factor between 0.3 and 3. Use 1 for the mean head")
+    rng = np.random.default_rng([seed, 21])
+    drawn = {"size": rng.uniform(0.94, 1.05), "ventricles": rng.uniform(0.7, 1.6), "atrophy": rng.uniform(0.8, 1.5)}
+    proportions = rng.uniform(0.965, 1.035, 3)
+    angles = np.radians(rng.normal(0, 1, 3).clip(-2, 2) * (3 if tilt is None else tilt))
+    (sx, sy, sz), (cx, cy, cz) = np.sin(angles), np.cos(angles)
+    turn = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]]) @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    turn = turn @ np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    return HeadPatient(
+        seed=seed,
+        scale=tuple((drawn["size"] if size is None else size) * proportions),
+        ventricles=drawn["ventricles"] if ventricles is None else ventricles,
+        atrophy=drawn["atrophy"] if atrophy is None else atrophy,
+        cortex=rng.uniform(2.6, 3.2),
+        tilt=turn,
+        folds=Waves.random(rng, 22, 27.0, 0.25),
+        fold_shift=rng.normal(0, 0.7, 22).astype(np.float32),
+        depths=Waves.random(rng, 6, 45.0, 0.3),
+        bends=tuple(Waves.random(rng, 4, 110.0, 0.3) for _ in range(3)),
+    )

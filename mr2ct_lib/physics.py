@@ -7,11 +7,13 @@ gain and noise. Left out: chemical shift, flow, motion, metal, beam hardening.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Protocol
 from zlib import crc32
 
 import numpy as np
 from scipy import fft, ndimage
+from scipy.interpolate import RBFInterpolator, RegularGridInterpolator
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.tissues import lookup
@@ -21,6 +23,7 @@ AIR_HU = -1000.0
 FINE_VOXELS = 6_000_000  # painted at a time, so that memory stays small whatever the scan's size
 TEXTURE_MM = 9.0  # distance over which a tissue's own signal varies
 BIAS_MM = 130.0  # distance over which a receive coil's sensitivity varies
+DISTORTION_SEED = 1808  # of the head's target domain: the same in every cohort, training or test
 
 Displacement = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -66,7 +69,7 @@ def spgr(t1, t2star, pd, tr, te, flip_degrees):
     S = PD sin(a) (1 - E1) / (1 - E1 cos(a)) exp(-TE / T2*), E1 = exp(-TR / T1).
 
     >>> round(float(spgr(t1=250, t2star=58, pd=0.95, tr=7.9, te=3.08, flip_degrees=30)), 4)  # fat
-    0.0844
+    0.0871
     >>> round(float(spgr(t1=990, t2star=28, pd=0.90, tr=7.9, te=3.08, flip_degrees=30)), 4)  # muscle
     0.0228
     """
@@ -75,7 +78,9 @@ def spgr(t1, t2star, pd, tr, te, flip_degrees):
     return pd * np.sin(angle) * (1 - e1) / (1 - e1 * np.cos(angle)) * np.exp(-np.divide(te, t2star))
 
 
-gradient_echo = spgr  # the T2*-weighted gradient echo has the same steady state; only its longer TE makes the difference
+gradient_echo = (
+    spgr  # the T2*-weighted gradient echo has the same steady state; only its longer TE makes the difference
+)
 
 
 def spin_echo(t1, t2, pd, tr, te):
@@ -94,23 +99,27 @@ def tissue_signals(names: dict[int, str], sequence: Sequence) -> np.ndarray:
     """
     if sequence.field not in (1.0, 1.5):
         raise InputError(f"field: {sequence.field} T; expected 1.0 or 1.5, the fields that the tissue table holds")
-    t1, pd = lookup(names, "t1_10" if sequence.field == 1.0 else "t1_15"), lookup(names, "pd")
-    t1, t2, t2star = (np.maximum(value, 1e-3) for value in (t1, lookup(names, "t2"), lookup(names, "t2star")))
+    fields = ("t1_10" if sequence.field == 1.0 else "t1_15", "t2", "t2star", "pd")
+    t1, t2, t2star, pd = (lookup(names, name).astype(np.float64) for name in fields)
     if sequence.kind == "spgr":
-        return np.asarray(spgr(t1, t2star, pd, sequence.tr, sequence.te, sequence.flip), dtype=np.float64)
+        return spgr(t1, t2star, pd, sequence.tr, sequence.te, sequence.flip)
     if sequence.kind == "spin_echo":
-        return np.asarray(spin_echo(t1, t2, pd, sequence.tr, sequence.te), dtype=np.float64)
+        return spin_echo(t1, t2, pd, sequence.tr, sequence.te)
     raise InputError(f"sequence: kind {sequence.kind!r}; expected 'spgr' or 'spin_echo'")
 
 
-def smooth_field(shape: tuple[int, int, int], affine: np.ndarray, length: float, seed: Any, extent: float = 450.0) -> np.ndarray:
+def smooth_field(
+    shape: tuple[int, int, int], affine: np.ndarray, length: float, seed: Any, extent: float = 450.0
+) -> np.ndarray:
     """Return a smooth random field, mean 0 and SD 1 over many draws, float32, at the voxel centres of a grid.
 
     White noise on a lattice of `length` mm that is fixed in space, interpolated by cubic B-splines: the same seed gives the same field at the same
     place on any grid. Only grids along the axes (positive diagonal affine); beyond +-`extent` mm the field continues periodically.
     """
     if np.any(affine[:3, :3][~np.eye(3, dtype=bool)] != 0) or np.any(np.diag(affine)[:3] <= 0):
-        raise InputError("affine: oblique or flipped; expected a virtual scanner's grid along the axes; reslice afterwards")
+        raise InputError(
+            "affine: oblique or flipped; expected a virtual scanner's grid along the axes; reslice afterwards"
+        )
     knots = int(np.ceil(2 * extent / length))
     field = np.random.default_rng(seed).standard_normal((knots,) * 3, dtype=np.float32)
     for axis in range(3):
@@ -120,7 +129,8 @@ def smooth_field(shape: tuple[int, int, int], affine: np.ndarray, length: float,
         weights = ((1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6)
         along = [-1 if other == axis else 1 for other in range(3)]
         field = sum(
-            np.take(field, (first + tap) % knots, axis=axis) * weight.reshape(along) for tap, weight in enumerate(weights)
+            np.take(field, (first + tap) % knots, axis=axis) * weight.reshape(along)
+            for tap, weight in enumerate(weights)
         )
     return field / np.float32((151 / 315) ** 1.5)  # 151/315 is the integral of the squared cubic B-spline, once an axis
 
@@ -142,9 +152,13 @@ def ct_noise(shape: tuple[int, int, int], sd: float, rng: np.random.Generator) -
 
     That is the texture that filtered back-projection leaves: ramp filter times a Hann window, without a constant part.
     """
-    frequency = np.hypot(fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])[None])  # cycles a voxel; 0.5 is the edge of the band
+    frequency = np.hypot(
+        fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])[None]
+    )  # cycles a voxel; 0.5 is the edge of the band
     amplitude = np.sqrt(frequency) * np.where(frequency < 0.5, np.cos(np.pi * frequency) ** 2, 0)
-    twice = np.full(amplitude.shape[1], 2.0)  # every column of a real transform but the first (and an even last) stands for two
+    twice = np.full(
+        amplitude.shape[1], 2.0
+    )  # every column of a real transform but the first (and an even last) stands for two
     twice[0] = 1
     if shape[1] % 2 == 0:
         twice[-1] = 1
@@ -177,6 +191,15 @@ def _slabs(shape, affine: np.ndarray, supersample):
         yield slice(first, first + count), (shape[0], shape[1], count), slab
 
 
+def _take(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return table[labels]; InputError naming the label values that the table does not hold."""
+    values = np.flatnonzero(np.bincount(labels.ravel(), minlength=1))
+    unknown = [int(value) for value in values if value >= len(table) or np.isnan(table[value])]
+    if unknown:
+        raise InputError(f"names: no structure for the label values {unknown}; expected one for each value painted. Add them")
+    return table[labels]
+
+
 def _average(fine: np.ndarray, supersample) -> np.ndarray:
     a, b, c = supersample
     if (a, b, c) == (1, 1, 1):
@@ -193,11 +216,15 @@ def _displaced(shape, affine: np.ndarray, displacement: Displacement) -> np.ndar
 
 
 def _warp(volume: np.ndarray, coordinates: np.ndarray, order: int, fill: float) -> np.ndarray:
-    slices = [ndimage.map_coordinates(volume[..., k], coordinates, order=order, cval=fill) for k in range(volume.shape[2])]
+    slices = [
+        ndimage.map_coordinates(volume[..., k], coordinates, order=order, cval=fill) for k in range(volume.shape[2])
+    ]
     return np.stack(slices, axis=-1)
 
 
-def _scan(patient: Patient, shape, affine, supersample, displacement, fine_signal, fill: float) -> tuple[np.ndarray, np.ndarray]:
+def _scan(
+    patient: Patient, shape, affine, supersample, displacement, fine_signal, fill: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Paint finer, turn into signal by fine_signal(labels, shape, affine), displace, average: (mean signal float32, labels at voxel centres)."""
     signal, labels = np.empty(shape, dtype=np.float32), None
     for where, slab_shape, slab in _slabs(shape, affine, supersample):
@@ -244,7 +271,7 @@ def acquire_mr(
     lut = tissue_signals(patient.names, sequence).astype(np.float32)
 
     def fine_signal(labels, fine_shape, fine_affine):
-        signal = lut[labels]
+        signal = _take(lut, labels)
         if texture:
             signal *= 1 + np.float32(texture) * smooth_field(fine_shape, fine_affine, TEXTURE_MM, [patient.seed, 11])
         return signal
@@ -284,7 +311,7 @@ def acquire_ct(
     table_hu = _table(patient, shape, affine, table) if table else None
 
     def fine_signal(labels, fine_shape, fine_affine):
-        signal = hu[labels]
+        signal = _take(hu, labels)
         if texture:
             signal += texture * hu_sd[labels] * smooth_field(fine_shape, fine_affine, TEXTURE_MM, [patient.seed, 11])
         if table_hu is not None:
@@ -317,6 +344,55 @@ def _table(patient: Patient, shape, affine: np.ndarray, kind: str) -> Callable[[
         depth = top + curvature / 2 * (x - centre) ** 2 - y  # mm below the surface that the patient lies on
         inside = (np.abs(x - centre) < 215) & (depth > 0) & (depth < 36)
         shell = (depth < 3) | (depth > 33) | (np.abs(x - centre) > 212)
-        return np.where(inside, np.where(shell, np.float32(-350), np.float32(-930)), np.float32(AIR_HU)).astype(np.float32)
+        return np.where(inside, np.where(shell, np.float32(-350), np.float32(-930)), np.float32(AIR_HU)).astype(
+            np.float32
+        )
 
     return hu
+
+
+class Distortion:
+    """A fixed displacement in the axial plane, the same on every slice: call with x, y in mm, get (dx, dy) in mm, shapes as x."""
+
+    def __init__(self, nodes: np.ndarray, values: np.ndarray):
+        self.nodes, self.values = nodes, values
+        self._interpolate = RegularGridInterpolator(
+            (nodes, nodes), values, method="cubic", bounds_error=False, fill_value=None
+        )
+
+    def __call__(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        limit = np.abs(self.nodes).max()
+        points = np.stack(np.broadcast_arrays(np.clip(x, -limit, limit), np.clip(y, -limit, limit)), axis=-1)
+        displacement = self._interpolate(points)
+        return displacement[..., 0], displacement[..., 1]
+
+
+@cache
+def thin_plate_distortion(seed: int = DISTORTION_SEED, size_mm: float = 180.0, rms_mm: float = 8.0) -> Distortion:
+    """Return one thin-plate-spline distortion: `rms_mm` of displacement (root mean square) inside a disc of diameter `size_mm`, invertible.
+
+    A 5 x 5 lattice of control points over 1.4 sizes is displaced at random, its affine part is taken away (it would be a mere shift, turn or stretch), and a thin-plate
+    spline goes through it; a draw that folds (Jacobian below 0.3 anywhere) is drawn again. In the plane only, because
+    networks that see slices cannot undo more. A scan distorted by it shows at (x, y) what lies at (x + dx, y + dy).
+
+    >>> dx, dy = thin_plate_distortion()(np.array([0.0, 50.0]), np.array([10.0, -20.0]))
+    >>> dx.shape, bool(np.hypot(dx, dy).max() < 40)
+    ((2,), True)
+    """
+    rng = np.random.default_rng(seed)
+    lattice = np.linspace(-0.7, 0.7, 5) * size_mm
+    control = np.stack(np.meshgrid(lattice, lattice, indexing="ij"), axis=-1).reshape(-1, 2)
+    affine_part = np.column_stack([np.ones(len(control)), control])
+    nodes = np.linspace(-0.75, 0.75, 49) * size_mm
+    grid = np.stack(np.meshgrid(nodes, nodes, indexing="ij"), axis=-1)
+    inside = np.hypot(grid[..., 0], grid[..., 1]) < size_mm / 2
+    for _ in range(1000):
+        moved = rng.standard_normal((len(control), 2))
+        moved -= affine_part @ np.linalg.lstsq(affine_part, moved, rcond=None)[0]
+        spline = RBFInterpolator(control, moved, kernel="thin_plate_spline", smoothing=size_mm**2 * 0.1)
+        field_ = spline(grid.reshape(-1, 2)).reshape(grid.shape)
+        field_ *= rms_mm / np.sqrt((field_[inside] ** 2).sum(axis=-1).mean())
+        (xx, xy), (yx, yy) = (np.gradient(field_[..., c], nodes, nodes) for c in (0, 1))
+        if ((1 + xx) * (1 + yy) - xy * yx).min() > 0.3:
+            return Distortion(nodes, field_)
+    raise InputError(f"rms_mm: {rms_mm} mm over {size_mm} mm always folds; expected less. Choose a smaller one")

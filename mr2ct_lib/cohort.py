@@ -1,0 +1,479 @@
+"""Many seeded virtual patients to disk, and back; the users' own folders of scans in the same form.
+
+On disk: source/<id>.nii.gz, target/<id>.nii.gz, labels/<id>.nii.gz, patients/<id>.json (written last: the patient is finished) and
+cohort.json. What a scan looks like depends on the seed and the patient's number alone, never on how many processes made it.
+"""
+
+import hashlib
+import os
+import platform
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+from tqdm.auto import tqdm
+
+from mr2ct_lib import __version__
+from mr2ct_lib.files import InputError, read_json, write_json
+from mr2ct_lib.physics import SEQUENCES, acquire_ct, acquire_mr, thin_plate_distortion
+from mr2ct_lib.volumes import Volume, read_volume, write_volume
+
+FORMAT = 1
+SCANS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The voxels of an acquisition: shape (x, y, z), spacing in mm, and how finely each voxel is cut for partial volume."""
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    supersample: tuple[int, int, int]
+
+    def affine(self, centre: tuple[float, float, float]) -> np.ndarray:
+        """Return the RAS+ affine of this grid around `centre` (mm)."""
+        affine = np.diag([*self.spacing, 1.0])
+        affine[:3, 3] = np.asarray(centre) - (np.asarray(self.shape) - 1) / 2 * self.spacing
+        return affine
+
+
+# Paper: hip MR coronal, 320 mm, 256 x 256, slab of 76 mm in slices of 2 mm; CT axial, 360 mm, 512 x 512, 2 mm (Hiasa et al. 2018). Abdomen 1.56 x 1.56 x 5 mm,
+# 192 x 192; head 1.8 mm, 128 x 128 (Wang et al. 2018). Quick and full take coarser voxels of the same fields of view.
+ACQUISITIONS: dict[str, dict[str, dict[str, Grid]]] = {
+    "hip": {
+        "quick": {
+            "source": Grid((64, 12, 64), (5.0, 76 / 12, 5.0), (2, 2, 2)),
+            "target": Grid((72, 72, 72), (5.0, 5.0, 5.0), (2, 2, 1)),
+        },
+        "full": {
+            "source": Grid((128, 19, 128), (2.5, 4.0, 2.5), (2, 2, 2)),
+            "target": Grid((144, 144, 144), (2.5, 2.5, 2.5), (2, 2, 1)),
+        },
+        "paper": {
+            "source": Grid((256, 38, 256), (1.25, 2.0, 1.25), (2, 2, 2)),
+            "target": Grid((512, 512, 180), (0.703125, 0.703125, 2.0), (1, 1, 2)),
+        },
+    },
+    "head": {
+        "quick": dict.fromkeys(("source", "target"), Grid((64, 64, 12), (3.6, 3.6, 6.0), (2, 2, 2))),
+        "full": dict.fromkeys(("source", "target"), Grid((128, 128, 40), (1.8, 1.8, 3.6), (2, 2, 2))),
+        "paper": dict.fromkeys(("source", "target"), Grid((128, 128, 80), (1.8, 1.8, 1.8), (2, 2, 2))),
+    },
+    "abdomen": {
+        "quick": dict.fromkeys(("source", "target"), Grid((64, 64, 10), (6.25, 6.25, 5.0), (2, 2, 2))),
+        "full": dict.fromkeys(("source", "target"), Grid((192, 192, 20), (2.08, 2.08, 5.0), (2, 2, 2))),
+        "paper": dict.fromkeys(("source", "target"), Grid((256, 256, 40), (1.56, 1.56, 5.0), (2, 2, 2))),
+    },
+}
+_HIP_CT, _ABDOMEN_CT = (
+    {"modality": "CT", "name": "CT", "unit": "HU", "noise": 12.0, "table": "curved"} for _ in range(2)
+)
+DOMAINS: dict[str, dict[str, dict[str, Any]]] = {
+    "hip": {"source": {"modality": "MR", "name": "T1 SPGR", "unit": "a.u.", "sequence": "hip_spgr"}, "target": _HIP_CT},
+    "head": {
+        "source": {"modality": "MR", "name": "PD", "unit": "a.u.", "sequence": "head_pd", "strip": True, "noise": 0.02},
+        "target": {"modality": "MR", "name": "T2", "unit": "a.u.", "sequence": "head_t2", "strip": True, "noise": 0.02},
+    },
+    "abdomen": {
+        "source": {"modality": "MR", "name": "T2*", "unit": "a.u.", "sequence": "abdomen_t2star"},
+        "target": _ABDOMEN_CT,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Patients on disk: `source`, `target`, `labels` map a patient's id to its file; `meta` is the content of cohort.json."""
+
+    folder: Path
+    meta: dict[str, Any]
+    source: dict[str, Path]
+    target: dict[str, Path]
+    labels: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def paired(self) -> bool:
+        return bool(self.meta["paired"])
+
+
+def patient_seed(seed: int, role: str, number: int) -> int:
+    """Return the seed of a cohort's patient: role "s" (source), "t" (target) or "p" (paired), number from 1."""
+    return int(np.random.SeedSequence([seed, ord(role), number]).generate_state(1)[0])
+
+
+def _ids(patients: int, paired: bool) -> list[str]:
+    return [f"{role}{number:04d}" for role in ("p" if paired else "st") for number in range(1, patients + 1)]
+
+
+def build_patient(settings: dict[str, Any], seed: int, domain: str, as_is: bool = False):
+    """Return the virtual patient of `seed` as the scanner of `domain` ("source" or "target") finds it.
+
+    as_is: a label map's own person, undeformed.
+    """
+    anatomy = settings["anatomy"]
+    if settings["labels"]:
+        from mr2ct_lib.anatomy import LabelMapPatient
+
+        labels, names, body = _label_map(settings["labels"], settings["names"], settings["body"])
+        return LabelMapPatient(labels, names, body=body, seed=0 if as_is else seed, deform=not as_is)
+    module = import_module(f"mr2ct_lib.anatomy_{anatomy}")
+    if anatomy == "abdomen":
+        return module.abdomen_patient(seed, scanner="mr" if domain == "source" else "ct")
+    return getattr(module, f"{anatomy}_patient")(seed)
+
+
+@cache
+def _label_map(labels: str, names: str, body: str | None):
+    from mr2ct_lib.anatomy import complete_labels, read_names
+
+    volume, names_ = read_volume(labels, unit="label"), read_names(names)
+    outline = read_volume(body, unit="label") if body else None
+    array, all_names = complete_labels(volume.array, names_, volume.spacing, None if outline is None else outline.array)
+    return volume.replace(array=array), all_names, outline
+
+
+def scan(
+    settings: dict[str, Any], patient, domain: str, seed: int, distort: bool = False, centre=None
+) -> tuple[Volume, Volume]:
+    """Return (scan, labels) of `patient` in the scanner of `domain`, centred on `centre` (default its landmark); seed: the scan's own."""
+    anatomy, how = settings["anatomy"], settings["domains"][domain]
+    grid = Grid(**{key: tuple(value) for key, value in settings["grids"][domain].items()})
+    affine = grid.affine(patient.landmarks["centre"] if centre is None else centre)
+    options = {key: how[key] for key in ("noise", "bias", "texture", "table", "strip") if key in how}
+    if how["modality"] == "CT":
+        return acquire_ct(patient, grid.shape, affine, seed, supersample=grid.supersample, **options)
+    displacement = None
+    if distort:
+        fixed, (x0, y0) = (
+            thin_plate_distortion(),
+            (affine[:2, 3] + (np.asarray(grid.shape[:2]) - 1) / 2 * affine.diagonal()[:2]),
+        )
+        displacement = lambda x, y: fixed(x - x0, y - y0)  # noqa: E731 - the scanner's own: it is fixed to the isocentre
+    sequence = SEQUENCES[how["sequence"]]
+    return (
+        acquire_mr(
+            patient,
+            grid.shape,
+            affine,
+            sequence,
+            seed,
+            supersample=grid.supersample,
+            displacement=displacement,
+            **options,
+        )
+        if anatomy
+        else None
+    )
+
+
+def make_patient(settings: dict[str, Any], folder: Path, id_: str) -> dict[str, Any]:
+    """Make one patient's files in `folder` and return its entry for cohort.json."""
+    role, number = id_[0], int(id_[1:])
+    seed = patient_seed(settings["seed"], role, number)
+    domains = {"s": ["source"], "t": ["target"], "p": ["source", "target"]}[role]
+    as_is = bool(settings["labels"]) and number == 1 and role in "sp"
+    distort = settings["distort_target"]
+    landmarks: dict[str, Any] = {}
+    people = {domain: build_patient(settings, seed, domain, as_is) for domain in domains}
+    centre = people[domains[0]].landmarks["centre"]
+    for domain in domains:
+        image, labels = scan(settings, people[domain], domain, seed, distort and domain == "target")
+        write_volume(image, folder / domain / f"{id_}.nii.gz")
+        moved = distort or settings["posture"]
+        if domain == domains[0]:
+            write_volume(labels, folder / "labels" / f"{id_}.nii.gz")
+        elif moved:
+            write_volume(labels, folder / "labels_target" / f"{id_}.nii.gz")
+        landmarks[domain] = {name: [float(v) for v in place] for name, place in people[domain].landmarks.items()}
+    if role == "p" and (distort or settings["posture"]):
+        # source -> target keeps the source's shape, target -> source the target's: the truth is the other scanner's view of that very shape
+        truth, _ = scan(settings, people["source"], "target", seed, centre=centre)
+        write_volume(truth, folder / "truth_source_to_target" / f"{id_}.nii.gz")
+        centre = people["target"].landmarks["centre"]
+        truth, _ = scan(settings, people["target"], "source", seed, distort, centre=centre)
+        write_volume(truth, folder / "truth_target_to_source" / f"{id_}.nii.gz")
+    names = {str(value): name for value, name in people[domains[0]].names.items()}
+    entry = {"seed": seed, "domains": domains, "landmarks": landmarks[domains[0]], "label_names": names}
+    if len(domains) == 2:
+        entry["landmarks_target"] = landmarks["target"]
+    write_json(entry, folder / "patients" / f"{id_}.json")
+    return entry
+
+
+def _settings(anatomy, seed, paired, profile, labels, names, body, distort_target) -> dict[str, Any]:
+    """Check the arguments of make_cohort and return everything that decides what the scans look like, ready for JSON."""
+    if anatomy not in ACQUISITIONS:
+        raise InputError(f"anatomy: {anatomy!r}; expected one of {', '.join(ACQUISITIONS)}")
+    if profile not in ACQUISITIONS[anatomy]:
+        raise InputError(f"profile: {profile!r}; expected one of {', '.join(ACQUISITIONS[anatomy])}")
+    if distort_target and anatomy != "head":
+        raise InputError(
+            f"distort_target: {anatomy}; expected head, the anatomy that has this distortion. Leave it out"
+        )
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed: {seed!r}; expected a whole number >= 0")
+    if (labels is None) != (names is None) or (body is not None and labels is None):
+        raise InputError(
+            "labels, names, body: only part of them given; expected labels and names together (body is optional)"
+        )
+    given = {"labels": labels, "names": names, "body": body}
+    files = {key: None if path is None else str(Path(path).resolve()) for key, path in given.items()}
+    sums = {}
+    for key, path in files.items():
+        if path is not None:
+            if not Path(path).is_file():
+                raise InputError(f"{given[key]}: does not exist; expected the file of {key}. Check the path")
+            sums[key] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    if labels is not None:
+        _label_map(files["labels"], files["names"], files["body"])  # refuses a bad map before anything is written
+    return {
+        "anatomy": anatomy, "profile": profile, "seed": seed, "paired": bool(paired), "distort_target": bool(distort_target),
+        "posture": anatomy == "abdomen" and labels is None, **files, "sha256": sums,
+        "domains": DOMAINS[anatomy],
+        "grids": {domain: asdict(grid) for domain, grid in ACQUISITIONS[anatomy][profile].items()},
+        "sequences": {how["sequence"]: SEQUENCES[how["sequence"]].as_dict() for how in DOMAINS[anatomy].values() if "sequence" in how},
+    }  # fmt: skip
+
+
+def _fingerprint(settings: dict[str, Any]) -> dict[str, Any]:
+    """Everything that must agree when a cohort is taken up again; a label map may have been moved but not changed."""
+    plain = {key: value for key, value in settings.items() if key not in ("labels", "names", "body")}
+    return _plain(plain)
+
+
+def _plain(value: Any) -> Any:
+    """`value` as it comes back from JSON (tuples become lists)."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _expected(folder: Path, settings: dict[str, Any], id_: str) -> list[Path]:
+    kinds = {"s": ["source"], "t": ["target"], "p": ["source", "target"]}[id_[0]] + ["labels"]
+    if id_[0] == "p" and (settings["distort_target"] or settings["posture"]):
+        kinds += ["labels_target", "truth_source_to_target", "truth_target_to_source"]
+    return [folder / kind / f"{id_}.nii.gz" for kind in kinds] + [folder / "patients" / f"{id_}.json"]
+
+
+@contextmanager
+def _one_thread_each():
+    """Processes started inside use one thread each, so that they don't fight for the cores."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _make_all(settings: dict[str, Any], folder: Path, ids: list[str], workers: int, progress: bool) -> None:
+    bar = tqdm(total=len(ids), desc=f"{settings['anatomy']} patients", unit="patient", disable=not progress or not ids)
+    with bar:
+        if workers == 1 or len(ids) < 2:
+            for id_ in ids:
+                make_patient(settings, folder, id_)
+                bar.update()
+            return
+        with _one_thread_each(), ProcessPoolExecutor(min(workers, len(ids)), mp_context=get_context("spawn")) as pool:
+            try:
+                for done in as_completed([pool.submit(make_patient, settings, folder, id_) for id_ in ids]):
+                    done.result()
+                    bar.update()
+            except BrokenProcessPool as error:
+                raise InputError(
+                    f"workers: {workers} processes, of which one ended (no memory left, or a script that does not hide its start behind "
+                    "`if __name__ == '__main__':`). Try workers=1; finished patients are kept"
+                ) from error
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+def make_cohort(
+    anatomy: str,
+    out: str | Path,
+    patients: int,
+    seed: int,
+    paired: bool = False,
+    profile: str = "quick",
+    labels: str | Path | None = None,
+    names: str | Path | None = None,
+    body: str | Path | None = None,
+    distort_target: bool = False,
+    workers: int | None = None,
+    progress: bool | None = None,
+) -> Cohort:
+    """Scan virtual patients and write them to the folder `out`; patients that it already holds are kept.
+
+    anatomy "hip" (T1 SPGR and CT), "head" (PD and T2) or "abdomen" (T2* and CT). patients: how many a domain; unpaired, those of source and target are different people
+    in other poses. paired: the same people in both scanners. profile "quick", "full" or "paper" sets the grids (ACQUISITIONS). labels, names, body: a NIfTI label
+    map, the JSON of its structures and an optional body mask take the anatomy's place; the first patient is the map itself,
+    the others random smooth deformations of it. distort_target (head): one fixed distortion on every target scan.
+
+    Where the two scanners see another shape (distort_target; the abdomen's posture), paired cohorts also hold truth_source_to_target/ (the target modality
+    on the source's shape and grid), truth_target_to_source/ and labels_target/. workers: processes (None: one a core). progress: None shows it at a terminal or in a notebook.
+
+    Raises InputError for arguments that make no sense and for a folder that holds a cohort made with other settings.
+    """
+    if isinstance(patients, bool) or not isinstance(patients, int) or patients < 1:
+        raise InputError(f"patients: {patients!r}; expected a whole number of at least 1")
+    settings, folder = _settings(anatomy, seed, paired, profile, labels, names, body, distort_target), Path(out)
+    ids, index = _ids(patients, paired), folder / "cohort.json"
+    if index.exists():
+        held = read_json(index)
+        before, now = held.get("settings", {}), _fingerprint(settings)
+        before = {key: value for key, value in before.items() if key in now}
+        other = sorted(key for key in now if before.get(key) != now[key])
+        if other:
+            raise InputError(
+                f"{folder}: holds a cohort with another {', '.join(other)}; expected the same settings to continue it. Choose another folder"
+            )
+        if len(held.get("patients", {})) > len(ids):
+            raise InputError(
+                f"{folder}: holds {len(held['patients'])} patients, more than the {len(ids)} asked for. Choose another folder"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"{folder}: holds other files and no cohort.json; expected a new or empty folder. Choose another folder"
+        )
+    meta = {"format": FORMAT, "complete": False, "settings": _plain(settings), "patients": {}}
+    todo = [id_ for id_ in ids if not all(path.exists() for path in _expected(folder, settings, id_))]
+    if todo:
+        write_json(meta, index)
+    interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
+    _make_all(settings, folder, todo, workers or os.cpu_count() or 1, interactive if progress is None else progress)
+
+    entries = {id_: read_json(folder / "patients" / f"{id_}.json") for id_ in ids}
+    label_names = [entry.pop("label_names") for entry in entries.values()][0]
+    if todo or not read_json(index).get("complete"):
+        meta |= {
+            "complete": True, "anatomy": anatomy, "profile": profile, "seed": seed, "paired": bool(paired), "distort_target": bool(distort_target),
+            "domains": {domain: {key: how[key] for key in ("modality", "name", "unit")} for domain, how in settings["domains"].items()},
+            "physics": {"domains": settings["domains"], "sequences": settings["sequences"], "grids": _plain(settings["grids"])},
+            "label_names": label_names, "patients": entries,
+            "versions": {"mr2ct": __version__, "numpy": np.__version__, "scipy": scipy.__version__, "python": platform.python_version()},
+        }  # fmt: skip
+        write_json(meta, index)
+    return read_cohort(folder)
+
+
+def _stem(path: Path) -> str:
+    return next((path.name[: -len(end)] for end in SCANS if path.name.lower().endswith(end)), path.name)
+
+
+def _scans(folder: Path) -> dict[str, Path]:
+    """id -> scan file or DICOM folder, in the order of their names; hidden files are left alone."""
+    if not folder.is_dir():
+        return {}
+    found = [
+        p
+        for p in sorted(folder.iterdir())
+        if not p.name.startswith(".") and (p.is_dir() or p.name.lower().endswith(SCANS))
+    ]
+    return {_stem(path): path for path in found}
+
+
+def guess_modality(volume: Volume) -> str:
+    """Return "CT" when the values look like Hounsfield units (known unit, or air far below 0), else "MR".
+
+    >>> guess_modality(Volume(np.array([[[-1000.0, 40.0]]]), np.eye(4)))
+    'CT'
+    """
+    return "CT" if volume.unit == "HU" or float(volume.array.min()) <= -200 else "MR"
+
+
+def read_cohort(folder: str | Path) -> Cohort:
+    """Read a cohort that make_cohort wrote, or a user's own folder with source/ and target/ (NIfTI, MetaImage or DICOM folders).
+
+    A user's folder counts as unpaired unless its cohort.json says {"paired": true}; then equal names are the same patient. labels/ with names.json are
+    optional. Modality and unit are guessed from the values.
+
+    Raises InputError for a missing, empty or unfinished cohort, for CT offered as source, and for domains of mixed kinds.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: does not exist; expected a cohort's folder. Check the path")
+    index = folder / "cohort.json"
+    meta = read_json(index) if index.exists() else {}
+    if not isinstance(meta, dict):
+        raise InputError(f"{index}: holds no JSON object; expected what `mr2ct cohort` writes. Make the cohort again")
+    if meta.get("complete") is False:
+        raise InputError(
+            f"{folder}: is unfinished; expected a whole cohort. Start the same `mr2ct cohort` command again to finish it"
+        )
+    source, target, labels = (_scans(folder / kind) for kind in ("source", "target", "labels"))
+    own = "settings" not in meta
+    if not own:
+        people = meta["patients"]
+        source, target, labels = (
+            {id_: paths[id_] for id_ in people if id_ in paths} for paths in (source, target, labels)
+        )
+        for domain, paths in (("source", source), ("target", target)):
+            absent = [id_ for id_, entry in people.items() if domain in entry["domains"] and id_ not in paths]
+            if absent:
+                raise InputError(
+                    f"{folder / domain}: {absent[0]} is missing; expected what cohort.json lists. Make the cohort again"
+                )
+    for domain, paths in (("source", source), ("target", target)):
+        if not paths:
+            raise InputError(
+                f"{folder / domain}: holds no scans; expected at least one NIfTI file. Put the {domain} scans there"
+            )
+    kinds = {}
+    for domain, paths in (("source", source), ("target", target)):
+        for path in list(paths.values())[: None if own else 1]:
+            kind = guess_modality(read_volume(path))
+            if kinds.setdefault(domain, kind) != kind:
+                raise InputError(
+                    f"{path}: looks like {kind}, the other {domain} scans like {kinds[domain]}; expected one modality a domain"
+                )
+    if kinds["source"] == "CT":
+        swapped = kinds["target"] == "MR"
+        raise InputError(
+            f"{folder / 'source'}: holds CT" + (" and target/ holds MR" if swapped else "") + "; expected MR as source. "
+            + ("Exchange the two folders" if swapped else "Put the MR scans there")
+        )  # fmt: skip
+    if not own and kinds["target"] != meta["domains"]["target"]["modality"]:
+        raise InputError(
+            f"{folder / 'target'}: looks like {kinds['target']}; expected {meta['domains']['target']['modality']}. Make the cohort again"
+        )
+    if own:
+        meta = _own_meta(folder, meta, source, target, kinds)
+    return Cohort(folder, meta, source, target, labels)
+
+
+def _own_meta(folder: Path, meta: dict[str, Any], source, target, kinds) -> dict[str, Any]:
+    """cohort.json of a user's own folder, as far as it can be known."""
+    if meta.get("paired") and set(source) != set(target):
+        lone = sorted(set(source) ^ set(target))[0]
+        raise InputError(
+            f"{folder}: {lone} lies in one domain only; expected the same names in source/ and target/ of a paired cohort"
+        )
+    people: dict[str, Any] = {}
+    for domain, paths in (("source", source), ("target", target)):
+        for id_ in paths:
+            people.setdefault(id_, {"seed": None, "domains": [], "landmarks": {}})["domains"].append(domain)
+    names = read_json(folder / "names.json") if (folder / "names.json").exists() else {}
+    domains = {
+        domain: {"modality": kind, "name": kind, "unit": "HU" if kind == "CT" else "a.u."}
+        for domain, kind in kinds.items()
+    }
+    default = {
+        "format": FORMAT, "anatomy": "own", "profile": None, "seed": None, "paired": False, "distort_target": False,
+        "domains": domains, "physics": {}, "label_names": names, "patients": people, "versions": {},
+    }  # fmt: skip
+    return default | meta

@@ -1,0 +1,214 @@
+"""Laws of the simulated scanners."""
+
+import numpy as np
+import pytest
+from scipy import ndimage, stats
+
+from mr2ct_lib import physics
+from mr2ct_lib.files import InputError
+from mr2ct_lib.physics import SEQUENCES, Sequence, acquire_ct, acquire_mr
+from mr2ct_lib.tissues import TISSUES
+
+SHAPE, AFFINE = (20, 22, 9), np.diag([6.0, 6.0, 6.0, 1.0])
+AFFINE[:3, 3] = -(np.array(SHAPE) - 1) / 2 * 6.0
+
+
+class Spheres:
+    """A patient of muscle with a ball of fat in it."""
+
+    names = {0: "background", 1: "muscle", 2: "subcutaneous_fat"}
+    landmarks = {"centre": (0.0, 0.0, 0.0)}
+
+    def __init__(self, seed=3):
+        self.seed = seed
+
+    def paint(self, shape, affine):
+        x, y, z = (affine[a, 3] + affine[a, a] * np.arange(shape[a]) for a in range(3))
+        distance = np.sqrt(x[:, None, None] ** 2 + y[None, :, None] ** 2 + (z[None, None] * 0.2) ** 2)
+        return ((distance < 45).astype(np.uint8) + (distance < 20)).astype(np.uint8)
+
+
+CLEAN = {"noise": 0.0, "bias": 0.0, "texture": 0.0, "supersample": (1, 1, 1)}
+
+
+def by_hand(sequence, tissue):
+    t = TISSUES[tissue]
+    t1 = t.t1_10 if sequence.field == 1.0 else t.t1_15
+    if sequence.kind == "spin_echo":
+        return t.pd * (1 - np.exp(-sequence.tr / t1)) * np.exp(-sequence.te / t.t2)
+    e1, a = np.exp(-sequence.tr / t1), np.pi * sequence.flip / 180
+    return t.pd * np.sin(a) * (1 - e1) / (1 - e1 * np.cos(a)) * np.exp(-sequence.te / t.t2star)
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_noise_free_scan_equals_closed_form(name):
+    scan, labels = acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES[name], seed=1, gain=1.0, **CLEAN)
+    expected = np.array([0, by_hand(SEQUENCES[name], "muscle"), by_hand(SEQUENCES[name], "fat")])[labels.array]
+    np.testing.assert_allclose(scan.array, expected, rtol=1e-6, atol=0)
+    assert scan.unit == "a.u." and labels.unit == "label"
+
+
+def test_hip_sequence_is_the_papers():
+    hip = SEQUENCES["hip_spgr"]
+    assert (hip.tr, hip.te, hip.flip, hip.field) == (7.9, 3.08, 30.0, 1.0)
+
+
+def test_spgr_limits():
+    assert physics.spgr(500, 50, 1.0, tr=1e9, te=0, flip_degrees=90) == pytest.approx(1)
+    assert physics.spgr(500, 50, 1.0, tr=8, te=0, flip_degrees=0) == 0
+    ernst = np.rad2deg(np.arccos(np.exp(-8 / 500)))  # the flip angle of the largest signal
+    around = [physics.spgr(500, 50, 1.0, 8, 3, ernst + d) for d in (-0.5, 0, 0.5)]
+    assert np.argmax(around) == 1
+
+
+def test_order_of_tissues_as_in_life():
+    structures = dict(enumerate(["background", "muscle", "subcutaneous_fat", "femur_marrow", "femur_cortex", "pelvis"]))
+    _, muscle, fat, marrow, cortex, trabecular = physics.tissue_signals(structures, SEQUENCES["hip_spgr"])
+    assert fat > marrow > trabecular > muscle > 3 * cortex
+    heads = dict(enumerate(["background", "grey_matter", "white_matter", "csf"]))
+    _, grey, white, csf = physics.tissue_signals(heads, SEQUENCES["head_t2"])
+    assert csf > 2 * grey and grey > white
+    _, grey, white, csf = physics.tissue_signals(heads, SEQUENCES["head_pd"])
+    assert grey > white and csf < 1.3 * grey
+
+
+def test_partial_volume_is_the_mean_signal():
+    clean = CLEAN | {"supersample": (2, 3, 2)}
+    fine_shape, fine_affine = physics.finer_grid(SHAPE, AFFINE, (2, 3, 2))
+    fine, _ = acquire_mr(Spheres(), fine_shape, fine_affine, SEQUENCES["hip_spgr"], 1, gain=1.0, **CLEAN)
+    scan, _ = acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES["hip_spgr"], 1, gain=1.0, **clean)
+    nx, ny, nz = SHAPE
+    expected = fine.array.reshape(nx, 2, ny, 3, nz, 2).mean(axis=(1, 3, 5))
+    np.testing.assert_allclose(scan.array, expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("factors", [(3, 3, 1), (2, 2, 1)])
+def test_labels_are_those_at_the_voxel_centres(factors):
+    _, labels = acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES["hip_spgr"], 1, **(CLEAN | {"supersample": factors}))
+    np.testing.assert_array_equal(labels.array, Spheres().paint(SHAPE, AFFINE))
+
+
+def test_slabs_change_nothing(monkeypatch):
+    whole = acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES["hip_spgr"], 1)[0].array
+    monkeypatch.setattr(physics, "FINE_VOXELS", SHAPE[0] * SHAPE[1] * 8 * 2)
+    slabs = acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES["hip_spgr"], 1)[0].array
+    np.testing.assert_allclose(slabs, whole, rtol=1e-5)  # positions are rounded otherwise
+
+@pytest.mark.parametrize("signal", [0.0, 1.5, 20.0])
+def test_rician_mean_and_variance(signal):
+    noisy = physics.rician(np.full(400_000, signal, dtype=np.float32), 2.0, np.random.default_rng(5))
+    truth = stats.rice(signal / 2.0, scale=2.0)
+    assert noisy.mean() == pytest.approx(truth.mean(), rel=5e-3)
+    assert noisy.var() == pytest.approx(truth.var(), rel=1e-2)
+
+
+def test_smooth_field_law():
+    shape, affine = (40, 40, 40), np.diag([20.0, 20.0, 20.0, 1.0])
+    affine[:3, 3] = -400
+    draws = np.stack([physics.smooth_field(shape, affine, 30.0, seed) for seed in range(3)])
+    assert abs(draws.mean()) < 0.02 and draws.std() == pytest.approx(1, abs=0.03)
+    coarse = physics.smooth_field((20,) * 3, affine @ np.diag([2, 2, 2, 1]), 30.0, 0)
+    np.testing.assert_allclose(coarse, draws[0][::2, ::2, ::2], atol=1e-5)  # fixed in space, whatever the grid
+
+
+def test_bias_is_positive_and_smooth():
+    bias = physics.bias_field(SHAPE, AFFINE, 0.3, 4)
+    assert bias.min() > 0 and max(np.abs(step).max() for step in np.gradient(np.log(bias))) < 0.06
+    np.testing.assert_array_equal(physics.bias_field(SHAPE, AFFINE, 0.0, 4), 1)
+
+
+def test_seed_decides():
+    def scan(seed):
+        return acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES["hip_spgr"], seed)[0].array
+
+    np.testing.assert_array_equal(scan(1), scan(1))
+    assert not np.array_equal(scan(1), scan(2))
+    ct = [acquire_ct(Spheres(), SHAPE, AFFINE, seed)[0].array for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(ct[0], ct[1])
+    assert not np.array_equal(ct[0], ct[2])
+
+
+def test_two_echoes_share_coil_and_gain_but_not_noise():
+    options = {"noise": 0.0, "texture": 0.0, "supersample": (1, 1, 1)}
+    pd, t2 = (acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES[n], 7, **options)[0].array for n in ("head_pd", "head_t2"))
+    muscle = Spheres().paint(SHAPE, AFFINE) == 1
+    ratio = t2[muscle] / pd[muscle]
+    assert np.ptp(ratio) < 1e-5 and np.ptp(pd[muscle]) > 0.05 * pd[muscle].mean()
+
+
+def test_stripped_background_is_zero():
+    scan, labels = acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES["head_pd"], 1, strip=True)
+    assert (scan.array[labels.array == 0] == 0).all() and (scan.array[labels.array > 0] > 0).all()
+
+
+def test_ct_values():
+    scan, labels = acquire_ct(Spheres(), SHAPE, AFFINE, 1, noise=0, texture=0, table=None, supersample=(1, 1, 1))
+    assert scan.array.dtype == np.int16 and scan.unit == "HU"
+    for value, hu in enumerate((-1000, TISSUES["muscle"].hu, TISSUES["fat"].hu)):
+        assert (scan.array[labels.array == value] == hu).all()
+
+
+@pytest.mark.parametrize("kind", ["flat", "curved"])
+def test_table_lies_under_the_patient(kind):
+    shape, affine = (100, 90, 4), np.diag([4.0, 4.0, 6.0, 1.0])
+    affine[:3, 3] = -200
+    clean = {"noise": 0, "texture": 0, "supersample": (1, 1, 1)}
+    with_table, labels = acquire_ct(Spheres(), shape, affine, 1, table=kind, **clean)
+    without, _ = acquire_ct(Spheres(), shape, affine, 1, table=None, **clean)
+    table = with_table.array != without.array
+    assert table.any() and not table[labels.array > 0].any()
+    lowest_body, highest_table = np.nonzero(labels.array[50])[0].min(), np.nonzero(table[50])[0].max()
+    assert 0 < lowest_body - highest_table <= 3
+
+
+def test_ct_noise_sd_and_texture():
+    noise = physics.ct_noise((64, 64, 20), 10.0, np.random.default_rng(2))
+    assert noise.std() == pytest.approx(10, rel=0.03)
+    power = (np.abs(np.fft.fft2(noise, axes=(0, 1))) ** 2).mean(axis=2)
+    frequency = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.fftfreq(64)[None])
+    low, middle, high = (power[(frequency > a) & (frequency < b)].mean() for a, b in ((0, 0.05), (0.12, 0.2), (0.45, 0.5)))
+    assert middle > 2 * low and middle > 20 * high  # a ramp at low frequencies, nothing at the edge of the band
+
+
+def test_distortion_is_smooth_invertible_and_clearly_visible():
+    fixed = physics.thin_plate_distortion()
+    x, y = np.meshgrid(np.linspace(-90, 90, 181), np.linspace(-90, 90, 181), indexing="ij")
+    dx, dy = fixed(x, y)
+    inside = np.hypot(x, y) < 90
+    assert 7 < np.sqrt((dx**2 + dy**2)[inside].mean()) < 9
+    jacobian = (1 + np.gradient(dx, axis=0)) * (1 + np.gradient(dy, axis=1)) - np.gradient(dx, axis=1) * np.gradient(dy, axis=0)
+    assert jacobian.min() > 0.25
+    there = np.stack([x, y])
+    back = there.copy()
+    for _ in range(60):  # fixed point: back + d(back) = there
+        back = there - np.stack(fixed(*back))
+    np.testing.assert_allclose(back + np.stack(fixed(*back)), there, atol=0.05)
+
+
+def test_displaced_scan_shows_what_lies_there():
+    clean = CLEAN | {"supersample": (2, 2, 2)}
+    plain, labels = acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES["head_pd"], 1, gain=1.0, **clean)
+    shifted, moved = acquire_mr(
+        Spheres(), SHAPE, AFFINE, SEQUENCES["head_pd"], 1, gain=1.0, displacement=lambda x, y: (x * 0 + 12.0, y * 0), **clean
+    )
+    np.testing.assert_allclose(shifted.array[:-2], plain.array[2:], atol=1e-6)
+    np.testing.assert_array_equal(moved.array[:-2], labels.array[2:])
+    assert ndimage.center_of_mass(moved.array)[0] < ndimage.center_of_mass(labels.array)[0]
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(InputError, match="field"):
+        acquire_mr(Spheres(), SHAPE, AFFINE, Sequence("x", "spgr", 8, 3, field=3.0), 1)
+    with pytest.raises(InputError, match="kind"):
+        acquire_mr(Spheres(), SHAPE, AFFINE, Sequence("x", "ir", 8, 3), 1)
+    with pytest.raises(InputError, match="table"):
+        acquire_ct(Spheres(), SHAPE, AFFINE, 1, table="round")
+    oblique = AFFINE.copy()
+    oblique[0, 1] = 1
+    with pytest.raises(InputError, match="oblique"):
+        acquire_mr(Spheres(), SHAPE, oblique, SEQUENCES["head_pd"], 1)
+    nameless = Spheres()
+    nameless.names = {0: "background", 1: "muscle"}
+    for acquire in (lambda: acquire_mr(nameless, SHAPE, AFFINE, SEQUENCES["head_pd"], 1), lambda: acquire_ct(nameless, SHAPE, AFFINE, 1)):
+        with pytest.raises(InputError, match="2"):
+            acquire()

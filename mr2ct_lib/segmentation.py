@@ -1,0 +1,287 @@
+"""Segment muscles and bones from two channels, MR and CT, one of which may be synthetic (Hiasa et al., section 3.4).
+
+A 2D U-Net (MONAI) is trained on real CT + synthetic MR, where labels exist, and used on real MR + synthetic CT. The
+bound from above, a U-Net on MR alone, is the same code with one channel and `cross_validate`.
+
+Channels are slices (N, C, H, W) in [-1, 1]; labels are (N, H, W) uint8 whose values are 0 (background) and the keys of
+`names`. Any height and width: slices are padded to what the network needs, and the result is cropped back.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.losses import DiceCELoss
+from monai.networks.nets import UNet
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from mr2ct_lib.files import InputError, atomic, read_json, write_json
+
+SIZES: dict[str, tuple[int, ...]] = {
+    "quick": (16, 32, 64, 128),
+    "full": (32, 64, 128, 256),
+    "paper": (64, 128, 256, 512, 1024),  # the U-Net of Ronneberger et al. 2015; the paper gives no widths
+}
+PRECISIONS = ("float32", "bf16")
+
+
+@dataclass
+class Segmenter:
+    """A U-Net with what is needed to use it: its channels and the names of its classes, class 0 being the background."""
+
+    network: torch.nn.Module
+    names: dict[int, str]  # label value -> structure, without background; class i + 1 is the i-th of these
+    channels: tuple[str, ...]  # what each input channel shows, for instance ("MR", "CT")
+    widths: tuple[int, ...]
+    training: dict[str, Any]  # provenance: iterations, learning rate, seed, losses ...
+
+
+def build_network(channels: int, classes: int, widths: Sequence[int], seed: int = 0) -> torch.nn.Module:
+    """Return a U-Net, (N, channels, H, W) -> logits (N, classes, H, W); H and W divisible by 2 ** (len(widths) - 1)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return UNet(
+            spatial_dims=2,
+            in_channels=channels,
+            out_channels=classes,
+            channels=tuple(widths),
+            strides=(2,) * (len(widths) - 1),
+            num_res_units=1,
+            norm="batch",
+        )
+
+
+def best_precision() -> str:
+    """Return "bf16" on a GPU or on a CPU with AMX, which multiplies bf16 in hardware, else "float32"."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "float32"
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)  # no public name for it before PyTorch 2.10
+    return "bf16" if amx() else "float32"
+
+
+def _check(channels: np.ndarray, labels: np.ndarray | None, names: Mapping[int, str] | None) -> None:
+    """InputError unless slices are (N, C, H, W) of numbers and the labels are theirs, with known values."""
+    if channels.ndim != 4 or 0 in channels.shape:
+        raise InputError(f"channels: shape {channels.shape}; expected (N, C, H, W) with at least one slice")
+    if not np.isfinite(channels).all():
+        raise InputError("channels: NaN or infinite values; expected slices in [-1, 1]. Prepare the scans again")
+    if labels is None:
+        return
+    expected = (channels.shape[0], *channels.shape[2:])
+    if labels.shape != expected or labels.dtype.kind not in "iu":
+        raise InputError(f"labels: shape {labels.shape}, {labels.dtype}; expected integers of shape {expected}")
+    unknown = sorted(set(np.unique(labels).tolist()) - {0, *names})
+    if unknown:
+        raise InputError(f"labels: values {unknown} without a name; expected 0 or one of {sorted(names)}. Name them")
+
+
+def _names(names: Mapping[int, str]) -> dict[int, str]:
+    """Return the names by increasing label value, without the background."""
+    result = {int(value): str(names[value]) for value in sorted(names, key=int) if int(value) != 0}
+    if not result or min(result) < 0 or max(result) > 255:
+        raise InputError(f"names: label values {sorted(result)}; expected at least one, all from 1 to 255")
+    return result
+
+
+def _batch(step: int, count: int, size: int, seed: int) -> np.ndarray:
+    """Indices of the slices of one step: permutations without replacement, a pure function of seed and step."""
+    places = np.arange(step * size, (step + 1) * size)
+    epochs = {epoch: np.random.default_rng([seed, epoch]).permutation(count) for epoch in set(places // count)}
+    return np.array([epochs[place // count][place % count] for place in places])
+
+
+def _pad(slices: torch.Tensor, levels: int) -> torch.Tensor:
+    """Pad (N, C, H, W) at bottom and right with the border value, to multiples of 2 ** (levels - 1)."""
+    multiple = 2 ** (levels - 1)
+    height, width = slices.shape[-2:]
+    # 2 cells at least at the coarsest level: one cell has no spread to normalise
+    bottom = max(-height % multiple, 2 * multiple - height)
+    right = max(-width % multiple, 2 * multiple - width)
+    return torch.nn.functional.pad(slices, (0, right, 0, bottom), mode="replicate")
+
+
+def train_segmenter(
+    channels: np.ndarray,
+    labels: np.ndarray,
+    names: Mapping[int, str],
+    *,
+    channel_names: Sequence[str] = ("MR", "CT"),
+    size: str = "quick",
+    iterations: int = 100_000,
+    learning_rate: float = 1e-4,
+    batch_size: int = 16,
+    seed: int = 0,
+    precision: str | None = None,
+    device: str | None = None,
+    progress: bool = True,
+    report: Callable[[int, float], None] | None = None,
+) -> Segmenter:
+    """Train a U-Net with Adam on Dice + cross-entropy (MONAI); learning rate and iterations default to the paper's.
+
+    channels (N, C, H, W) float32 in [-1, 1]; labels (N, H, W) uint8; names: label value -> structure (0 may be there).
+    size: a key of SIZES. precision: "float32" or "bf16" (autocast; the loss stays float32), by default `best_precision()`.
+    report(step, loss) is called after each step. Equal seeds and threads on one machine give equal networks.
+
+    The learning rate falls linearly to 0 over the last half of the iterations.
+    """
+    names = _names(names)
+    channels, labels = np.asarray(channels), np.asarray(labels)
+    _check(channels, labels, names)
+    if len(channel_names) != channels.shape[1]:
+        raise InputError(f"channel_names: {tuple(channel_names)}; expected {channels.shape[1]}, one for each channel")
+    if size not in SIZES:
+        raise InputError(f'size: "{size}"; expected one of {", ".join(SIZES)}')
+    precision = precision or best_precision()
+    if precision not in PRECISIONS:
+        raise InputError(f'precision: "{precision}"; expected one of {", ".join(PRECISIONS)}')
+    if iterations < 1 or batch_size < 1:
+        raise InputError(f"iterations: {iterations}, batch_size: {batch_size}; expected at least 1 each")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    classes = np.zeros(256, dtype=np.int64)
+    classes[list(names)] = np.arange(1, len(names) + 1)
+    widths = SIZES[size]
+    network = build_network(channels.shape[1], len(names) + 1, widths, seed).to(device).train()
+    network = network.to(memory_format=torch.channels_last)
+    # batch=True: the overlap of a structure over the whole batch, since most slices lack some structures
+    criterion = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, 2 * (1 - step / iterations)))
+    losses = []
+    for step in tqdm(range(iterations), desc="U-Net", disable=not progress):
+        chosen = _batch(step, len(channels), batch_size, seed)
+        images = torch.from_numpy(np.ascontiguousarray(channels[chosen], dtype=np.float32)).to(device)
+        truth = torch.from_numpy(classes[labels[chosen]])[:, None].to(device)  # (n, 1, h, w)
+        images = _pad(images, len(widths)).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            logits = network(images)
+        logits = logits[..., : truth.shape[-2], : truth.shape[-1]].float()
+        loss = criterion(logits, truth)
+        if not torch.isfinite(loss):
+            raise InputError(f"learning_rate: the loss is {loss.item()} at step {step}; lower the rate of {learning_rate}")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.detach())
+        if report is not None:
+            report(step, loss.item())
+    recent = torch.stack(losses[-20:]).mean()
+    training = {
+        "iterations": iterations,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "seed": seed,
+        "precision": precision,
+        "slices": len(channels),
+        "size": size,
+        "final_loss": round(float(recent), 5),
+    }
+    return Segmenter(network.eval(), names, tuple(channel_names), widths, training)
+
+
+@torch.no_grad()
+def predict(segmenter: Segmenter, channels: np.ndarray, batch_size: int = 16, precision: str = "float32") -> np.ndarray:
+    """Segment slices (N, C, H, W) in [-1, 1]; returns label values (N, H, W) uint8."""
+    channels = np.asarray(channels)
+    _check(channels, None, None)
+    if channels.shape[1] != len(segmenter.channels):
+        expected = ", ".join(segmenter.channels)
+        raise InputError(f"channels: {channels.shape[1]}; expected {len(segmenter.channels)}, namely {expected}")
+    network = segmenter.network.eval()
+    device = next(network.parameters()).device
+    values = np.array([0, *segmenter.names], dtype=np.uint8)
+    height, width = channels.shape[2:]
+    result = np.empty((len(channels), height, width), dtype=np.uint8)
+    for first in range(0, len(channels), batch_size):
+        images = np.ascontiguousarray(channels[first : first + batch_size], dtype=np.float32)
+        images = _pad(torch.from_numpy(images).to(device), len(segmenter.widths))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            logits = network(images.contiguous(memory_format=torch.channels_last))
+        best = logits.argmax(dim=1)[:, :height, :width].cpu().numpy()
+        result[first : first + batch_size] = values[best]
+    return result
+
+
+def fold_of_patients(patients: Iterable[str], folds: int = 5, seed: int = 0) -> dict[str, int]:
+    """Deal patients into folds of equal size (but for one), shuffled by the seed; InputError for fewer patients than folds.
+
+    >>> sorted(fold_of_patients(["a", "b", "c", "d"], folds=2).values())
+    [0, 0, 1, 1]
+    """
+    known = sorted(set(patients))
+    if not 2 <= folds <= len(known):
+        raise InputError(f"folds: {folds}; expected from 2 to the number of patients, {len(known)}")
+    order = np.random.default_rng(seed).permutation(len(known))
+    return {known[place]: turn % folds for turn, place in enumerate(order)}
+
+
+def cross_validate(
+    channels: np.ndarray,
+    labels: np.ndarray,
+    names: Mapping[int, str],
+    patients: Sequence[str],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    progress: bool = True,
+    **training: Any,
+) -> np.ndarray:
+    """Segment every slice by a network that has not seen its patient; returns label values (N, H, W) uint8.
+
+    patients: the patient of each of the N slices. Further settings go to `train_segmenter`. (The paper: 5 folds over 10 MRs.)
+    """
+    patients = np.asarray(patients)
+    if len(patients) != len(channels):
+        raise InputError(f"patients: {len(patients)}; expected one for each of the {len(channels)} slices")
+    fold_of = fold_of_patients(patients.tolist(), folds, seed)
+    fold = np.array([fold_of[patient] for patient in patients.tolist()])
+    result = np.zeros(np.shape(labels), dtype=np.uint8)
+    for turn in tqdm(range(folds), desc="folds", disable=not progress):
+        held = fold == turn
+        segmenter = train_segmenter(channels[~held], labels[~held], names, seed=seed, progress=False, **training)
+        result[held] = predict(segmenter, channels[held])
+    return result
+
+
+def save_segmenter(segmenter: Segmenter, folder: str | Path) -> Path:
+    """Write segmenter.json and segmenter.safetensors into a folder, both or neither; returns the folder."""
+    folder = Path(folder)
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in segmenter.network.state_dict().items()}
+        save_file(tensors, temporary / "segmenter.safetensors")
+        description = {
+            "format": 1,
+            "channels": list(segmenter.channels),
+            "names": {str(value): name for value, name in segmenter.names.items()},
+            "widths": list(segmenter.widths),
+            "training": segmenter.training,
+        }
+        write_json(description, temporary / "segmenter.json")
+    return folder
+
+
+def load_segmenter(folder: str | Path) -> Segmenter:
+    """Read what `save_segmenter` wrote; runs no code from the files. InputError for a missing, foreign or damaged one."""
+    path = Path(folder) / "segmenter.json"
+    description = read_json(path)
+    try:
+        names = {int(value): name for value, name in description["names"].items()}
+        channels, widths = tuple(description["channels"]), tuple(description["widths"])
+        training = description["training"]
+        network = build_network(len(channels), len(names) + 1, widths)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: does not describe a segmenter ({error!r}); train it again") from error
+    weights = path.with_suffix(".safetensors")
+    try:
+        network.load_state_dict(load_file(weights))
+    except OSError as error:
+        raise InputError(f"{weights}: cannot be read ({error.strerror or error}); check the path") from error
+    except Exception as error:  # safetensors and PyTorch raise types of their own for damaged or foreign weights
+        raise InputError(f"{weights}: holds no weights of this network; expected those of {path.name}") from error
+    return Segmenter(network.to(memory_format=torch.channels_last).eval(), names, channels, widths, training)

@@ -1,0 +1,94 @@
+"""Run the notebooks in a profile by papermill: python -m tools.tutorial [--profile quick] [notebooks...].
+
+Leaves runs/<profile>/executed/ (notebooks and their HTML) and runs/<profile>/report.html (every table and figure).
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+
+from mr2ct_lib.files import atomic
+from tools import NOTEBOOKS, ROOT, numbered_notebooks, quiet_kernels
+from tools.report import write_html, write_report
+
+
+def run_notebook(path: Path, out: Path, parameters: dict) -> str | None:
+    """Run the notebook at `path` in its own folder, write it to `out` and its HTML beside it; return a sentence when a cell fails."""
+    problem = None
+    try:
+        papermill.execute_notebook(
+            path, out, parameters=parameters, kernel_name="python3", cwd=path.parent, progress_bar=sys.stderr.isatty()
+        )
+    except PapermillExecutionError as error:
+        begins = (error.source.strip().splitlines() or [""])[0]
+        problem = f"cell [{error.exec_count}], which begins {begins!r}, raised {error.ename}: {error.evalue}"
+    write_html(out, out.with_suffix(".html"))
+    return problem
+
+
+def run_tutorial(paths: list[Path], parameters: dict, out: Path, say=print) -> int:
+    """Run the notebooks at `paths` one after another into `out`; a failing one does not stop the others. Return how many failed."""
+    executed = out / "executed"
+    executed.mkdir(parents=True, exist_ok=True)
+    failures = []
+    start = time.perf_counter()
+    for number, path in enumerate(paths, start=1):
+        begin = time.perf_counter()
+        say(f"[{number}/{len(paths)}] {path.stem} ...", flush=True)
+        problem = run_notebook(path, executed / path.name, parameters)
+        minutes = (time.perf_counter() - begin) / 60
+        say(f"[{number}/{len(paths)}] {path.stem} {'FAILED' if problem else 'done'} after {minutes:.1f} min", flush=True)
+        if problem:
+            failures.append(path.stem)
+            say(f"    {problem}\n    the notebook up to there: {shown(executed / path.name)}", flush=True)
+    write_report(executed, out / "report.html", f"mr2ct tutorial, profile {parameters.get('profile', out.name)}")
+    say(f"{len(paths)} notebooks in {(time.perf_counter() - start) / 60:.1f} min: {shown(out / 'report.html')}", flush=True)
+    if failures:
+        say(f"failed: {', '.join(failures)}; the results of the others are kept", flush=True)
+    return len(failures)
+
+
+def shown(path: Path) -> str:
+    """Return `path` relative to where the user stands, when it lies below."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def write_site(out: Path = ROOT / "site") -> Path:
+    """Write the notebooks with their stored outputs as HTML pages with an index into `out`; return the index."""
+    links = []
+    for path in numbered_notebooks():
+        write_html(path, out / f"{path.stem}.html")
+        links.append(f'<li><a href="{path.stem}.html">{path.stem.replace("_", " ")}</a></li>')
+    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>mr2ct</title><h1>mr2ct</h1><ul>{"".join(links)}</ul></html>\n'
+    with atomic(out / "index.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return out / "index.html"
+
+
+def main() -> int:
+    """Read the command line, run, and return the exit code: 0, or 1 when a notebook failed."""
+    profiles = sorted(path.stem for path in (NOTEBOOKS / "params").glob("*.yaml"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", nargs="*", help="names or numbers, such as 03 (default: all)")
+    parser.add_argument("--profile", choices=profiles, default="quick")
+    parser.add_argument("--site", action="store_true", help="write the stored notebooks as HTML to site/ instead; runs nothing")
+    arguments = parser.parse_args()
+    quiet_kernels()
+    if arguments.site:
+        print(f"wrote {shown(write_site())}")
+        return 0
+    paths = numbered_notebooks(names=arguments.notebooks)
+    if not paths:
+        print("no notebooks in notebooks/")
+        return 1
+    parameters = yaml.safe_load((NOTEBOOKS / "params" / f"{arguments.profile}.yaml").read_text(encoding="utf-8"))
+    return 1 if run_tutorial(paths, parameters, ROOT / "runs" / arguments.profile) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -74,9 +74,7 @@ ACQUISITIONS: dict[str, dict[str, dict[str, Grid]]] = {
         "paper": dict.fromkeys(("source", "target"), Grid((256, 256, 40), (1.56, 1.56, 5.0), (2, 2, 2))),
     },
 }
-_HIP_CT, _ABDOMEN_CT = (
-    {"modality": "CT", "name": "CT", "unit": "HU", "noise": 12.0, "table": "curved"} for _ in range(2)
-)
+_HIP_CT, _ABDOMEN_CT = ({"modality": "CT", "name": "CT", "unit": "HU", "noise": 12.0, "table": "curved"} for _ in range(2))
 DOMAINS: dict[str, dict[str, dict[str, Any]]] = {
     "hip": {"source": {"modality": "MR", "name": "T1 SPGR", "unit": "a.u.", "sequence": "hip_spgr"}, "target": _HIP_CT},
     "head": {
@@ -141,11 +139,9 @@ def _label_map(labels: str, names: str, body: str | None):
     return volume.replace(array=array), all_names, outline
 
 
-def scan(
-    settings: dict[str, Any], patient, domain: str, seed: int, distort: bool = False, centre=None
-) -> tuple[Volume, Volume]:
+def scan(settings: dict[str, Any], patient, domain: str, seed: int, distort: bool = False, centre=None) -> tuple[Volume, Volume]:
     """Return (scan, labels) of `patient` in the scanner of `domain`, centred on `centre` (default its landmark); seed: the scan's own."""
-    anatomy, how = settings["anatomy"], settings["domains"][domain]
+    how = settings["domains"][domain]
     grid = Grid(**{key: tuple(value) for key, value in settings["grids"][domain].items()})
     affine = grid.affine(patient.landmarks["centre"] if centre is None else centre)
     options = {key: how[key] for key in ("noise", "bias", "texture", "table", "strip") if key in how}
@@ -216,15 +212,11 @@ def _settings(anatomy, seed, paired, profile, labels, names, body, distort_targe
     if profile not in ACQUISITIONS[anatomy]:
         raise InputError(f"profile: {profile!r}; expected one of {', '.join(ACQUISITIONS[anatomy])}")
     if distort_target and anatomy != "head":
-        raise InputError(
-            f"distort_target: {anatomy}; expected head, the anatomy that has this distortion. Leave it out"
-        )
+        raise InputError(f"distort_target: {anatomy}; expected head, the anatomy that has this distortion. Leave it out")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed: {seed!r}; expected a whole number >= 0")
     if (labels is None) != (names is None) or (body is not None and labels is None):
-        raise InputError(
-            "labels, names, body: only part of them given; expected labels and names together (body is optional)"
-        )
+        raise InputError("labels, names, body: only part of them given; expected labels and names together (body is optional)")
     given = {"labels": labels, "names": names, "body": body}
     files = {key: None if path is None else str(Path(path).resolve()) for key, path in given.items()}
     sums = {}
@@ -343,13 +335,9 @@ def make_cohort(
                 f"{folder}: holds a cohort with another {', '.join(other)}; expected the same settings to continue it. Choose another folder"
             )
         if len(held.get("patients", {})) > len(ids):
-            raise InputError(
-                f"{folder}: holds {len(held['patients'])} patients, more than the {len(ids)} asked for. Choose another folder"
-            )
+            raise InputError(f"{folder}: holds {len(held['patients'])} patients, more than the {len(ids)} asked for. Choose another folder")
     elif folder.is_dir() and any(folder.iterdir()):
-        raise InputError(
-            f"{folder}: holds other files and no cohort.json; expected a new or empty folder. Choose another folder"
-        )
+        raise InputError(f"{folder}: holds other files and no cohort.json; expected a new or empty folder. Choose another folder")
     meta = {"format": FORMAT, "complete": False, "settings": _plain(settings), "patients": {}}
     todo = [id_ for id_ in ids if not all(path.exists() for path in _expected(folder, settings, id_))]
     if todo:
@@ -379,11 +367,7 @@ def _scans(folder: Path) -> dict[str, Path]:
     """id -> scan file or DICOM folder, in the order of their names; hidden files are left alone."""
     if not folder.is_dir():
         return {}
-    found = [
-        p
-        for p in sorted(folder.iterdir())
-        if not p.name.startswith(".") and (p.is_dir() or p.name.lower().endswith(SCANS))
-    ]
+    found = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and (p.is_dir() or p.name.lower().endswith(SCANS))]
     return {_stem(path): path for path in found}
 
 
@@ -412,27 +396,19 @@ def read_cohort(folder: str | Path) -> Cohort:
     if not isinstance(meta, dict):
         raise InputError(f"{index}: holds no JSON object; expected what `mr2ct cohort` writes. Make the cohort again")
     if meta.get("complete") is False:
-        raise InputError(
-            f"{folder}: is unfinished; expected a whole cohort. Start the same `mr2ct cohort` command again to finish it"
-        )
+        raise InputError(f"{folder}: is unfinished; expected a whole cohort. Start the same `mr2ct cohort` command again to finish it")
     source, target, labels = (_scans(folder / kind) for kind in ("source", "target", "labels"))
     own = "settings" not in meta
     if not own:
         people = meta["patients"]
-        source, target, labels = (
-            {id_: paths[id_] for id_ in people if id_ in paths} for paths in (source, target, labels)
-        )
+        source, target, labels = ({id_: paths[id_] for id_ in people if id_ in paths} for paths in (source, target, labels))
         for domain, paths in (("source", source), ("target", target)):
             absent = [id_ for id_, entry in people.items() if domain in entry["domains"] and id_ not in paths]
             if absent:
-                raise InputError(
-                    f"{folder / domain}: {absent[0]} is missing; expected what cohort.json lists. Make the cohort again"
-                )
+                raise InputError(f"{folder / domain}: {absent[0]} is missing; expected what cohort.json lists. Make the cohort again")
     for domain, paths in (("source", source), ("target", target)):
         if not paths:
-            raise InputError(
-                f"{folder / domain}: holds no scans; expected at least one NIfTI file. Put the {domain} scans there"
-            )
+            raise InputError(f"{folder / domain}: holds no scans; expected at least one NIfTI file. Put the {domain} scans there")
     kinds = {}
     for domain, paths in (("source", source), ("target", target)):
         for path in list(paths.values())[: None if own else 1]:
@@ -460,18 +436,13 @@ def _own_meta(folder: Path, meta: dict[str, Any], source, target, kinds) -> dict
     """cohort.json of a user's own folder, as far as it can be known."""
     if meta.get("paired") and set(source) != set(target):
         lone = sorted(set(source) ^ set(target))[0]
-        raise InputError(
-            f"{folder}: {lone} lies in one domain only; expected the same names in source/ and target/ of a paired cohort"
-        )
+        raise InputError(f"{folder}: {lone} lies in one domain only; expected the same names in source/ and target/ of a paired cohort")
     people: dict[str, Any] = {}
     for domain, paths in (("source", source), ("target", target)):
         for id_ in paths:
             people.setdefault(id_, {"seed": None, "domains": [], "landmarks": {}})["domains"].append(domain)
     names = read_json(folder / "names.json") if (folder / "names.json").exists() else {}
-    domains = {
-        domain: {"modality": kind, "name": kind, "unit": "HU" if kind == "CT" else "a.u."}
-        for domain, kind in kinds.items()
-    }
+    domains = {domain: {"modality": kind, "name": kind, "unit": "HU" if kind == "CT" else "a.u."} for domain, kind in kinds.items()}
     default = {
         "format": FORMAT, "anatomy": "own", "profile": None, "seed": None, "paired": False, "distort_target": False,
         "domains": domains, "physics": {}, "label_names": names, "patients": people, "versions": {},

@@ -71,16 +71,14 @@ def spgr(t1, t2star, pd, tr, te, flip_degrees):
     >>> round(float(spgr(t1=250, t2star=58, pd=0.95, tr=7.9, te=3.08, flip_degrees=30)), 4)  # fat
     0.0871
     >>> round(float(spgr(t1=990, t2star=28, pd=0.90, tr=7.9, te=3.08, flip_degrees=30)), 4)  # muscle
-    0.0228
+    0.0227
     """
     angle = np.deg2rad(flip_degrees)
     e1 = np.exp(-np.divide(tr, t1))
     return pd * np.sin(angle) * (1 - e1) / (1 - e1 * np.cos(angle)) * np.exp(-np.divide(te, t2star))
 
 
-gradient_echo = (
-    spgr  # the T2*-weighted gradient echo has the same steady state; only its longer TE makes the difference
-)
+gradient_echo = spgr  # the T2*-weighted gradient echo has the same steady state; only its longer TE makes the difference
 
 
 def spin_echo(t1, t2, pd, tr, te):
@@ -108,18 +106,14 @@ def tissue_signals(names: dict[int, str], sequence: Sequence) -> np.ndarray:
     raise InputError(f"sequence: kind {sequence.kind!r}; expected 'spgr' or 'spin_echo'")
 
 
-def smooth_field(
-    shape: tuple[int, int, int], affine: np.ndarray, length: float, seed: Any, extent: float = 450.0
-) -> np.ndarray:
+def smooth_field(shape: tuple[int, int, int], affine: np.ndarray, length: float, seed: Any, extent: float = 450.0) -> np.ndarray:
     """Return a smooth random field, mean 0 and SD 1 over many draws, float32, at the voxel centres of a grid.
 
     White noise on a lattice of `length` mm that is fixed in space, interpolated by cubic B-splines: the same seed gives the same field at the same
     place on any grid. Only grids along the axes (positive diagonal affine); beyond +-`extent` mm the field continues periodically.
     """
     if np.any(affine[:3, :3][~np.eye(3, dtype=bool)] != 0) or np.any(np.diag(affine)[:3] <= 0):
-        raise InputError(
-            "affine: oblique or flipped; expected a virtual scanner's grid along the axes; reslice afterwards"
-        )
+        raise InputError("affine: oblique or flipped; expected a virtual scanner's grid along the axes; reslice afterwards")
     knots = int(np.ceil(2 * extent / length))
     field = np.random.default_rng(seed).standard_normal((knots,) * 3, dtype=np.float32)
     for axis in range(3):
@@ -128,10 +122,7 @@ def smooth_field(
         t = (position - first).astype(np.float32)
         weights = ((1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6)
         along = [-1 if other == axis else 1 for other in range(3)]
-        field = sum(
-            np.take(field, (first + tap) % knots, axis=axis) * weight.reshape(along)
-            for tap, weight in enumerate(weights)
-        )
+        field = sum(np.take(field, (first + tap) % knots, axis=axis) * weight.reshape(along) for tap, weight in enumerate(weights))
     return field / np.float32((151 / 315) ** 1.5)  # 151/315 is the integral of the squared cubic B-spline, once an axis
 
 
@@ -152,13 +143,9 @@ def ct_noise(shape: tuple[int, int, int], sd: float, rng: np.random.Generator) -
 
     That is the texture that filtered back-projection leaves: ramp filter times a Hann window, without a constant part.
     """
-    frequency = np.hypot(
-        fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])[None]
-    )  # cycles a voxel; 0.5 is the edge of the band
+    frequency = np.hypot(fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])[None])  # cycles a voxel; 0.5 is the edge of the band
     amplitude = np.sqrt(frequency) * np.where(frequency < 0.5, np.cos(np.pi * frequency) ** 2, 0)
-    twice = np.full(
-        amplitude.shape[1], 2.0
-    )  # every column of a real transform but the first (and an even last) stands for two
+    twice = np.full(amplitude.shape[1], 2.0)  # every column of a real transform but the first (and an even last) stands for two
     twice[0] = 1
     if shape[1] % 2 == 0:
         twice[-1] = 1
@@ -216,15 +203,11 @@ def _displaced(shape, affine: np.ndarray, displacement: Displacement) -> np.ndar
 
 
 def _warp(volume: np.ndarray, coordinates: np.ndarray, order: int, fill: float) -> np.ndarray:
-    slices = [
-        ndimage.map_coordinates(volume[..., k], coordinates, order=order, cval=fill) for k in range(volume.shape[2])
-    ]
+    slices = [ndimage.map_coordinates(volume[..., k], coordinates, order=order, cval=fill) for k in range(volume.shape[2])]
     return np.stack(slices, axis=-1)
 
 
-def _scan(
-    patient: Patient, shape, affine, supersample, displacement, fine_signal, fill: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _scan(patient: Patient, shape, affine, supersample, displacement, fine_signal, fill: float) -> tuple[np.ndarray, np.ndarray]:
     """Paint finer, turn into signal by fine_signal(labels, shape, affine), displace, average: (mean signal float32, labels at voxel centres)."""
     signal, labels = np.empty(shape, dtype=np.float32), None
     for where, slab_shape, slab in _slabs(shape, affine, supersample):
@@ -344,9 +327,7 @@ def _table(patient: Patient, shape, affine: np.ndarray, kind: str) -> Callable[[
         depth = top + curvature / 2 * (x - centre) ** 2 - y  # mm below the surface that the patient lies on
         inside = (np.abs(x - centre) < 215) & (depth > 0) & (depth < 36)
         shell = (depth < 3) | (depth > 33) | (np.abs(x - centre) > 212)
-        return np.where(inside, np.where(shell, np.float32(-350), np.float32(-930)), np.float32(AIR_HU)).astype(
-            np.float32
-        )
+        return np.where(inside, np.where(shell, np.float32(-350), np.float32(-930)), np.float32(AIR_HU)).astype(np.float32)
 
     return hu
 
@@ -356,9 +337,7 @@ class Distortion:
 
     def __init__(self, nodes: np.ndarray, values: np.ndarray):
         self.nodes, self.values = nodes, values
-        self._interpolate = RegularGridInterpolator(
-            (nodes, nodes), values, method="cubic", bounds_error=False, fill_value=None
-        )
+        self._interpolate = RegularGridInterpolator((nodes, nodes), values, method="cubic", bounds_error=False, fill_value=None)
 
     def __call__(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         limit = np.abs(self.nodes).max()

@@ -1,0 +1,211 @@
+"""Cohorts on disk: what decides the bits, what is kept, what is refused."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mr2ct_lib import cohort
+from mr2ct_lib.cohort import make_cohort, read_cohort
+from mr2ct_lib.files import InputError
+from mr2ct_lib.volumes import read_volume
+
+
+class Spheres:
+    """A patient of muscle with a ball of fat, whose sizes follow the seed."""
+
+    names = {0: "background", 1: "muscle", 2: "subcutaneous_fat", 3: "csf"}
+
+    def __init__(self, seed, press=0.0):
+        self.seed, self.press = seed, press
+        self.radius = 60 + 10 * np.random.default_rng(seed).random()
+        self.landmarks = {"centre": (1.0, 2.0, 3.0)}
+
+    def paint(self, shape, affine):
+        x, y, z = (affine[a, 3] + affine[a, a] * np.arange(shape[a]) for a in range(3))
+        y = y + self.press * np.cos(x / 40)[:, None]
+        distance = np.sqrt(x[:, None, None] ** 2 + y.reshape(-1, shape[1])[..., None] ** 2 + (z[None, None] * 0.4) ** 2)
+        return ((distance < self.radius).astype(np.uint8) + (distance < 0.5 * self.radius)).astype(np.uint8)
+
+
+@pytest.fixture
+def spheres(monkeypatch):
+    def build(settings, seed, domain, as_is=False):
+        pressed = settings["anatomy"] == "abdomen" and domain == "target"
+        return Spheres(seed, 10.0 if pressed else 0.0)
+
+    monkeypatch.setattr(cohort, "build_patient", build)
+    small = {anatomy: dict(grids) for anatomy, grids in cohort.ACQUISITIONS.items()}
+    for anatomy, spacing in (("hip", 12.0), ("head", 8.0), ("abdomen", 10.0)):
+        small[anatomy]["quick"] = dict.fromkeys(("source", "target"), cohort.Grid((24, 24, 6), (spacing,) * 3, (2, 2, 1)))
+    monkeypatch.setattr(cohort, "ACQUISITIONS", small)
+
+
+def bits(folder):
+    return {p.relative_to(folder).as_posix(): read_volume(p, "a.u.").array.tobytes() for p in sorted(folder.rglob("s*.nii.gz"))} | {
+        p.relative_to(folder).as_posix(): read_volume(p, "a.u.").array.tobytes() for p in sorted(folder.rglob("[tp]*.nii.gz"))
+    }
+
+
+def test_unpaired_cohort(tmp_path, spheres):
+    made = make_cohort("hip", tmp_path / "a", 2, seed=1, workers=1)
+    assert list(made.source) == ["s0001", "s0002"] and list(made.target) == ["t0001", "t0002"]
+    assert list(made.labels) == ["s0001", "s0002", "t0001", "t0002"] and not made.paired
+    assert made.meta["domains"]["target"] == {"modality": "CT", "name": "CT", "unit": "HU"}
+    assert made.meta["label_names"]["1"] == "muscle"
+    assert made.meta["patients"]["t0002"]["landmarks"]["centre"] == [1.0, 2.0, 3.0]
+    assert len({person["seed"] for person in made.meta["patients"].values()}) == 4
+    ct = nib.load(made.target["t0001"])
+    assert ct.get_data_dtype() == np.int16
+    assert read_volume(made.target["t0001"]).unit == "HU"
+    np.testing.assert_allclose(ct.affine @ [11.5, 11.5, 2.5, 1], [1, 2, 3, 1], atol=1e-4)  # centred on the landmark
+
+
+def test_seed_decides(tmp_path, spheres):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        make_cohort("hip", tmp_path / name, 1, seed=seed, workers=1)
+    a, b, c = (bits(tmp_path / name) for name in "abc")
+    assert a == b and set(a) == set(c) and all(a[path] != c[path] for path in a if "labels" not in path)
+
+
+def test_workers_do_not_change_bits(tmp_path, monkeypatch):
+    make_cohort("head", tmp_path / "one", 1, seed=3, workers=1)
+    make_cohort("head", tmp_path / "two", 1, seed=3, workers=2)
+    assert bits(tmp_path / "one") == bits(tmp_path / "two")
+
+
+def test_interrupted_cohort_is_taken_up_again(tmp_path, spheres, monkeypatch):
+    make_cohort("hip", tmp_path / "whole", 3, seed=1, paired=True, workers=1)
+    make_patient, made = cohort.make_patient, []
+
+    def stops_at_the_third(settings, folder, id_):
+        if id_ == "p0003" and len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(id_)
+        return make_patient(settings, folder, id_)
+
+    monkeypatch.setattr(cohort, "make_patient", stops_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        make_cohort("hip", tmp_path / "part", 3, seed=1, paired=True, workers=1)
+    with pytest.raises(InputError, match="unfinished"):
+        read_cohort(tmp_path / "part")
+    monkeypatch.setattr(cohort, "make_patient", lambda *arguments: made.append(arguments[2]) or make_patient(*arguments))
+    make_cohort("hip", tmp_path / "part", 3, seed=1, paired=True, workers=1)
+    assert made == ["p0001", "p0002", "p0003"]  # finished patients were kept
+    assert bits(tmp_path / "part") == bits(tmp_path / "whole")
+    assert (tmp_path / "part" / "cohort.json").read_text() == (tmp_path / "whole" / "cohort.json").read_text()
+    make_cohort("hip", tmp_path / "part", 4, seed=1, paired=True, workers=1)  # and a cohort may grow
+    assert made[3:] == ["p0004"]
+
+
+def test_other_settings_are_refused(tmp_path, spheres):
+    make_cohort("hip", tmp_path / "a", 2, seed=1, workers=1)
+    before = (tmp_path / "a" / "cohort.json").read_text()
+    for changed in ({"seed": 2}, {"paired": True, "seed": 1}, {"profile": "full", "seed": 1}):
+        with pytest.raises(InputError, match=next(iter(changed))):
+            make_cohort("hip", tmp_path / "a", 2, workers=1, **changed)
+    with pytest.raises(InputError, match="more than"):
+        make_cohort("hip", tmp_path / "a", 1, seed=1, workers=1)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(InputError, match="other files"):
+        make_cohort("hip", tmp_path / "mine", 1, seed=1, workers=1)
+    assert (tmp_path / "a" / "cohort.json").read_text() == before
+
+
+def test_distorted_heads_hold_their_truth(tmp_path, spheres):
+    plain = make_cohort("head", tmp_path / "plain", 1, seed=1, paired=True, workers=1)
+    bent = make_cohort("head", tmp_path / "bent", 1, seed=1, paired=True, distort_target=True, workers=1)
+
+    def load(made, kind):
+        return read_volume(made.folder / kind / "p0001.nii.gz", "a.u.").array
+
+    np.testing.assert_array_equal(load(plain, "source"), load(bent, "source"))
+    assert np.abs(load(plain, "target") - load(bent, "target")).mean() > 0.05 * load(plain, "target").mean()
+    np.testing.assert_array_equal(load(bent, "truth_source_to_target"), load(plain, "target"))  # T2 without distortion
+    truth, labels = load(bent, "truth_target_to_source"), load(bent, "labels_target")
+    assert ((truth > 0) == (labels > 0)).all()  # PD of the distorted head
+    assert not (plain.folder / "truth_source_to_target").exists()
+
+
+def test_abdomen_keeps_each_posture(tmp_path, spheres):
+    made = make_cohort("abdomen", tmp_path / "a", 1, seed=1, paired=True, workers=1)
+    volumes = {p.parent.name: read_volume(p) for p in made.folder.rglob("p0001.nii.gz") if "labels" not in p.parent.name}
+    assert volumes["truth_source_to_target"].unit == "HU" and volumes["truth_target_to_source"].unit == "a.u."
+    body = {kind: read_volume(made.folder / kind / "p0001.nii.gz", "label").array == 2 for kind in ("labels", "labels_target")}
+    lowest = {kind: inside.any(axis=(0, 2)).argmax() for kind, inside in body.items()}
+    assert lowest["labels"] > lowest["labels_target"]  # the stand-in is pressed down by 10 mm in CT
+    fat = volumes["truth_source_to_target"].array[body["labels"]]
+    assert np.median(fat) == pytest.approx(-94, abs=15)
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        ({"anatomy": "knee"}, "anatomy"),
+        ({"profile": "huge"}, "profile"),
+        ({"patients": 0}, "patients"),
+        ({"seed": -1}, "seed"),
+        ({"distort_target": True}, "distort_target"),
+        ({"labels": "a.nii.gz"}, "names"),
+        ({"labels": "a.nii.gz", "names": "b.json"}, "a.nii.gz"),
+        ({"body": "a.nii.gz"}, "body"),
+    ],
+)
+def test_arguments_that_make_no_sense(tmp_path, arguments, word):
+    with pytest.raises(InputError, match=word):
+        make_cohort(**({"anatomy": "hip", "out": tmp_path / "a", "patients": 1, "seed": 1} | arguments))
+    assert not (tmp_path / "a").exists()
+
+
+def own_folder(made, tmp_path, source="source", target="target"):
+    folder = tmp_path / "own"
+    shutil.copytree(made.folder / source, folder / "source")
+    shutil.copytree(made.folder / target, folder / "target")
+    return folder
+
+
+def test_own_folder_of_scans(tmp_path, spheres):
+    made = make_cohort("hip", tmp_path / "a", 2, seed=1, paired=True, workers=1)
+    folder = own_folder(made, tmp_path)
+    own = read_cohort(folder)
+    assert own.meta["domains"]["target"]["modality"] == "CT" and own.meta["domains"]["source"]["unit"] == "a.u."
+    assert not own.paired and own.labels == {} and list(own.source) == ["p0001", "p0002"]
+    (folder / "cohort.json").write_text(json.dumps({"paired": True}))
+    assert read_cohort(folder).paired
+    (folder / "source" / "p0002.nii.gz").unlink()
+    with pytest.raises(InputError, match="p0002"):
+        read_cohort(folder)
+
+
+def test_swapped_domains_are_refused(tmp_path, spheres):
+    made = make_cohort("hip", tmp_path / "a", 1, seed=1, workers=1)
+    with pytest.raises(InputError, match="Exchange the two folders"):
+        read_cohort(own_folder(made, tmp_path, "target", "source"))
+    (made.folder / "source").rename(made.folder / "x")
+    (made.folder / "target").rename(made.folder / "source")
+    (made.folder / "x").rename(made.folder / "target")
+    with pytest.raises(InputError, match="source"):
+        read_cohort(made.folder)
+
+
+def test_mixed_domain_is_refused(tmp_path, spheres):
+    made = make_cohort("hip", tmp_path / "a", 1, seed=1, workers=1)
+    folder = own_folder(made, tmp_path)
+    shutil.copy(made.target["t0001"], folder / "source" / "x.nii.gz")
+    with pytest.raises(InputError, match=r"x\.nii\.gz"):
+        read_cohort(folder)
+
+
+def test_empty_and_missing_cohorts_are_refused(tmp_path, spheres):
+    with pytest.raises(InputError, match="does not exist"):
+        read_cohort(tmp_path / "nowhere")
+    (tmp_path / "empty" / "source").mkdir(parents=True)
+    with pytest.raises(InputError, match="holds no scans"):
+        read_cohort(tmp_path / "empty")
+    made = make_cohort("hip", tmp_path / "a", 1, seed=1, workers=1)
+    made.target["t0001"].unlink()
+    with pytest.raises(InputError, match="t0001"):
+        read_cohort(made.folder)

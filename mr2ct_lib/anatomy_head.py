@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mr2ct_lib.files import InputError
+from mr2ct_lib.tissues import tissue_of
 
 HEAD_NAMES: dict[int, str] = {
     0: "background",
@@ -21,23 +22,11 @@ HEAD_NAMES: dict[int, str] = {
     6: "putamen",
     7: "pallidum",
     8: "thalamus",
-    9: "cerebellum_grey_matter",
-    10: "cerebellum_white_matter",
+    9: "cerebellar_grey_matter",
+    10: "cerebellar_white_matter",
     11: "brain_stem",
 }
-HEAD_TISSUES: dict[str, str] = {  # structure -> tissue
-    "csf": "csf",
-    "grey_matter": "grey_matter",
-    "white_matter": "white_matter",
-    "ventricles": "csf",
-    "caudate": "grey_matter",
-    "putamen": "grey_matter",
-    "pallidum": "white_matter",  # its iron makes it nearly as dark as white matter in T2
-    "thalamus": "grey_matter",
-    "cerebellum_grey_matter": "grey_matter",
-    "cerebellum_white_matter": "white_matter",
-    "brain_stem": "white_matter",
-}
+HEAD_TISSUES: dict[str, str] = {name: tissue_of(name).name for name in HEAD_NAMES.values()}
 _VALUE = {name: value for value, name in HEAD_NAMES.items()}
 _CHUNK = 400_000  # points painted at once: bounds the memory of large grids
 
@@ -135,6 +124,7 @@ class HeadPatient:
     tilt: np.ndarray  # 3x3 rotation of the head in the scanner
     folds: Waves
     fold_shift: np.ndarray  # how the left side's folds differ from the right side's, rad (waves,)
+    fold_bend: np.ndarray  # how the folds wind on their way inwards, rad (waves,)
     depths: Waves
     bends: tuple[Waves, Waves, Waves]
     names: dict[int, str] = field(default_factory=lambda: dict(HEAD_NAMES))
@@ -168,7 +158,7 @@ class HeadPatient:
         cerebellum = _cerebellum_depth(half)
         stem = tube_depth(bent, _STEM, (0.9, 1, 1))
         cistern = np.maximum.reduce([
-            ellipsoid_depth(half, (0, -14, -18), (22, 26, 20)), cerebellum + 2.5, np.where(bent[:, 2] > -56, stem + 2.5, -1),
+            ellipsoid_depth(half, (0, -15, -15), (25, 31, 21)), cerebellum + 2.5, np.where(bent[:, 2] > -56, stem + 2.5, -1),
         ])
         labels[(cistern > 0) & (bent[:, 2] > -62)] = _VALUE["csf"]
         inside = np.flatnonzero(hull > 0)
@@ -184,14 +174,15 @@ class HeadPatient:
         """CSF, grey or white matter at points inside the cerebrum's hull, by the distance to the nearest CSF."""
         side, y, z = half.T
         ahead = np.float32([18, -18, 6])
-        spread = np.clip(rho, 0.35, None)
+        spread = np.clip(rho, 0.72, None)
         surface = ahead + (half - ahead) / spread[:, None]  # folds are radial: one pattern on the hull, carried inwards
-        phase = self.folds.phase + left[:, None] * self.fold_shift
+        turn = self.depths(half)
+        phase = self.folds.phase + left[:, None] * self.fold_shift + (0.5 * turn)[:, None] * self.fold_bend
         value, slope = self.folds.value_and_slope(surface, phase)
-        away = np.abs(value) / np.maximum(slope, 0.06) * spread  # mm to the sulcus
-        reach = 15 + 7 * self.depths(half)  # how deep a sulcus goes
+        away = np.abs(value) / np.maximum(slope, 0.55 * 2 * np.pi / _FOLD) * spread  # mm to the sulcus
+        reach = 16 + 6 * turn  # how deep a sulcus goes
         away = np.hypot(away, np.maximum(hull - reach, 0))
-        width = self.atrophy * (0.55 + 0.9 * np.exp(-np.maximum(hull, 0) / 7))
+        width = self.atrophy * (0.4 + 0.9 * np.exp(-np.maximum(hull, 0) / 6))
         fissure = np.where(np.hypot((y + 10) / 44, (z + 3) / 31) > 1, side - 0.6, 30)  # between the halves, above the callosum
         fissure = np.maximum(fissure, np.where(z < -22, 22 - side, -30))
         slope_z = -3 - 0.32 * y  # the lateral fissure climbs backwards
@@ -210,7 +201,7 @@ class HeadPatient:
         core = np.maximum(core, ellipsoid_depth(half[part], (0, -52, -38), (20, 8, 8)))
         white = (core > 0) | ((leaf < -0.75) & (depth[part] > 5) & (core > -9))
         gap = (leaf > 0.93) & (depth[part] < 9) & (core < -4)
-        labels[part] = np.select([gap, white], [_VALUE["csf"], _VALUE["cerebellum_white_matter"]], _VALUE["cerebellum_grey_matter"])
+        labels[part] = np.select([gap, white], [_VALUE["csf"], _VALUE["cerebellar_white_matter"]], _VALUE["cerebellar_grey_matter"])
 
     def _deep(self, labels: np.ndarray, half: np.ndarray, hull: np.ndarray) -> None:
         """Basal ganglia, thalamus, callosum and ventricles over what is there."""
@@ -240,6 +231,7 @@ class HeadPatient:
         labels[part] = label
 
 
+_FOLD = 25.0  # wavelength of the folds on the hull, mm: two sulci
 _CENTRE = np.float32([0, -17, 8])  # middle of the mean brain, mm
 
 
@@ -250,10 +242,13 @@ def _cerebrum_depth(half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     width = 67 - 0.11 * np.maximum(y - 10, 0) - 0.05 * np.maximum(-y - 50, 0)
     rho = ((side / width) ** 2.4 + (np.abs(y + 17) / 86) ** 2.4 + (np.abs(z - 8) / down) ** 2.4) ** np.float32(1 / 2.4)
     main = (1 - rho) * np.float32(66)
-    base = np.where(y > 18, z + 26, np.where(y < -38, z + 12 - 0.25 * (y + 38), np.float32(99)))  # orbital floor, tentorium
-    base = np.minimum(base, np.where(side < 17, z + 16, 99))
+    ahead = np.clip((y + 38) / 56, 0, 1)  # 0 over the cerebellum, 1 over the orbits
+    middle = np.exp(-((side / 18) ** 2))
+    floor = (1 - ahead) * (-13 + 0.3 * np.minimum(y + 38, 0) + 10 * middle) + ahead * (-27 + 0.1 * (y - 18) + 6 * middle)
+    floor = floor + 11 * np.exp(-(((y + 10) / 26) ** 2)) * np.exp(-((side / 24) ** 4))
+    base = z - floor
     main = np.minimum(main, base)
-    temporal = ellipsoid_depth(half, (45, -12, -16), (21, 46, 27))
+    temporal = ellipsoid_depth(half, (44, -12, -17), (21, 45, 26))
     return np.maximum(main, temporal), rho
 
 
@@ -269,8 +264,8 @@ def head_patient(
 ) -> HeadPatient:
     """The virtual head of `seed`: the same seed is the same person.
 
-    `size` (factor of length, default 0.94..1.05), `ventricles` (factor of their radius, default 0.7..1.6), `atrophy` (factor of the
-    sulci's width, default 0.8..1.5) and `tilt` (degrees, spread of the head's three rotations, default 3) override what the seed draws.
+    `size` (factor of length, default 0.92..1.02), `ventricles` (factor of their radius, default 0.7..1.6), `atrophy` (factor of the
+    sulci's width, default 0.7..1.4) and `tilt` (degrees, spread of the head's three rotations, default 3) override what the seed draws.
 
     >>> labels = head_patient(1).paint((32, 36, 6), np.diag([6.0, 6, 20, 1]) + np.array([[0, 0, 0, -93], [0, 0, 0, -105], [0, 0, 0, -50], [0] * 4]))
     >>> labels.shape, labels[0, 0, 0].item()
@@ -280,7 +275,7 @@ def head_patient(
         if value is not None and not 0.3 <= value <= 3:
             raise InputError(f"{name}: {value} found; expected a factor between 0.3 and 3. Use 1 for the mean head")
     rng = np.random.default_rng([seed, 21])
-    drawn = {"size": rng.uniform(0.94, 1.05), "ventricles": rng.uniform(0.7, 1.6), "atrophy": rng.uniform(0.8, 1.5)}
+    drawn = {"size": rng.uniform(0.92, 1.02), "ventricles": rng.uniform(0.7, 1.6), "atrophy": rng.uniform(0.7, 1.4)}
     proportions = rng.uniform(0.965, 1.035, 3)
     angles = np.radians(rng.normal(0, 1, 3).clip(-2, 2) * (3 if tilt is None else tilt))
     (sx, sy, sz), (cx, cy, cz) = np.sin(angles), np.cos(angles)
@@ -293,8 +288,9 @@ def head_patient(
         atrophy=drawn["atrophy"] if atrophy is None else atrophy,
         cortex=rng.uniform(2.6, 3.2),
         tilt=turn,
-        folds=Waves.random(rng, 22, 27.0, 0.25),
-        fold_shift=rng.normal(0, 0.7, 22).astype(np.float32),
+        folds=Waves.random(rng, 24, _FOLD, 0.2),
+        fold_shift=rng.normal(0, 0.7, 24).astype(np.float32),
+        fold_bend=rng.normal(0, 1, 24).astype(np.float32),
         depths=Waves.random(rng, 6, 45.0, 0.3),
         bends=tuple(Waves.random(rng, 4, 110.0, 0.3) for _ in range(3)),
     )

@@ -52,6 +52,7 @@ def build_network(channels: int, classes: int, widths: Sequence[int], seed: int 
             strides=(2,) * (len(widths) - 1),
             num_res_units=1,
             norm="batch",
+            act="relu",  # MONAI's default, PReLU, costs a sixth of a CPU step
         )
 
 
@@ -149,7 +150,7 @@ def train_segmenter(
     network = network.to(memory_format=torch.channels_last)
     # batch=True: the overlap of a structure over the whole batch, since most slices lack some structures
     criterion = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
-    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, 2 * (1 - step / iterations)))
     losses = []
     for step in tqdm(range(iterations), desc="U-Net", disable=not progress):

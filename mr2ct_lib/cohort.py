@@ -74,16 +74,16 @@ ACQUISITIONS: dict[str, dict[str, dict[str, Grid]]] = {
         "paper": dict.fromkeys(("source", "target"), Grid((256, 256, 40), (1.56, 1.56, 5.0), (2, 2, 2))),
     },
 }
-_HIP_CT, _ABDOMEN_CT = ({"modality": "CT", "name": "CT", "unit": "HU", "noise": 12.0, "table": "curved"} for _ in range(2))
+_CT = {"modality": "CT", "name": "CT", "unit": "HU", "noise": 12.0}
 DOMAINS: dict[str, dict[str, dict[str, Any]]] = {
-    "hip": {"source": {"modality": "MR", "name": "T1 SPGR", "unit": "a.u.", "sequence": "hip_spgr"}, "target": _HIP_CT},
+    "hip": {"source": {"modality": "MR", "name": "T1 SPGR", "unit": "a.u.", "sequence": "hip_spgr"}, "target": _CT | {"table": "curved"}},
     "head": {
         "source": {"modality": "MR", "name": "PD", "unit": "a.u.", "sequence": "head_pd", "strip": True, "noise": 0.02},
         "target": {"modality": "MR", "name": "T2", "unit": "a.u.", "sequence": "head_t2", "strip": True, "noise": 0.02},
     },
     "abdomen": {
         "source": {"modality": "MR", "name": "T2*", "unit": "a.u.", "sequence": "abdomen_t2star"},
-        "target": _ABDOMEN_CT,
+        "target": _CT | {"table": None},  # the virtual abdomen brings the table that presses it
     },
 }
 
@@ -112,31 +112,27 @@ def _ids(patients: int, paired: bool) -> list[str]:
     return [f"{role}{number:04d}" for role in ("p" if paired else "st") for number in range(1, patients + 1)]
 
 
-def build_patient(settings: dict[str, Any], seed: int, domain: str, as_is: bool = False):
-    """Return the virtual patient of `seed` as the scanner of `domain` ("source" or "target") finds it.
+def build_patient(settings: dict[str, Any], seed: int, domain: str, posture: str | None = None, as_is: bool = False):
+    """Return the virtual patient of `seed` in the scanner of `domain` ("source" or "target"), with the back pressed by the table of `posture`'s.
 
     as_is: a label map's own person, undeformed.
     """
     anatomy = settings["anatomy"]
     if settings["labels"]:
-        from mr2ct_lib.anatomy import LabelMapPatient
-
-        labels, names, body = _label_map(settings["labels"], settings["names"], settings["body"])
-        return LabelMapPatient(labels, names, body=body, seed=0 if as_is else seed, deform=not as_is)
+        return _label_map(settings["labels"], settings["names"], settings["body"]).with_seed(seed, deform=not as_is)
     module = import_module(f"mr2ct_lib.anatomy_{anatomy}")
-    if anatomy == "abdomen":
-        return module.abdomen_patient(seed, scanner="mr" if domain == "source" else "ct")
+    if settings["posture"]:
+        scanner, table = ({"source": "mr", "target": "ct"}[where] for where in (domain, posture or domain))
+        return module.abdomen_patient(seed, scanner, posture=table)
     return getattr(module, f"{anatomy}_patient")(seed)
 
 
 @cache
 def _label_map(labels: str, names: str, body: str | None):
-    from mr2ct_lib.anatomy import complete_labels, read_names
+    from mr2ct_lib.anatomy import LabelMapPatient, read_names
 
-    volume, names_ = read_volume(labels, unit="label"), read_names(names)
     outline = read_volume(body, unit="label") if body else None
-    array, all_names = complete_labels(volume.array, names_, volume.spacing, None if outline is None else outline.array)
-    return volume.replace(array=array), all_names, outline
+    return LabelMapPatient(read_volume(labels, unit="label"), read_names(names), body=outline, seed=0, deform=False)
 
 
 def scan(settings: dict[str, Any], patient, domain: str, seed: int, distort: bool = False, centre=None) -> tuple[Volume, Volume]:
@@ -146,29 +142,15 @@ def scan(settings: dict[str, Any], patient, domain: str, seed: int, distort: boo
     affine = grid.affine(patient.landmarks["centre"] if centre is None else centre)
     options = {key: how[key] for key in ("noise", "bias", "texture", "table", "strip") if key in how}
     if how["modality"] == "CT":
-        return acquire_ct(patient, grid.shape, affine, seed, supersample=grid.supersample, **options)
+        image, labels = acquire_ct(patient, grid.shape, affine, seed, supersample=grid.supersample, **options)
+        tables = [value for value, name in patient.names.items() if name == "table"]  # no part of the anatomy
+        return image, labels.replace(array=np.where(np.isin(labels.array, tables), 0, labels.array).astype(labels.array.dtype))
     displacement = None
     if distort:
-        fixed, (x0, y0) = (
-            thin_plate_distortion(),
-            (affine[:2, 3] + (np.asarray(grid.shape[:2]) - 1) / 2 * affine.diagonal()[:2]),
-        )
-        displacement = lambda x, y: fixed(x - x0, y - y0)  # noqa: E731 - the scanner's own: it is fixed to the isocentre
-    sequence = SEQUENCES[how["sequence"]]
-    return (
-        acquire_mr(
-            patient,
-            grid.shape,
-            affine,
-            sequence,
-            seed,
-            supersample=grid.supersample,
-            displacement=displacement,
-            **options,
-        )
-        if anatomy
-        else None
-    )
+        fixed, isocentre = thin_plate_distortion(), affine @ [*(np.asarray(grid.shape) - 1) / 2, 1]
+        displacement = lambda x, y: fixed(x - isocentre[0], y - isocentre[1])  # noqa: E731
+    options |= {"supersample": grid.supersample, "displacement": displacement}
+    return acquire_mr(patient, grid.shape, affine, SEQUENCES[how["sequence"]], seed, **options)
 
 
 def make_patient(settings: dict[str, Any], folder: Path, id_: str) -> dict[str, Any]:
@@ -179,7 +161,7 @@ def make_patient(settings: dict[str, Any], folder: Path, id_: str) -> dict[str, 
     as_is = bool(settings["labels"]) and number == 1 and role in "sp"
     distort = settings["distort_target"]
     landmarks: dict[str, Any] = {}
-    people = {domain: build_patient(settings, seed, domain, as_is) for domain in domains}
+    people = {domain: build_patient(settings, seed, domain, as_is=as_is) for domain in domains}
     centre = people[domains[0]].landmarks["centre"]
     for domain in domains:
         image, labels = scan(settings, people[domain], domain, seed, distort and domain == "target")
@@ -192,10 +174,10 @@ def make_patient(settings: dict[str, Any], folder: Path, id_: str) -> dict[str, 
         landmarks[domain] = {name: [float(v) for v in place] for name, place in people[domain].landmarks.items()}
     if role == "p" and (distort or settings["posture"]):
         # source -> target keeps the source's shape, target -> source the target's: the truth is the other scanner's view of that very shape
-        truth, _ = scan(settings, people["source"], "target", seed, centre=centre)
+        truth, _ = scan(settings, build_patient(settings, seed, "target", "source", as_is), "target", seed, centre=centre)
         write_volume(truth, folder / "truth_source_to_target" / f"{id_}.nii.gz")
         centre = people["target"].landmarks["centre"]
-        truth, _ = scan(settings, people["target"], "source", seed, distort, centre=centre)
+        truth, _ = scan(settings, build_patient(settings, seed, "source", "target", as_is), "source", seed, distort, centre=centre)
         write_volume(truth, folder / "truth_target_to_source" / f"{id_}.nii.gz")
     names = {str(value): name for value, name in people[domains[0]].names.items()}
     entry = {"seed": seed, "domains": domains, "landmarks": landmarks[domains[0]], "label_names": names}
@@ -227,10 +209,13 @@ def _settings(anatomy, seed, paired, profile, labels, names, body, distort_targe
             sums[key] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     if labels is not None:
         _label_map(files["labels"], files["names"], files["body"])  # refuses a bad map before anything is written
+    domains = {domain: dict(how) for domain, how in DOMAINS[anatomy].items()}
+    if anatomy == "abdomen" and labels is not None:
+        domains["target"]["table"] = "curved"
     return {
         "anatomy": anatomy, "profile": profile, "seed": seed, "paired": bool(paired), "distort_target": bool(distort_target),
         "posture": anatomy == "abdomen" and labels is None, **files, "sha256": sums,
-        "domains": DOMAINS[anatomy],
+        "domains": domains,
         "grids": {domain: asdict(grid) for domain, grid in ACQUISITIONS[anatomy][profile].items()},
         "sequences": {how["sequence"]: SEQUENCES[how["sequence"]].as_dict() for how in DOMAINS[anatomy].values() if "sequence" in how},
     }  # fmt: skip

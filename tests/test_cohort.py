@@ -32,8 +32,8 @@ class Spheres:
 
 @pytest.fixture
 def spheres(monkeypatch):
-    def build(settings, seed, domain, as_is=False):
-        pressed = settings["anatomy"] == "abdomen" and domain == "target"
+    def build(settings, seed, domain, posture=None, as_is=False):
+        pressed = settings["anatomy"] == "abdomen" and (posture or domain) == "target"
         return Spheres(seed, 10.0 if pressed else 0.0)
 
     monkeypatch.setattr(cohort, "build_patient", build)

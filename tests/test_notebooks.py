@@ -64,7 +64,7 @@ BAD = {
     "metadata are": lambda n: n.metadata.update(widgets={}),
     "section 'Sum': no cell whose": lambda n: n.cells[5].update(outputs=[]),
     "section 'Product': no cell whose": lambda n: n.cells[7].update(outputs=_show("text/plain", "<Figure size 640x480 with 1 Axes>")),
-    "text cells to": lambda n: n.cells.extend([nbformat.v4.new_markdown_cell("more")] * 6),
+    "text cells to": lambda n: n.cells.extend(nbformat.v4.new_markdown_cell("more") for _ in range(6)),
     "0 cells are tagged 'parameters'": lambda n: n.cells[3].metadata.update(tags=[]),
     "2 cells are tagged 'parameters'": lambda n: _add(n, "b: int = 1  # b", "parameters"),
     "must be an annotated literal": lambda n: n.cells[3].update(source='profile = "quick"  # profile'),

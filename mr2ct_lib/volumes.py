@@ -92,14 +92,11 @@ def read_volume(path: str | Path, unit: str | None = None) -> Volume:
     unit = unit or found or "a.u."
     if not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())
-        raise InputError(
-            f"{path}: {count} voxels are NaN or infinite; expected finite values. Repair or leave out this scan"
-        )
+        raise InputError(f"{path}: {count} voxels are NaN or infinite; expected finite values. Repair or leave out this scan")
     if unit == "label":
         if (array != np.round(array)).any() or array.min() < 0 or array.max() > np.iinfo(np.int16).max:
             raise InputError(
-                f"{path}: is no label map (values {array.min():g} to {array.max():g}); expected whole numbers >= 0. "
-                "Choose the label file"
+                f"{path}: is no label map (values {array.min():g} to {array.max():g}); expected whole numbers >= 0. Choose the label file"
             )
         return Volume(array.astype(np.int16), affine, unit, axcodes)
     if array.min() == array.max():
@@ -115,9 +112,7 @@ def write_volume(volume: Volume, path: str | Path, dtype: type | str | None = No
     """
     path = Path(path)
     if not path.name.lower().endswith(NIFTI):
-        raise InputError(
-            f"{path}: the name ends with {path.suffix or 'nothing'!r}; expected .nii or .nii.gz. Rename the output"
-        )
+        raise InputError(f"{path}: the name ends with {path.suffix or 'nothing'!r}; expected .nii or .nii.gz. Rename the output")
     array = volume.array
     if dtype is None:
         labels = np.uint8 if array.max(initial=0) <= 255 else np.int16
@@ -137,9 +132,7 @@ def write_volume(volume: Volume, path: str | Path, dtype: type | str | None = No
         nib.save(image, temporary)
 
 
-def reslice(
-    volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, order: int = 1, fill: float | None = None
-) -> Volume:
+def reslice(volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, order: int = 1, fill: float | None = None) -> Volume:
     """Return `volume` on another grid (`shape`, `affine`), any orientation.
 
     `order` 0 takes the nearest voxel (always for labels), 1 interpolates linearly, 3 by cubic B-splines. A coarser
@@ -248,9 +241,7 @@ def _canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.nd
 def _checked_affine(affine: np.ndarray, path: Path) -> np.ndarray:
     affine = np.asarray(affine, dtype=np.float64)
     matrix = affine[:3, :3]
-    if not np.isfinite(affine).all() or abs(np.linalg.det(matrix)) <= 1e-6 * max(
-        np.linalg.norm(matrix, axis=0).prod(), 1e-9
-    ):
+    if not np.isfinite(affine).all() or abs(np.linalg.det(matrix)) <= 1e-6 * max(np.linalg.norm(matrix, axis=0).prod(), 1e-9):
         raise InputError(
             f"{path}: its affine is singular or not finite, so its voxels have no place in mm; expected an invertible "
             "affine. Repair the header or export the scan again"
@@ -267,13 +258,10 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, str, str
     except Exception as error:  # nibabel, gzip and zlib raise many kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{path}: is not a readable NIfTI image ({reason}); expected a whole .nii or .nii.gz file. "
-            "Copy or export it again"
+            f"{path}: is not a readable NIfTI image ({reason}); expected a whole .nii or .nii.gz file. Copy or export it again"
         ) from error
     if array.dtype.names or array.dtype.kind == "c":
-        raise InputError(
-            f"{path}: holds colours or complex numbers; expected one number a voxel. Export the scan as grey values"
-        )
+        raise InputError(f"{path}: holds colours or complex numbers; expected one number a voxel. Export the scan as grey values")
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim != 3 or min(array.shape) < 1:
@@ -287,19 +275,14 @@ def _read_meta(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, str, str]
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        raise InputError(
-            f"{path}: is not a readable image; expected a whole MetaImage or NRRD file. Copy or export it again"
-        ) from error
+        raise InputError(f"{path}: is not a readable image; expected a whole MetaImage or NRRD file. Copy or export it again") from error
     return *_from_sitk_checked(image, path), None
 
 
 def _from_sitk_checked(image: sitk.Image, path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, str, str]]:
     if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() != 3:
         shape = (*image.GetSize(), image.GetNumberOfComponentsPerPixel())
-        raise InputError(
-            f"{path}: has size and channels {shape}; expected a 3D volume of one channel. Split it or export grey "
-            f"values"
-        )
+        raise InputError(f"{path}: has size and channels {shape}; expected a 3D volume of one channel. Split it or export grey values")
     return _canonical(sitk.GetArrayFromImage(image).transpose(2, 1, 0), _checked_affine(_sitk_affine(image), path))
 
 
@@ -307,9 +290,7 @@ def _read_dicom(folder: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, str, s
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(series) != 1:
-        raise InputError(
-            f"{folder}: holds {len(series)} DICOM series; expected one. Put one series into a folder of its own"
-        )
+        raise InputError(f"{folder}: holds {len(series)} DICOM series; expected one. Put one series into a folder of its own")
     names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
     modality, positions = "", []
     header = sitk.ImageFileReader()
@@ -322,8 +303,7 @@ def _read_dicom(folder: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, str, s
         image = sitk.ReadImage(names)  # applies each slice's rescale slope and intercept
     except RuntimeError as error:
         raise InputError(
-            f"{folder}: its DICOM files cannot be read as one volume; expected slices of one size and kind. "
-            "Export the series again"
+            f"{folder}: its DICOM files cannot be read as one volume; expected slices of one size and kind. Export the series again"
         ) from error
     gaps = np.linalg.norm(np.diff(positions, axis=0), axis=1) if len(names) > 1 else np.ones(1)
     if gaps.max() > 1.01 * gaps.min() + 0.01:
@@ -334,3 +314,21 @@ def _read_dicom(folder: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, str, s
         )
     array, affine, axcodes = _from_sitk_checked(image, folder)
     return array, affine, axcodes, "HU" if modality == "CT" else None
+
+
+def read_grid(path: str | Path) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Return (shape, affine) in RAS+ order of a NIfTI without reading its voxels; of anything else by reading it."""
+    path = Path(path)
+    try:
+        image = nib.load(path)
+        shape, affine = image.shape, image.affine
+        if len(shape) != 3 or image.get_data_dtype().names:
+            raise ValueError("not a plain 3D volume")
+        stored = io_orientation(_checked_affine(affine, path))
+    except InputError:
+        raise
+    except Exception:  # let the reader say what is wrong
+        volume = read_volume(path)
+        return volume.array.shape, volume.affine
+    order = np.argsort(stored[:, 0])
+    return tuple(int(shape[axis]) for axis in order), affine @ inv_ornt_aff(stored, shape)

@@ -1,0 +1,541 @@
+"""Virtual hip patients: bones, cartilage, the 19 muscles of the hip, fat, skin, vessels and pelvic contents.
+
+A reference hip is described by landmarks in mm relative to the midpoint between the femoral heads (x lateral, y anterior,
+z superior; one side, the other is its mirror image): bones by chains of round cones, balls and bent sheets, muscles by
+their sections at a few heights between origin and insertion. A patient is that reference under an own size, pelvis
+width, muscle mass, fat, smooth asymmetric variation and, a side, an own pose: flexion, abduction and rotation turn the
+femur and what inserts on it about the head's centre while the origins on the pelvis stay.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from mr2ct_lib.anatomy import Boxes, chain, ellipsoid, interpolate_lattice, tube, voxel_centres, waves
+from mr2ct_lib.files import InputError
+
+STRUCTURES = (
+    "pelvis", "femur", "sacrum", "gluteus_maximus", "gluteus_medius", "gluteus_minimus", "iliacus",
+    "obturator_externus", "obturator_internus", "pectineus", "piriformis", "psoas_major", "adductor_muscles",
+    "biceps_femoris", "gracilis", "rectus_femoris", "sartorius", "semimembranosus", "semitendinosus",
+    "tensor_fasciae_latae", "vastus_lateralis_and_intermedius", "vastus_medialis",
+)  # fmt: skip
+_NAMES = (
+    "background", "pelvis", "femur", "sacrum", "spine", *STRUCTURES[3:], "erector_spinae", "quadratus_lumborum",
+    "rectus_abdominis", "latissimus_dorsi", "oblique_muscles", "pelvis_cortex", "femur_cortex", "sacrum_cortex",
+    "spine_cortex", "femur_marrow", "cartilage", "skin", "subcutaneous_fat", "intermuscular_fat", "bladder", "vessels",
+    "pelvic_contents", "bowel", "bowel_gas", "spinal_canal",
+)  # fmt: skip
+HIP_NAMES: dict[int, str] = dict(enumerate(_NAMES))
+_VALUE = {name: value for value, name in HIP_NAMES.items()}
+
+# Sections of the muscles: (z, x, y, half length, half width, angle in degrees, bend), mm; see anatomy.tube. Typical
+# positions, rounded; muscles that go on below the field of view end at its lower edge (z = -260).
+MUSCLES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "gluteus_maximus": (
+        (-158, 139, 2, 5, 2, 88, 1), (-123, 138, -10, 23, 14, 44, 0), (-89, 129, -29, 48, 14, 28, -1),
+        (-54, 125, -50, 71, 12, 33, 23), (-20, 112, -66, 94, 12, 30, 37), (15, 104, -65, 97, 15, 33, 20),
+        (49, 102, -64, 93, 15, 35, 12), (84, 96, -69, 63, 11, 36, 10), (118, 71, -75, 5, 3, 17, 0),
+    ),
+    "gluteus_medius": (
+        (-33, 156, 13, 9, 3, -78, 0), (-9, 154, 5, 47, 7, 84, 17), (15, 147, 14, 48, 13, 76, 13),
+        (40, 143, 10, 60, 14, 64, 16), (64, 138, 3, 70, 15, 64, 28), (89, 131, -10, 75, 12, 58, 26),
+        (113, 114, -30, 55, 8, 43, 1), (138, 105, -40, 19, 3, 41, 0),
+    ),
+    "gluteus_minimus": (
+        (13, 132, 19, 10, 3, -70, -2), (33, 124, 11, 37, 7, 80, 8), (52, 119, 16, 43, 9, 76, 8),
+        (72, 121, 13, 38, 6, 70, 9), (91, 130, 11, 27, 2, 71, 9),
+    ),
+    "iliacus": (
+        (-62, 109, 15, 3, 2, 51, 0), (-33, 105, 25, 13, 8, 18, 0), (-4, 100, 36, 16, 7, 2, -4),
+        (25, 94, 38, 15, 8, 31, 1), (55, 85, 20, 34, 6, 63, 2), (84, 93, 1, 38, 7, 63, 11),
+        (113, 98, -15, 45, 4, 44, 12), (142, 95, -31, 19, 2, 31, 2),
+    ),
+    "obturator_externus": (
+        (-56, 53, -5, 24, 8, -26, 2), (-48, 59, -10, 34, 11, -28, 3), (-39, 59, -10, 38, 15, -23, 8),
+        (-31, 64, -6, 40, 14, -28, 4), (-23, 64, -1, 23, 9, -37, 1),
+    ),
+    "obturator_internus": (
+        (-36, 47, -23, 21, 4, -45, -2), (-22, 50, -17, 34, 9, -56, -4), (-7, 53, -20, 31, 9, -67, 0),
+        (8, 61, -27, 19, 6, -77, 1), (22, 67, -30, 12, 4, -83, 0), (37, 69, -23, 6, 2, -81, 0),
+    ),
+    "pectineus": (
+        (-101, 103, 17, 11, 2, -16, -1), (-83, 95, 16, 18, 4, -26, -3), (-64, 79, 13, 20, 7, -20, 3),
+        (-46, 60, 17, 28, 5, -20, 4), (-28, 49, 23, 23, 4, -25, 3), (-9, 51, 28, 20, 2, -22, 2),
+    ),
+    "piriformis": (
+        (24, 77, -53, 5, 2, 31, 0), (32, 66, -56, 22, 6, 38, -2), (40, 55, -61, 27, 8, 47, -3),
+        (49, 48, -63, 24, 10, 48, -2), (57, 45, -61, 22, 10, 33, -2), (66, 37, -61, 6, 3, 34, -1),
+    ),
+    "psoas_major": (
+        (19, 77, 25, 3, 3, -51, 0), (62, 64, 13, 10, 7, 38, 0), (105, 55, 0, 15, 12, -47, 0),
+        (147, 44, -7, 20, 13, -69, 0), (190, 38, -13, 19, 8, -69, -1), (233, 32, -21, 16, 6, -77, -2),
+        (276, 23, -42, 4, 2, 88, 0),
+    ),
+    "adductor_muscles": (
+        (-260, 79, 62, 46, 20, -4, 6), (-167, 79, 22, 46, 20, -4, 6), (-145, 78, 14, 44, 20, -11, 15), (-124, 76, 11, 45, 22, -19, 9),
+        (-102, 74, 2, 41, 21, -27, 9), (-81, 68, -2, 43, 24, -36, 4), (-59, 48, 8, 33, 15, -35, 8),
+        (-38, 29, 25, 13, 4, -29, 0),
+    ),
+    "biceps_femoris": (
+        (-260, 120, 39, 16, 10, 39, 0), (-167, 120, -1, 16, 10, 39, 0), (-140, 116, -10, 13, 7, 54, 0), (-114, 112, -18, 8, 4, 76, 0),
+        (-87, 103, -29, 5, 2, -78, 1),
+    ),
+    "gracilis": (
+        (-260, 32, 59, 23, 4, -62, 5), (-167, 32, 19, 23, 4, -62, 5), (-138, 31, 13, 24, 4, -66, 7), (-109, 31, 8, 25, 3, -67, 8),
+        (-80, 31, 5, 25, 2, -70, 8),
+    ),
+    "rectus_femoris": (
+        (-260, 102, 108, 26, 10, 25, 0), (-167, 102, 68, 26, 10, 25, 0), (-129, 106, 57, 25, 9, 22, 1), (-92, 111, 46, 23, 10, 18, -1),
+        (-54, 117, 42, 18, 9, 14, 0), (-17, 121, 41, 10, 7, 2, 0), (21, 111, 36, 4, 3, -52, 0),
+    ),
+    "sartorius": (
+        (-260, 60, 95, 20, 4, 3, 2), (-167, 60, 55, 20, 4, 3, 2), (-124, 69, 50, 16, 5, 2, 2), (-81, 85, 46, 12, 6, 26, 1),
+        (-37, 100, 49, 12, 6, 22, 0), (6, 110, 54, 11, 5, 14, 1), (49, 105, 57, 5, 3, -4, 0),
+    ),
+    "semimembranosus": (
+        (-260, 76, 36, 10, 8, -29, 0), (-167, 76, -4, 10, 8, -29, 0), (-156, 77, -8, 7, 5, -61, 0), (-146, 78, -11, 6, 4, -68, 0),
+        (-135, 80, -14, 4, 2, 90, 0),
+    ),
+    "semitendinosus": (
+        (-260, 97, 36, 13, 10, 6, 0), (-167, 97, -4, 13, 10, 6, 0), (-139, 97, -12, 13, 9, 2, 0), (-111, 96, -23, 14, 8, 1, -1),
+        (-83, 92, -37, 9, 5, 24, -1), (-55, 92, -42, 11, 7, -77, -1), (-27, 94, -51, 6, 2, 81, 1),
+    ),
+    "tensor_fasciae_latae": (
+        (-128, 157, 63, 7, 2, -10, -1), (-93, 158, 53, 17, 4, -9, -2), (-57, 156, 47, 17, 7, -8, 0),
+        (-22, 148, 47, 14, 7, -6, 1), (14, 136, 54, 14, 5, 14, -2), (49, 123, 58, 8, 3, 16, -2),
+    ),
+    "vastus_lateralis_and_intermedius": (
+        (-260, 155, 88, 35, 21, -72, 0), (-167, 155, 48, 35, 21, -72, 0), (-140, 154, 41, 34, 20, -47, 0), (-112, 152, 34, 31, 19, -43, 0),
+        (-85, 151, 25, 29, 17, 89, 0), (-58, 149, 16, 29, 11, -65, -7), (-30, 144, 10, 4, 2, -29, 1),
+    ),
+    "vastus_medialis": (
+        (-260, 109, 91, 13, 9, 58, 0), (-167, 109, 51, 13, 9, 58, 0), (-136, 110, 37, 10, 8, 77, 0), (-105, 110, 25, 9, 5, -85, 1),
+        (-74, 109, 14, 6, 2, 66, 1),
+    ),
+    "erector_spinae": (
+        (85, 16, -91, 14, 8, 6, 0), (136, 32, -73, 32, 17, 17, -1), (187, 38, -58, 39, 21, 31, -2),
+        (238, 41, -65, 40, 17, 20, 7), (289, 41, -79, 41, 14, 1, 4),
+    ),
+    "quadratus_lumborum": (
+        (154, 93, -36, 23, 9, 23, 6), (194, 68, -29, 30, 9, 11, 2), (234, 52, -35, 24, 7, 10, -2),
+        (274, 42, -50, 16, 5, -19, 0),
+    ),
+    "rectus_abdominis": (
+        (-8, 12, 43, 14, 4, -2, 1), (51, 20, 51, 24, 7, -5, -1), (111, 32, 90, 33, 6, 0, 3),
+        (170, 41, 129, 38, 6, -7, 5), (230, 45, 133, 45, 5, -8, -4), (289, 38, 105, 39, 5, -1, 0),
+    ),
+    "latissimus_dorsi": (
+        (222, 103, -20, 33, 3, 39, 1), (244, 105, -31, 44, 3, 47, 0), (266, 113, -40, 49, 4, 47, 5),
+        (288, 124, -42, 53, 3, 51, 11),
+    ),
+    "oblique_muscles": (
+        (24, 58, 42, 21, 3, 15, 1), (68, 76, 53, 24, 5, 8, 6), (112, 111, 71, 41, 9, -30, -4),
+        (156, 144, 59, 83, 9, -74, -56), (201, 143, 56, 88, 9, -82, -76), (245, 132, 50, 83, 10, 90, -2),
+        (289, 143, 18, 113, 13, 82, 87),
+    ),
+}  # fmt: skip
+# Sheet of the iliac wing and, below it, the inner wall of the acetabulum; the sacrum.
+ILIUM = (
+    (-18, 66, -14, 46, 4, -60, 0), (-6, 70, -16, 48, 6, -66, 0), (12, 75, -17, 44, 9, -72, 0), (28, 89, -9, 34, 17, -101, 0),
+    (45, 91, -3, 38, 13, -108, -1), (63, 88, -16, 64, 10, -114, -9), (80, 92, -16, 86, 8, -115, -18),
+    (97, 97, -20, 102, 7, -123, -18), (115, 100, -24, 92, 6, -132, -4), (132, 99, -32, 66, 6, -138, 0),
+    (148, 92, -40, 24, 3, -151, 0),
+)  # fmt: skip
+SACRUM = (
+    (-12, 0, -96, 5, 2, 0, 0), (15, 0, -99, 16, 5, 0, -5), (38, 0, -99, 40, 8, 0, 9), (61, 0, -88, 60, 14, 0, 26),
+    (84, 0, -64, 62, 24, 0, 28), (107, 0, -53, 62, 15, 0, 22), (126, 0, -40, 36, 8, 0, 0),
+)  # fmt: skip
+HEAD = (98.0, 0.0, 0.0)
+HEAD_RADIUS = 23.8
+SOCKET_RADIUS = 26.5
+NECK_BASE = (129.0, -14.0, -37.0)
+SHAFT = (
+    (-260, 132, 92, 17, 15, 80, 0), (-167, 132, 50, 17, 15, 80, 0), (-125, 132, 30, 17, 15, 90, 0),
+    (-83, 129, 9, 18, 16, 130, 0), (-60, 127, -2, 21, 18, 150, 0), (-38, 131, -11, 24, 19, 160, 0),
+)  # fmt: skip
+NECK = ((*HEAD, 17), (112, -5, -15, 15.5), (*NECK_BASE, 17))
+TROCHANTERS = (
+    ((141, -22, -6, 7), (145, -19, -24, 13), (138, -12, -48, 15)),
+    ((112, -20, -62, 7), (124, -8, -54, 11)),
+)
+PELVIS_CHAINS = (
+    ((80, -27, 22, 13), (77, -35, -16, 13), (76, -42, -40, 14), (64, -41, -56, 10)),  # ischium and its tuberosity
+    ((84, 10, 28, 12), (62, 24, 6, 8), (36, 31, -10, 7), (16, 27, -22, 9), (13, 14, -40, 9)),  # superior pubic ramus
+    ((14, 9, -42, 8), (36, -12, -54, 6.5), (60, -36, -58, 9)),  # inferior ramus
+)
+VESSELS = (
+    ((26, 6, 210, 7), (30, 8, 140, 6), (58, 26, 70, 5.5), (86, 47, 5, 5), (85, 42, -60, 4.5), (84, 44, -170, 4), (84, 60, -260, 4)),
+    ((22, -3, 210, 9), (28, -3, 140, 8), (50, 18, 70, 7), (76, 43, 5, 6.5), (78, 35, -60, 5.5), (76, 37, -170, 5), (76, 52, -260, 5)),
+)
+# Body outline at a subcutaneous fat of FAT mm: z, half width, y of the middle, half depth.
+FAT = 24.0
+TRUNK = (
+    (-120, 150, -4, 40), (-104, 190, -6, 62), (-80, 198, -5, 78), (-59, 203, -13, 85), (-32, 201, -19, 93), (-5, 196, -24, 99), (22, 191, -26, 102),
+    (49, 190, -25, 104), (76, 187, -18, 109), (103, 181, -6, 117), (130, 176, 9, 124), (157, 170, 24, 128), (184, 170, 34, 131),
+    (211, 168, 36, 131), (265, 160, 32, 126), (300, 158, 30, 124),
+)  # fmt: skip
+LEG = (
+    (-260, 106, 58, 102, 66, 0, 0), (-167, 106, 26, 103, 67, 0, 0), (-140, 107, 18, 104, 67, 0, 0),
+    (-113, 107, 10, 105, 69, 0, 0), (-86, 108, -2, 104, 75, 0, 0), (-50, 110, -12, 98, 80, 0, 0), (-20, 110, -20, 80, 70, 0, 0),
+)  # fmt: skip
+CAVITY = (
+    (-18, 0, -30, 20, 14, 0, 0), (10, 0, -28, 46, 42, 0, 0), (50, 0, -22, 62, 52, 0, 0), (85, 0, 6, 84, 52, 0, 0),
+    (120, 0, 34, 100, 58, 0, 0), (170, 0, 56, 118, 74, 0, 0), (300, 0, 52, 120, 74, 0, 0),
+)  # fmt: skip
+_REACH = 4.0  # mm around a structure's box in which it is still painted
+_STEP = 14.0  # mm between the nodes on which a patient's own shape is computed
+_LOOKS_LIKE = "expected {low:g} to {high:g} {unit}. Choose a value in that range"
+_RANGES = {
+    "flexion": (-25, 25, "degrees"), "abduction": (-20, 20, "degrees"), "rotation": (-35, 35, "degrees"),
+    "fat": (6, 45, "mm"), "muscle": (0.6, 1.4, "times"), "size": (0.8, 1.2, "times"),
+}  # fmt: skip
+
+
+def _smoothstep(value: np.ndarray, low: float, high: float) -> np.ndarray:
+    t = np.clip((value - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def _turn(vector: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Rotate vectors (3, ...) by rotation vectors (3, ...) in radians (Rodrigues' formula)."""
+    angle = np.sqrt((rotation**2).sum(axis=0)) + 1e-9
+    axis = rotation / angle
+    cross = np.cross(axis, vector, axis=0)
+    along = (axis * vector).sum(axis=0)
+    return vector * np.cos(angle) + cross * np.sin(angle) + axis * along * (1 - np.cos(angle))
+
+
+def _follows_femur(q: np.ndarray) -> np.ndarray:
+    """How far a reference point (3, ...) moves with the femur: 0 on the pelvis and the midline, 1 on the femur."""
+    x, y, z = q - np.array(HEAD).reshape(3, *[1] * (q.ndim - 1))
+    lateral = _smoothstep(0.92 * x - 0.38 * z, -12, 22)
+    below = _smoothstep(-z, 66, 120)
+    midline = np.maximum(_smoothstep(q[0], 8, 45), _smoothstep(-z, 80, 110))
+    above = 1 - _smoothstep(z, 20, 110)
+    return np.maximum(lateral * above, below) * midline
+
+
+@dataclass(frozen=True)
+class HipPatient:
+    """One virtual patient; make it with `hip_patient`.
+
+    `pose` holds (flexion, abduction, rotation) in degrees of the right and the left hip; `size` and `width` are factors
+    of the reference, `width` of the pelvis alone; `fat` mm; `muscle` a factor of the muscles' cross section.
+    """
+
+    seed: int
+    sex: str
+    size: float
+    width: float
+    fat: float
+    muscle: float
+    pose: tuple[tuple[float, float, float], tuple[float, float, float]]
+    bladder: float
+    origin: tuple[float, float, float]
+
+    names = HIP_NAMES
+
+    def _shape_of(self, q: np.ndarray, sign: int) -> np.ndarray:
+        """Smooth personal displacement (mm) at reference points `q` (3, ...), lateral coordinate of the side `sign`."""
+        x = sign * q[0]
+        shift = np.stack([waves(x, q[1], q[2], 7 * self.seed + axis, 170.0) for axis in range(3)]).astype(np.float64)
+        shift[0] *= sign * np.clip(np.abs(q[0]) / 40, 0, 1)  # the midline stays on the midline
+        return 2.2 * shift
+
+    def _rotation(self, sign: int) -> np.ndarray:
+        flexion, abduction, rotation = np.radians(self.pose[0 if sign > 0 else 1])
+        return np.array([flexion, -abduction, -rotation])  # about x, y, z in lateral coordinates
+
+    def to_patient(self, q: np.ndarray, sign: int) -> np.ndarray:
+        """Map reference points `q` (3, ...) of the right (`sign` 1) or left (-1) side to the patient, mm RAS+."""
+        column = (3, *[1] * (q.ndim - 1))
+        head = np.array(HEAD).reshape(column)
+        turn = self._rotation(sign).reshape(column) * _follows_femur(q)
+        moved = head + _turn(q - head, turn)
+        moved = moved + self._shape_of(moved, sign)
+        scale = self.size * np.array([sign * self.width, 1, 1]).reshape(column)
+        return moved * scale + np.array(self.origin).reshape(column)
+
+    def to_reference(self, p: np.ndarray, sign: int) -> np.ndarray:
+        """Inverse of `to_patient`, by fixed-point iteration (to about 0.1 mm)."""
+        column = (3, *[1] * (p.ndim - 1))
+        head = np.array(HEAD).reshape(column)
+        scale = self.size * np.array([sign * self.width, 1, 1]).reshape(column)
+        scaled = (p - np.array(self.origin).reshape(column)) / scale
+        moved = scaled
+        for _ in range(3):
+            moved = scaled - self._shape_of(moved, sign)
+        q = moved
+        rotation = self._rotation(sign).reshape(column)
+        for _ in range(6):
+            q = head + _turn(moved - head, -rotation * _follows_femur(q))
+        return q
+
+    @cached_property
+    def landmarks(self) -> dict[str, tuple[float, float, float]]:
+        """Points in mm RAS+: "centre" (midway between the femoral heads), and a side head, neck base, shaft, symphysis."""
+        points = {"head": HEAD, "neck_base": NECK_BASE, "shaft_upper": SHAFT[-2][1:3] + SHAFT[-2][:1],
+                  "shaft_lower": SHAFT[1][1:3] + SHAFT[1][:1]}  # fmt: skip
+        found = {}
+        for side, sign in (("right", 1), ("left", -1)):
+            for name, point in points.items():
+                found[f"{name}_{side}"] = tuple(float(v) for v in self.to_patient(np.array(point, float), sign))
+        middle = 0.5 * (np.array(found["head_right"]) + np.array(found["head_left"]))
+        symphysis = self.to_patient(np.array([0.0, 20.0, -30.0]), 1)
+        return {"centre": tuple(map(float, middle)), "symphysis": tuple(map(float, symphysis))} | found
+
+    def paint(self, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
+        """Return uint8 labels (I, J, K), values of `names`, at the voxel centres of any grid."""
+        affine = np.asarray(affine, dtype=np.float64)
+        labels = np.zeros(shape, dtype=np.uint8)
+        aligned = not affine[0, 1:3].any() and not affine[1:3, 0].any() and affine[0, 0] > 0
+        for sign in (1, -1):
+            first, last = 0, shape[0]
+            x = affine[0, 0] * np.arange(shape[0]) + affine[0, 3] - self.origin[0]
+            if aligned:  # paint only this side's half
+                inside = np.flatnonzero(x >= 0) if sign > 0 else np.flatnonzero(x < 0)
+                if len(inside) == 0:
+                    continue
+                first, last = int(inside[0]), int(inside[-1]) + 1
+            moved = affine.copy()
+            moved[:3, 3] += affine[:3, 0] * first
+            half = (last - first, *shape[1:])
+            painted = self._paint_side(half, moved, sign)
+            if aligned:
+                labels[first:last] = painted
+            else:
+                world_x = voxel_centres(half, moved)[0] - self.origin[0]
+                labels = np.where(world_x >= 0 if sign > 0 else world_x < 0, painted, labels)
+        return labels
+
+    def _reference_grid(self, shape: tuple[int, int, int], affine: np.ndarray, sign: int) -> np.ndarray:
+        """Reference coordinates (3, I, J, K) of a grid's voxels: exact on a lattice, linear between its nodes."""
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
+        world = affine[:3, :3] @ corners + affine[:3, 3:]
+        low, high = world.min(axis=1) - 1, world.max(axis=1) + 1
+        counts = np.maximum(2, np.ceil((high - low) / _STEP).astype(int) + 1)
+        lattice_affine = np.diag([_STEP, _STEP, _STEP, 1.0])
+        lattice_affine[:3, 3] = low
+        nodes = voxel_centres(tuple(counts), lattice_affine).astype(np.float64)
+        return interpolate_lattice(self.to_reference(nodes, sign), low, _STEP, shape, affine)
+
+    def _paint_side(self, shape: tuple[int, int, int], affine: np.ndarray, sign: int) -> np.ndarray:
+        q = self._reference_grid(shape, affine, sign)
+        rng = np.random.default_rng((self.seed, 11, sign + 1))
+        labels = np.zeros(shape, dtype=np.uint8)
+        skin = _body(*q) + np.float32((FAT - self.fat) * 0.85 - 34 * (np.sqrt(self.muscle) - 1))
+        fat = np.float32(self.fat)
+        labels[skin < 0] = _VALUE["skin"]
+        labels[skin < -2.0] = _VALUE["subcutaneous_fat"]
+        labels[skin < -0.8 * fat] = _VALUE["intermuscular_fat"]
+        deep = skin < -4.0  # nothing but skin and fat lies nearer to the surface
+        best = np.full(shape, 1.2, dtype=np.float32)  # muscles grow by up to 1.2 mm towards their neighbours
+        boxes = Boxes(q)
+        _paint_contents(labels, q, boxes, self.bladder, self.seed)
+        for name, sections in self._muscles(rng):
+            low, high = _bounds(sections)
+            box = boxes.of(low, high)
+            if box is None:
+                continue
+            distance = tube(*q[(slice(None), *box)], sections)
+            closer = (distance < best[box]) & deep[box]
+            best[box][closer] = distance[closer]
+            labels[box][closer] = _VALUE[name]
+        for points in VESSELS:
+            _paint(labels, q, boxes, lambda *p, points=points: chain(*p, points), *_chain_bounds(points), "vessels")
+        _paint_bones(labels, q, boxes)
+        return labels
+
+    def _muscles(self, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield each muscle's name and its sections in this patient, on one side."""
+        for name, sections in MUSCLES.items():
+            own = np.array(sections, dtype=np.float64)
+            own[:, 1:3] += rng.normal(0, 0.7, 2)
+            growth = np.sqrt(self.muscle * np.exp(rng.normal(0, 0.08)))
+            own[:, 3] *= growth
+            own[:, 4] *= growth
+            yield name, own
+
+
+def hip_patient(seed: int, **overrides: float | str) -> HipPatient:
+    """Return the virtual hip patient of a seed.
+
+    `overrides` fix what the seed would draw: flexion, abduction, rotation (degrees, both hips; rotation > 0 is inward),
+    fat (mm under the skin), muscle and size (factors), sex ("female" or "male"). Raises InputError for others or for
+    values outside of what the model can draw.
+
+    >>> hip_patient(3, fat=20).fat
+    20.0
+    """
+    unknown = sorted(set(overrides) - set(_RANGES) - {"sex"})
+    if unknown:
+        raise InputError(f"hip_patient: unknown {unknown}; expected some of {sorted({*_RANGES, 'sex'})}. Correct the name")
+    for name, (low, high, unit) in _RANGES.items():
+        if name in overrides and not low <= float(overrides[name]) <= high:
+            raise InputError(
+                f"hip_patient: {name} = {overrides[name]}; expected {low:g} to {high:g} {unit}. Choose a value there"
+            )
+    rng = np.random.default_rng((seed, 5))
+    sex = str(overrides.get("sex", "female" if rng.random() < 0.5 else "male"))
+    if sex not in ("female", "male"):
+        raise InputError(f"hip_patient: sex {sex!r}; expected 'female' or 'male'. Choose one")
+    female = sex == "female"
+    drawn = {
+        "size": float(np.clip(rng.normal(0.965 if female else 1.03, 0.03), 0.89, 1.1)),
+        "fat": float(np.clip(rng.normal(27 if female else 20, 6), 10, 40)),
+        "muscle": float(np.clip(rng.normal(0.95 if female else 1.06, 0.1), 0.7, 1.35)),
+    }
+    width = (1.03 if female else 0.985) * float(np.clip(rng.normal(1, 0.015), 0.97, 1.03))
+    both = rng.normal(0, (5, 3, 8))
+    sides = both + rng.normal(0, (1.5, 1.5, 3), (2, 3))
+    pose = np.clip(sides, (-12, -7, -20), (12, 8, 20))
+    for index, name in enumerate(("flexion", "abduction", "rotation")):
+        if name in overrides:
+            pose[:, index] = float(overrides[name])
+    for name in drawn:
+        drawn[name] = float(overrides.get(name, drawn[name]))
+    return HipPatient(
+        seed=seed, sex=sex, width=width, pose=tuple(tuple(float(v) for v in side) for side in pose),
+        bladder=float(rng.uniform(0.7, 1.25)), origin=tuple(float(v) for v in rng.normal(0, (4, 6, 8))), **drawn,
+    )  # fmt: skip
+
+
+def structure_labels(labels: np.ndarray, names: dict[int, str]) -> np.ndarray:
+    """Return the paper's 22 structures as uint8 0..22 in the order of STRUCTURES, a bone with its cortex and marrow.
+
+    >>> structure_labels(np.array([0, 2, 30, 37]), HIP_NAMES).tolist()
+    [0, 2, 2, 0]
+    """
+    order = {name: index for index, name in enumerate(STRUCTURES, start=1)}
+    table = np.zeros(max(names) + 1, dtype=np.uint8)
+    for value, name in names.items():
+        table[value] = order.get(name.removesuffix("_cortex").removesuffix("_marrow"), 0)
+    return table[labels]
+
+
+def _bounds(sections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (3,) of the box that holds a tube."""
+    rows = np.asarray(sections, dtype=np.float64)
+    angle = np.radians(rows[:, 5])
+    reach = rows[:, 3] + 0.0
+    half_x = np.hypot(reach * np.cos(angle), rows[:, 4] * np.sin(angle)) + np.abs(rows[:, 6] * np.sin(angle))
+    half_y = np.hypot(reach * np.sin(angle), rows[:, 4] * np.cos(angle)) + np.abs(rows[:, 6] * np.cos(angle))
+    half = np.stack([half_x, half_y, np.zeros_like(half_x)], axis=1) + _REACH
+    middle = rows[:, [1, 2, 0]]
+    return (middle - half).min(axis=0), (middle + half).max(axis=0)
+
+
+def _chain_bounds(points: tuple) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.asarray(points, dtype=np.float64)
+    return (rows[:, :3] - rows[:, 3:]).min(axis=0), (rows[:, :3] + rows[:, 3:]).max(axis=0)
+
+
+def _paint(labels, q, boxes, distance, low, high, name) -> None:
+    box = boxes.of(low, high)
+    if box is not None:
+        labels[box][distance(*q[(slice(None), *box)]) < 0] = _VALUE[name]
+
+
+def _body(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Signed distance (mm) to the skin at FAT mm of fat: trunk and leg of one side."""
+    heights, half_width, middle, half_depth = np.array(TRUNK, dtype=np.float64).T
+    lowest = heights[0]
+    fine = np.arange(lowest, heights[-1] + 1.0)
+    index = np.clip(np.rint(z - np.float32(lowest)), 0, len(fine) - 1).astype(np.intp)
+    wide, mid, deep = (np.interp(fine, heights, c).astype(np.float32)[index] for c in (half_width, middle, half_depth))
+    u, v = np.abs(x) / wide, np.abs(y - mid) / deep
+    u2, v2 = u * u, v * v
+    rho = np.sqrt(np.sqrt(u2 * u2 * u + v2 * v2 * v + 1e-9) ** np.float32(0.8))  # superellipse of power 5/2... see below
+    trunk = (rho - 1) * np.minimum(wide, deep)
+    trunk = np.maximum(trunk, np.float32(-104) - z)
+    leg = tube(x, y, z, LEG)
+    return np.minimum(trunk, leg)
+
+
+def _paint_contents(labels: np.ndarray, q: np.ndarray, boxes: Boxes, bladder: float, seed: int) -> None:
+    """Bowel, pelvic organs and the bladder inside the abdominal and pelvic cavity."""
+    box = boxes.of(*_bounds(CAVITY))
+    if box is None:
+        return
+    x, y, z = q[(slice(None), *box)]
+    inside = tube(x, y, z, CAVITY) < 0
+    texture = waves(x, y, z, seed + 17, 48.0)
+    low = z < 62 + 12 * texture
+    part = labels[box]
+    part[inside & (texture > -0.1)] = _VALUE["bowel"]
+    part[inside & (texture > 1.75) & (z > 40)] = _VALUE["bowel_gas"]
+    part[inside & low & (texture > -1.0)] = _VALUE["pelvic_contents"]
+    full = (40 * bladder, 27 * bladder, 27 * bladder)
+    part[ellipsoid(x, y, z, (0, -2, 8 + 20 * bladder), full) < 0] = _VALUE["bladder"]
+
+
+def _paint_bones(labels: np.ndarray, q: np.ndarray, boxes: Boxes) -> None:
+    """Spine, sacrum, pelvis, femur and joint cartilage over whatever was painted before."""
+    box = boxes.of((-1, -95, 80), (40, 30, 300))
+    if box is not None:
+        _paint_spine(labels[box], *q[(slice(None), *box)])
+    box = boxes.of(*_bounds(SACRUM))
+    if box is not None:
+        distance = tube(*q[(slice(None), *box)], SACRUM)
+        labels[box][distance < 0] = _VALUE["sacrum_cortex"]
+        labels[box][distance < -1.2] = _VALUE["sacrum"]
+    box = boxes.of((-1, -125, -70), (175, 100, 152))
+    if box is not None:
+        _paint_pelvis(labels[box], *q[(slice(None), *box)], boxes_q=q[(slice(None), *box)])
+    box = boxes.of((70, -50, -262), (172, 115, 28))
+    if box is not None:
+        _paint_femur(labels[box], *q[(slice(None), *box)])
+
+
+def _paint_spine(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
+    phase = np.mod(z - 118, 37.0)  # 28 mm of vertebra, 9 mm of disc
+    waist = 1 - np.float32(0.10) * np.sin(np.clip(phase / 28, 0, 1) * np.pi)
+    lean = np.float32(0.0008) * (z - 200) ** 2
+    body = (np.hypot(x / (26 * waist), (y + 14 + lean) / (19 * waist)) - 1) * 19
+    canal = np.hypot(x / 1.2, y + 41 + lean) - 7.5
+    arch = np.minimum(np.hypot(x, y + 43 + lean) - 15, np.maximum(np.abs(x) - 4, np.abs(y + 64 + lean) - 16) + 0 * z)
+    wing = np.hypot(y + 42 + lean, np.minimum(phase - 20, 0) + np.maximum(phase - 20, 0)) - 5
+    wing = np.maximum(wing, np.abs(x) - 38)
+    bone = np.minimum(np.minimum(body, arch), wing)
+    ends = np.maximum(96 - z, z - 300)
+    bone = np.maximum(bone, ends)
+    disc = np.maximum(np.maximum(body, 28 - phase), ends)
+    rim = np.maximum(bone, np.where(body < 0, np.maximum(body, np.maximum(phase - 28, -phase)), -99))
+    labels[bone < 0] = _VALUE["spine_cortex"]
+    labels[rim < -1.2] = _VALUE["spine"]
+    labels[disc < 0] = _VALUE["cartilage"]
+    labels[np.maximum(canal, ends) < 0] = _VALUE["spinal_canal"]
+
+
+def _paint_pelvis(labels, x, y, z, boxes_q) -> None:
+    bone = tube(x, y, z, ILIUM)
+    for points in PELVIS_CHAINS:
+        bone = np.minimum(bone, chain(x, y, z, points))
+    dx, dy, dz = x - HEAD[0], y - HEAD[1], z - HEAD[2]
+    radius = np.sqrt(dx * dx + dy * dy + dz * dz)
+    opening = 0.74 * dx + 0.22 * dy - 0.63 * dz  # towards the rim: lateral, anterior, inferior
+    cup = np.maximum(np.maximum(radius - 33, SOCKET_RADIUS - radius), opening - 6)
+    bone = np.maximum(np.minimum(bone, cup), SOCKET_RADIUS - radius)
+    bone = np.maximum(bone, 2.2 - x)
+    labels[bone < 0] = _VALUE["pelvis_cortex"]
+    labels[bone < -1.6] = _VALUE["pelvis"]
+    joint = (radius < SOCKET_RADIUS) & (opening < 6)
+    symphysis = (x < 2.2) & (np.hypot(y - 21, z + 31) < 13)
+    labels[joint | symphysis] = _VALUE["cartilage"]
+    labels[(radius < SOCKET_RADIUS) & (opening >= 6)] = _VALUE["intermuscular_fat"]
+
+
+def _paint_femur(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
+    shaft = tube(x, y, z, SHAFT)
+    head = np.sqrt((x - HEAD[0]) ** 2 + (y - HEAD[1]) ** 2 + (z - HEAD[2]) ** 2) - HEAD_RADIUS
+    bone = np.minimum(np.minimum(shaft, head), chain(x, y, z, NECK))
+    for points in TROCHANTERS:
+        bone = np.minimum(bone, chain(x, y, z, points))
+    cortex = 1.6 + 4.4 * _smoothstep(-z, 45, 100)
+    labels[bone < 0] = _VALUE["femur_cortex"]
+    inside = bone < -cortex
+    labels[inside] = _VALUE["femur"]
+    labels[inside & (z < -62)] = _VALUE["femur_marrow"]

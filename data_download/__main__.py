@@ -67,10 +67,9 @@ def get(
 
 def _get_files(data: DataSet, downloads: Path, folder: Path, remotes: list[Remote]) -> None:
     missing = [remote for remote in remotes if not (remote.archive and (folder / remote.path / MARK).exists())]
-    folder.parent.mkdir(parents=True, exist_ok=True)
     need = sum((remote.size or 0) * (2 if remote.archive else 1) for remote in missing)  # the archive and what is in it
     have = sum(file.stat().st_size for file in downloads.glob("*") if file.is_file())
-    require_space(folder.parent, need - have, "the set and its archive" if data.remotes[0].archive else "the set")
+    require_space(folder, need - have, "the set and its archive" if data.remotes[0].archive else "the set")
     for remote in missing:
         if not remote.archive:
             fetch(remote, (folder / remote.path).parent)

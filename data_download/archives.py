@@ -62,7 +62,7 @@ def unpack_cases(remote: Remote, folder: Path, cases: list[str]) -> list[Path]:
                 places.append(place)
                 if place.exists():
                     continue
-                require_space(_existing(place), sum(member.file_size for member in members), prefix)
+                require_space(place, sum(member.file_size for member in members), prefix)
                 with atomic(place) as temporary:
                     for member in tqdm(members, desc=prefix):
                         _safe(member.filename, remote.filename)
@@ -95,10 +95,6 @@ def _group(opened: zipfile.ZipFile, case: str) -> dict[str, list[zipfile.ZipInfo
 def _examples(opened: zipfile.ZipFile) -> str:
     parents = sorted({PurePosixPath(name).parent.name for name in opened.namelist() if not name.endswith("/")} - {""})
     return f"a folder or file of it such as {', '.join(parents[:: max(1, len(parents) // 5)][:6])}"
-
-
-def _existing(path: Path) -> Path:
-    return next(parent for parent in path.resolve().parents if parent.exists())
 
 
 def _safe(name: str, archive: str) -> PurePosixPath:

@@ -59,8 +59,8 @@ def open_session(url: str) -> requests.Session:
 
 
 def require_space(folder: Path, size: int, what: str) -> None:
-    """Raise InputError when the disk of `folder` has less than `size` bytes free."""
-    free = shutil.disk_usage(folder).free
+    """Raise InputError when the disk that holds `folder` (which need not exist yet) has less than `size` bytes free."""
+    free = shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
     if free < size:
         raise InputError(f"{folder}: {free / 1e9:.2f} GB are free; expected {size / 1e9:.2f} GB for {what}. Make room or use --to")
 

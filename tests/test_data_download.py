@@ -33,6 +33,10 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         pass
 
+    def end_headers(self) -> None:
+        self.send_header("Connection", "close")
+        super().end_headers()
+
     def do_HEAD(self) -> None:
         self.do_GET()
 
@@ -374,6 +378,13 @@ def test_errors_are_one_sentence_and_exit_code_2(monkeypatch, capsys, tmp_path, 
     error = capsys.readouterr().err
     assert ended.value.code == 2 and error.startswith("error: ") and words in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_the_folder_should_be_is_said(server, synthrad, tmp_path):
+    (tmp_path / "file").write_text("")
+    for case in ([], ["--case", "1PA001"]):
+        run = CliRunner().invoke(command.app, ["get", "synthrad2023", "--to", str(tmp_path / "file"), *case])
+        assert isinstance(run.exception, InputError), run.output
 
 
 def test_list_names_every_set_with_its_licence():

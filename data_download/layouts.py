@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from mr2ct_lib.files import InputError, atomic
+from mr2ct_lib.files import InputError, atomic, write_json
 from mr2ct_lib.volumes import read_volume, write_volume
 
 Pairs = dict[str, tuple[Path, Path]]  # patient -> (source scan, target scan)
@@ -68,6 +68,7 @@ def _write(out: Path, pairs: Pairs) -> list[Path]:
                 (temporary / name).mkdir(parents=True)
                 for patient in chosen:
                     _place(pairs[patient][domain], temporary / name / f"{patient}.nii.gz")
+            write_json({"paired": cohort == "paired"}, temporary / "cohort.json")
         made.append(out / cohort)
     return made
 

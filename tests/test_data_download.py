@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from data_download import __main__ as command
 from data_download import archives, layouts, registry, transfer
 from data_download.registry import DataSet, Remote
+from mr2ct_lib.cohort import read_cohort
 from mr2ct_lib.files import InputError
 
 BODY = np.random.default_rng(0).bytes(300_000)
@@ -348,7 +349,18 @@ def test_ixi_pairs_by_person(tmp_path):
     pairs = layouts.ixi_pairs(tmp_path)
     assert list(pairs) == ["IXI002-Guys-0828", "IXI013-HH-1212"]
     assert layouts.arrange("ixi", tmp_path) == [tmp_path / "cohort/paired"]  # two people are too few for both cohorts
-    assert whole_files(tmp_path / "cohort") == ["IXI002-Guys-0828.nii.gz"] * 2
+    assert sorted(whole_files(tmp_path / "cohort")) == ["IXI002-Guys-0828.nii.gz"] * 2 + ["cohort.json"]
+
+
+def test_synthrad_cohorts_read_back_as_what_they_are(real_data, tmp_path):
+    for case in ("a", "b", "c"):
+        folder = tmp_path / "Task1/pelvis" / case
+        folder.mkdir(parents=True)
+        (folder / "mr.nii.gz").symlink_to((real_data / "mr/abdomen_mr.nii.gz").resolve())
+        (folder / "ct.nii.gz").symlink_to((real_data / "ct/abdomen_ct_small.nii.gz").resolve())
+    paired, unpaired = (read_cohort(place) for place in layouts.arrange("synthrad2023", tmp_path))
+    assert paired.paired and not unpaired.paired
+    assert (list(paired.source), list(unpaired.source), list(unpaired.target)) == (["a"], ["b"], ["c"])
 
 
 def test_chaos_dicom_becomes_nifti(real_data, tmp_path):

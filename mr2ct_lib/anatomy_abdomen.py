@@ -38,12 +38,18 @@ ABDOMEN_NAMES: dict[int, str] = {
     21: "aorta_lumen",
     22: "aorta_thrombus",
     23: "aorta_wall",
-    24: "table",
+    24: "quadratus_lumborum",
+    25: "table",
 }
 ABDOMEN_TISSUES: dict[str, str] = {name: tissue_of(name).name for name in ABDOMEN_NAMES.values()}
 AORTA = ("aorta_lumen", "aorta_thrombus", "aorta_wall")  # together the mask in which the aneurysm experiment measures
 _V = {name: value for value, name in ABDOMEN_NAMES.items()}
 _HALF_WIDTH, _HALF_DEPTH, _POWER = 146.0, 98.0, 2.4  # the mean person's muscle wall, mm
+_COLON = np.array(  # x, y, z, radius in mm, from the caecum to the sigmoid
+    [[100, -4, -140, 21], [103, 4, -60, 22], [97, 14, 0, 20], [70, 58, 14, 19], [0, 76, -8, 17]]
+    + [[-70, 60, 24, 18], [-103, 10, 40, 15], [-112, -12, 0, 13], [-112, -10, -60, 13], [-104, 0, -140, 14]],
+    np.float32,
+)
 _COUCH_RADIUS, _MR_PRESS, _MATTRESS, _SHELL = 240.0, 9.0, 7.0, 4.0  # mm
 
 
@@ -171,7 +177,6 @@ class AbdomenPatient:
     def _inside(self, p: np.ndarray, depth: np.ndarray) -> np.ndarray:
         x, y, z = p.T
         side = np.abs(x)
-        half = np.stack([side, y, z], 1)
         label = np.full(len(p), _V["visceral_fat"], np.uint8)
         wall = 13 - 4 * (y > 0) * np.exp(-((x / 60) ** 4)) + 3 * (y < 0)
         cavity = depth - wall
@@ -184,11 +189,11 @@ class AbdomenPatient:
         self._ribs(label, p, depth)
         back = (y < -50) & (side < 76 - 0.4 * np.maximum(-50 - y - 20, 0))
         label[back & (depth > 0)] = _V["intermuscular_fat"]
-        label[np.maximum(ellipsoid_depth(half, (33, -72, 0), (29, 22, 1e4)), ellipsoid_depth(half, (56, -62, 0), (17, 15, 1e4))) > 0] = _V["erector_spinae"]
-        label[(depth < 3) & (y < 0)] = np.where(side < 76, _V["erector_spinae"], _V["abdominal_wall"])[(depth < 3) & (y < 0)]
+        bellies = (np.hypot((side - 33) / 29, (y + 72) / 22) < 1) | (np.hypot((side - 56) / 17, (y + 62) / 15) < 1)
+        label[bellies | ((depth < 3) & (y < 0) & (side < 76))] = _V["erector_spinae"]
         psoas = np.clip(15 - 0.09 * z, 5, 24)
         label[np.hypot((side - 25 - psoas * 0.75) / 0.9, (y + 38) / 1.15) < psoas] = _V["psoas"]
-        label[ellipsoid_depth(half, (64, -46, 0), (19, 9, 1e4)) > 0] = _V["psoas"]  # quadratus lumborum
+        label[np.hypot((side - 64) / 19, (y + 46) / 9) < 1] = _V["quadratus_lumborum"]
         self._spine(label, p)
         self._vessels(label, p)
         return label
@@ -228,25 +233,28 @@ class AbdomenPatient:
         x, y, z = p.T
         value, slope = self.loops[0].value_and_slope(p)
         second, second_slope = self.loops[1].value_and_slope(p)
-        away = np.hypot(value / np.maximum(slope, 0.03), second / np.maximum(second_slope, 0.03))
-        radius = 13 + 3 * np.sin(z / 30)
-        room = np.minimum.reduce([cavity - 4, y - 18, 108 - np.abs(x), 95 - z])
+        away = np.hypot(value / np.maximum(slope, 0.07), second / np.maximum(second_slope, 0.07))
+        radius = 11.5 + 2 * np.sin(z / 30)
+        room = np.minimum.reduce([cavity - 4, y - 18, 104 - np.abs(x), 95 - z])
         loop = np.minimum(radius - away, room + 6)
+        twig = np.hypot(np.sin(x / 7 + value), np.sin(y / 9 + z / 11 + second))  # small vessels of the mesentery
+        label[(twig < 0.22) & (y > 0) & (room > -12)] = _V["vena_cava"]
         label[loop > 0] = _V["bowel"]
         label[loop > 3] = _V["bowel_contents"]
-        label[(loop > 3) & (self.loops[0](p[:, [2, 0, 1]]) > 1.1) & (y > 40)] = _V["bowel_gas"]
+        filled = np.flatnonzero((loop > 3) & (y > 40))
+        label[filled[self.loops[0](p[filled][:, [2, 0, 1]]) > 1.1]] = _V["bowel_gas"]
         kidney_right, kidney_left, liver, spleen, right, left = self.organs
-        knots = np.array([[100, -4, -140, 21], [103, 4, -60, 22], [97, 14, 0, 20], [70, 58, 14, 19], [0, 76, -8, 17], [-70, 60, 24, 18],
-                          [-103, 10, 40, 15], [-112, -12, 0, 13], [-112, -10, -60, 13], [-104, 0, -140, 14]], np.float32)
+        knots = _COLON.copy()
         knots[:, :3] += np.linspace(right, left, len(knots), dtype=np.float32)
         haustra = 2.2 * np.sin(z / 5 + x / 7)
         colon = np.minimum(tube_depth(p, knots) + haustra, cavity - 1)
         label[colon > -2] = _V["visceral_fat"]
         label[colon > 0] = _V["bowel"]
-        inner = colon > 2.6
-        line = np.interp(x, knots[::-1, 0][np.argsort(knots[::-1, 0])], knots[::-1, 1][np.argsort(knots[::-1, 0])])
-        label[inner] = np.where(y > line + self.gas, _V["bowel_gas"], _V["bowel_contents"])[inner]
-        for centre, shift in (((63, -34, 8), kidney_right), ((-64, -32, 18), kidney_left)):
+        inner = np.flatnonzero(colon > 2.6)
+        label[inner] = _V["bowel_contents"]
+        raised = knots + np.float32([0, 24 + self.gas, 0, 16])  # gas rises to the front of the loop
+        label[inner[tube_depth(p[inner], raised) > 12]] = _V["bowel_gas"]
+        for centre, shift in (((68, -26, 4), kidney_right), ((-65, -24, 14), kidney_left)):
             middle = np.asarray(centre, np.float32) + shift.astype(np.float32)
             inward = -np.sign(middle[0])
             turned = p - middle
@@ -258,7 +266,7 @@ class AbdomenPatient:
         mass = np.maximum(ellipsoid_depth(p, tuple(np.array([84, 18, 62]) + liver), (68, 84, 100)),
                           ellipsoid_depth(p, tuple(np.array([20, 52, 100]) + liver), (85, 38, 62)))
         keep = (mass > 0) & (cavity > 1.5) & (label != _V["kidney"])
-        fossa = ellipsoid_depth(p, (63, -36, 8), (36, 36, 66)) < 0
+        fossa = ellipsoid_depth(p, tuple(np.array([68, -26, 4]) + kidney_right), (36, 33, 64)) < 0
         label[keep & fossa] = _V["liver"]
         organ = ellipsoid_depth(p, tuple(np.array([-104, -28, 75]) + spleen), (34, 48, 62))
         label[(organ > 0) & (cavity > 1.5) & (label != _V["kidney"])] = _V["spleen"]
@@ -300,9 +308,9 @@ def abdomen_patient(
 ) -> AbdomenPatient:
     """The virtual abdomen of `seed`, lying in `scanner` ("mr": flat table; "ct": curved couch, painted as "table").
 
-    `posture` ("mr" or "ct", default as `scanner`) says whose table presses the back: `abdomen_patient(s, "ct", posture="mr")` is the CT
-    truth for the MR of the same person. `fat` (mm of subcutaneous fat, default 11..26) and `aneurysm` (its outer radius in mm, default 20..34)
-    override what the seed draws.
+    `posture` ("mr" or "ct", default as `scanner`) says whose table presses the back: `abdomen_patient(s, "ct", posture="mr")` is
+    the CT truth for the MR of the same person. `fat` (mm of subcutaneous fat, default 11..26) and `aneurysm` (its outer radius in
+    mm, default 20..34) override what the seed draws. Raises InputError for values out of range.
 
     >>> mr, ct = abdomen_patient(3, "mr"), abdomen_patient(3, "ct")
     >>> back = np.array([[0.0, -90, 0]])
@@ -329,6 +337,6 @@ def abdomen_patient(
         organs=rng.normal(0, [4, 4, 7], (6, 3)).clip(-12, 12),
         gas=rng.uniform(-6, 9),
         bends=tuple(Waves.random(rng, 4, 150.0, 0.3) for _ in range(3)),
-        loops=(Waves.random(rng, 10, 85.0, 0.2), Waves.random(rng, 10, 85.0, 0.2)),
+        loops=(Waves.random(rng, 12, 62.0, 0.2), Waves.random(rng, 12, 62.0, 0.2)),
     )
     return abdomen_like(person, scanner, posture or scanner)

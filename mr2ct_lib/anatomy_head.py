@@ -101,15 +101,17 @@ def grid_points(shape: tuple[int, int, int], affine: np.ndarray) -> Iterator[tup
         yield part, index @ affine[:3, :3].T.astype(np.float32) + affine[:3, 3].astype(np.float32)
 
 
-def _mirrored(*knots: tuple) -> np.ndarray:
+def _line(*knots: tuple) -> np.ndarray:
     return np.array(knots, np.float32)
 
 
 # Right-sided tubes (x, y, z, radius) in mm; the left side is their mirror image.
-_LATERAL = _mirrored((7, 30, 2, 3.2), (9, 16, 14, 4.6), (10, 0, 22, 4.4), (13, -24, 23, 4.6), (23, -42, 14, 7), (24, -62, 9, 3.2), (22, -76, 7, 1.5))
-_TEMPORAL_HORN = _mirrored((24, -42, 12, 5), (33, -32, -5, 2.6), (32, -12, -17, 1.6))
-_CAUDATE = _mirrored((11, 20, -2, 5.2), (14.5, 16, 8, 6), (17, 4, 18, 4.8), (19.5, -16, 23, 2.8), (26, -34, 18, 1.6))
-_STEM = _mirrored((0, -20, 0, 12), (0, -22, -10, 13), (0, -22, -26, 16.5), (0, -26, -38, 14), (0, -34, -50, 8.5), (0, -40, -70, 6.5))
+_LATERAL = _line(
+    (8, 30, 1, 2.4), (7, 17, 12, 3.8), (8, 0, 21, 4.0), (12, -24, 22, 4.0), (22, -42, 13, 5.6), (24, -62, 8, 2.8), (22, -76, 7, 1.5)
+)
+_TEMPORAL_HORN = _line((24, -42, 12, 5), (33, -32, -5, 2.6), (32, -12, -17, 1.6))
+_CAUDATE = _line((11, 20, -2, 5.2), (14.5, 16, 8, 6), (17, 4, 18, 4.8), (19.5, -16, 23, 2.8), (26, -34, 18, 1.6))
+_STEM = _line((0, -20, 0, 12), (0, -22, -10, 13), (0, -22, -26, 16.5), (0, -26, -38, 14), (0, -34, -50, 8.5), (0, -40, -70, 6.5))
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ class HeadPatient:
 
     def _label(self, points: np.ndarray) -> np.ndarray:
         """Labels (n,) at `points` (n, 3) in the mean head's mm."""
-        bent = points + np.stack([wave(points) for wave in self.bends], 1) * np.float32([1.6, 2.2, 1.8])
+        bent = points + np.stack([wave(points) for wave in self.bends], 1) * np.float32([1.5, 1.8, 1.6])
         side = np.abs(bent[:, 0])
         half = np.concatenate([side[:, None], bent[:, 1:]], 1)  # both halves laid over each other
         hull, rho = _cerebrum_depth(half)
@@ -158,7 +160,10 @@ class HeadPatient:
         cerebellum = _cerebellum_depth(half)
         stem = tube_depth(bent, _STEM, (0.9, 1, 1))
         cistern = np.maximum.reduce([
-            ellipsoid_depth(half, (0, -15, -15), (25, 31, 21)), cerebellum + 2.5, np.where(bent[:, 2] > -56, stem + 2.5, -1),
+            ellipsoid_depth(half, (0, -15, -16), (22, 28, 20)),
+            ellipsoid_depth(half, (0, -42, -9), (24, 19, 14)),
+            cerebellum + 2.5,
+            np.where(bent[:, 2] > -56, stem + 2.5, -1),
         ])
         labels[(cistern > 0) & (bent[:, 2] > -62)] = _VALUE["csf"]
         inside = np.flatnonzero(hull > 0)
@@ -179,17 +184,17 @@ class HeadPatient:
         turn = self.depths(half)
         phase = self.folds.phase + left[:, None] * self.fold_shift + (0.5 * turn)[:, None] * self.fold_bend
         value, slope = self.folds.value_and_slope(surface, phase)
-        away = np.abs(value) / np.maximum(slope, 0.55 * 2 * np.pi / _FOLD) * spread  # mm to the sulcus
-        reach = 16 + 6 * turn  # how deep a sulcus goes
-        away = np.hypot(away, np.maximum(hull - reach, 0))
+        away = np.abs(value) / np.maximum(slope, 0.75 * 2 * np.pi / _FOLD) * spread  # mm to the sulcus
         width = self.atrophy * (0.4 + 0.9 * np.exp(-np.maximum(hull, 0) / 6))
         fissure = np.where(np.hypot((y + 10) / 44, (z + 3) / 31) > 1, side - 0.6, 30)  # between the halves, above the callosum
         fissure = np.maximum(fissure, np.where(z < -22, 22 - side, -30))
-        slope_z = -3 - 0.32 * y  # the lateral fissure climbs backwards
+        reach = np.clip(17.5 + 6 * turn, 7, 30)  # how deep a sulcus goes
+        away = np.hypot(away, np.maximum(np.minimum(hull, fissure + 6) - reach, 0))
+        slope_z = -3 - 0.32 * y + 4 * turn  # the lateral fissure climbs backwards
         sylvian = np.hypot(np.abs(z - slope_z), np.maximum(0, 40 - side))
         sylvian = np.where((y > -42) & (y < 30), sylvian, 30) - 0.6
-        insula = np.hypot(np.abs(side - 41.5), np.maximum(np.hypot((y - 2) / 22, (z - slope_z) / 13) - 1, 0) * 15) - 0.5
-        gap = np.minimum.reduce([hull - 0.9 * self.atrophy, away - width, fissure, sylvian, insula])
+        insula = np.hypot(np.abs(side - 41.5 - 1.5 * value), np.maximum(np.hypot((y - 2) / 22, (z - slope_z) / 13) - 1, 0) * 15) - 0.5
+        gap = np.minimum.reduce([hull - 0.7 * self.atrophy, away - width, fissure, sylvian, insula])
         return np.where(gap < 0, _VALUE["csf"], np.where(gap < self.cortex, _VALUE["grey_matter"], _VALUE["white_matter"])).astype(np.uint8)
 
     def _cerebellum(self, labels: np.ndarray, half: np.ndarray, depth: np.ndarray) -> None:
@@ -231,7 +236,7 @@ class HeadPatient:
         labels[part] = label
 
 
-_FOLD = 25.0  # wavelength of the folds on the hull, mm: two sulci
+_FOLD = 23.0  # wavelength of the folds on the hull, mm: two sulci
 _CENTRE = np.float32([0, -17, 8])  # middle of the mean brain, mm
 
 
@@ -239,7 +244,7 @@ def _cerebrum_depth(half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Depth (n,) in mm below the hull of the cerebrum, and the relative distance (n,) from its middle (1 on the hull)."""
     side, y, z = half.T
     down = np.where(z < 8, np.float32(44), np.float32(64))
-    width = 67 - 0.11 * np.maximum(y - 10, 0) - 0.05 * np.maximum(-y - 50, 0)
+    width = 68 - 0.2 * np.maximum(y + 5, 0) - 0.05 * np.maximum(-y - 50, 0)
     rho = ((side / width) ** 2.4 + (np.abs(y + 17) / 86) ** 2.4 + (np.abs(z - 8) / down) ** 2.4) ** np.float32(1 / 2.4)
     main = (1 - rho) * np.float32(66)
     ahead = np.clip((y + 38) / 56, 0, 1)  # 0 over the cerebellum, 1 over the orbits
@@ -267,7 +272,8 @@ def head_patient(
     `size` (factor of length, default 0.92..1.02), `ventricles` (factor of their radius, default 0.7..1.6), `atrophy` (factor of the
     sulci's width, default 0.7..1.4) and `tilt` (degrees, spread of the head's three rotations, default 3) override what the seed draws.
 
-    >>> labels = head_patient(1).paint((32, 36, 6), np.diag([6.0, 6, 20, 1]) + np.array([[0, 0, 0, -93], [0, 0, 0, -105], [0, 0, 0, -50], [0] * 4]))
+    >>> affine = np.array([[6.0, 0, 0, -93], [0, 6, 0, -105], [0, 0, 20, -50], [0, 0, 0, 1]])
+    >>> labels = head_patient(1).paint((32, 36, 6), affine)
     >>> labels.shape, labels[0, 0, 0].item()
     ((32, 36, 6), 0)
     """

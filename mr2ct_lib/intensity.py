@@ -101,14 +101,14 @@ def body_mask(volume: Volume) -> np.ndarray:
 def n4(volume: Volume, mask: np.ndarray | None = None, profile: str = "full") -> Volume:
     """Return an MR without its bias field (N4, Tustison 2010, by SimpleITK); the mean log field inside the mask is 0.
 
-    The field is fitted to a shrunk copy (longest side about 32 voxels in quick, 64 in full, 128 in paper) and
+    The field is fitted to a shrunk copy (longest side about 32 voxels in quick, 48 in full, 128 in paper) and
     divided out at full resolution. `mask` (I, J, K) bool; the body where None. A volume without a body is returned
     as it is.
     """
     mask = body_mask(volume) if mask is None else mask
     if not mask.any():
         return volume
-    size, iterations = {"quick": (32, [8, 8]), "full": (64, [25, 25, 20]), "paper": (128, [50, 50, 50, 50])}[profile]
+    size, iterations = {"quick": (32, [8, 8]), "full": (48, [20, 20, 10]), "paper": (128, [50, 50, 50, 50])}[profile]
     lift = max(0.0, -float(volume.array.min()))  # N4 takes logarithms
     image = to_sitk(volume.replace(array=volume.array.astype(np.float32) + lift))
     inside = to_sitk(volume.replace(array=mask.astype(np.uint8)))

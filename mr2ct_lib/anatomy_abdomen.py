@@ -193,7 +193,7 @@ class AbdomenPatient:
         label[bellies | ((depth < 3) & (y < 0) & (side < 76))] = _V["erector_spinae"]
         psoas = np.clip(15 - 0.09 * z, 5, 24)
         label[np.hypot((side - 25 - psoas * 0.75) / 0.9, (y + 38) / 1.15) < psoas] = _V["psoas"]
-        label[np.hypot((side - 64) / 19, (y + 46) / 9) < 1] = _V["quadratus_lumborum"]
+        label[np.hypot((side - 60) / 17, (y + 50) / 8) < 1] = _V["quadratus_lumborum"]
         self._spine(label, p)
         self._vessels(label, p)
         return label
@@ -209,7 +209,7 @@ class AbdomenPatient:
         body = np.minimum(body, (np.hypot(x / 11, (y + 60) / 8.5) - 1) * 8)
         arch = (np.hypot(x / 17, (y + 61) / 14) < 1) & (hollow < 0) & (y < -52) & (level > 5)
         spinous = (side < 3.5) & (y < -70) & (y > -94) & (level > 0.2 * pitch)
-        transverse = (side < 40) & (np.abs(y + 57) < 4) & (hollow < 0) & (level > 0.33 * pitch)
+        transverse = (side < 42) & (np.abs(y + 56 + 0.22 * (side - 15)) < 4.2 - 0.05 * side) & (hollow < 0) & (level > 0.33 * pitch)
         facet = (np.hypot((side - 17) / 7, (y + 68) / 7) < 1) & (level < 0.4 * pitch)
         label[arch | spinous | transverse | facet] = _V["vertebra_cortex"]
         core = ((side < 1.7) & (y < -73) & (y > -91) & spinous) | ((np.hypot((side - 17) / 5, (y + 68) / 5) < 1) & facet)
@@ -235,7 +235,7 @@ class AbdomenPatient:
         second, second_slope = self.loops[1].value_and_slope(p)
         away = np.hypot(value / np.maximum(slope, 0.07), second / np.maximum(second_slope, 0.07))
         radius = 11.5 + 2 * np.sin(z / 30)
-        room = np.minimum.reduce([cavity - 4, y - 18, 104 - np.abs(x), 95 - z])
+        room = np.minimum.reduce([cavity - 4, y - 20 + 9 * np.sin(x / 17 + z / 23), 104 - np.abs(x), 95 - z])
         loop = np.minimum(radius - away, room + 6)
         twig = np.hypot(np.sin(x / 7 + value), np.sin(y / 9 + z / 11 + second))  # small vessels of the mesentery
         label[(twig < 0.22) & (y > 0) & (room > -12)] = _V["vena_cava"]
@@ -254,7 +254,7 @@ class AbdomenPatient:
         label[inner] = _V["bowel_contents"]
         raised = knots + np.float32([0, 24 + self.gas, 0, 16])  # gas rises to the front of the loop
         label[inner[tube_depth(p[inner], raised) > 12]] = _V["bowel_gas"]
-        for centre, shift in (((68, -26, 4), kidney_right), ((-65, -24, 14), kidney_left)):
+        for centre, shift in (((69, -21, 4), kidney_right), ((-66, -20, 14), kidney_left)):
             middle = np.asarray(centre, np.float32) + shift.astype(np.float32)
             inward = -np.sign(middle[0])
             turned = p - middle
@@ -266,7 +266,7 @@ class AbdomenPatient:
         mass = np.maximum(ellipsoid_depth(p, tuple(np.array([84, 18, 62]) + liver), (68, 84, 100)),
                           ellipsoid_depth(p, tuple(np.array([20, 52, 100]) + liver), (85, 38, 62)))
         keep = (mass > 0) & (cavity > 1.5) & (label != _V["kidney"])
-        fossa = ellipsoid_depth(p, tuple(np.array([68, -26, 4]) + kidney_right), (36, 33, 64)) < 0
+        fossa = ellipsoid_depth(p, tuple(np.array([69, -21, 4]) + kidney_right), (36, 33, 64)) < 0
         label[keep & fossa] = _V["liver"]
         organ = ellipsoid_depth(p, tuple(np.array([-104, -28, 75]) + spleen), (34, 48, 62))
         label[(organ > 0) & (cavity > 1.5) & (label != _V["kidney"])] = _V["spleen"]

@@ -202,12 +202,12 @@ def _displaced(shape, affine: np.ndarray, displacement: Displacement) -> np.ndar
     return np.stack([i + dx / affine[0, 0], j + dy / affine[1, 1]])
 
 
-def _warp(volume: np.ndarray, coordinates: np.ndarray, order: int, fill: float) -> np.ndarray:
-    slices = [ndimage.map_coordinates(volume[..., k], coordinates, order=order, cval=fill) for k in range(volume.shape[2])]
+def _warp(volume: np.ndarray, coordinates: np.ndarray, order: int) -> np.ndarray:
+    slices = [ndimage.map_coordinates(volume[..., k], coordinates, order=order) for k in range(volume.shape[2])]
     return np.stack(slices, axis=-1)
 
 
-def _scan(patient: Patient, shape, affine, supersample, displacement, fine_signal, fill: float) -> tuple[np.ndarray, np.ndarray]:
+def _scan(patient: Patient, shape, affine, supersample, displacement, fine_signal) -> tuple[np.ndarray, np.ndarray]:
     """Paint finer, turn into signal by fine_signal(labels, shape, affine), displace, average: (mean signal float32, labels at voxel centres)."""
     signal, labels = np.empty(shape, dtype=np.float32), None
     for where, slab_shape, slab in _slabs(shape, affine, supersample):
@@ -216,14 +216,14 @@ def _scan(patient: Patient, shape, affine, supersample, displacement, fine_signa
         fine = fine_signal(painted, fine_shape, fine_affine)
         if displacement is not None:
             coordinates = _displaced(fine_shape, fine_affine, displacement)
-            fine, painted = _warp(fine, coordinates, 1, fill), _warp(painted, coordinates, 0, 0)
+            fine, painted = _warp(fine, coordinates, 1), _warp(painted, coordinates, 0)
         signal[..., where] = _average(fine, supersample)
         if all(factor % 2 for factor in supersample):
             centre = painted[tuple(slice(factor // 2, None, factor) for factor in supersample)]
         else:
             centre = np.asarray(patient.paint(slab_shape, slab))
             if displacement is not None:
-                centre = _warp(centre, _displaced(slab_shape, slab, displacement), 0, 0)
+                centre = _warp(centre, _displaced(slab_shape, slab, displacement), 0)
         labels = np.empty(shape, dtype=painted.dtype) if labels is None else labels
         labels[..., where] = centre
     return signal, labels
@@ -237,7 +237,7 @@ def acquire_mr(
     seed: int,
     noise: float = 0.04,
     bias: float = 0.15,
-    texture: float = 0.05,
+    texture: float = 0.04,
     gain: float | None = None,
     supersample: tuple[int, int, int] = (2, 2, 2),
     strip: bool = False,
@@ -259,7 +259,7 @@ def acquire_mr(
             signal *= 1 + np.float32(texture) * smooth_field(fine_shape, fine_affine, TEXTURE_MM, [patient.seed, 11])
         return signal
 
-    signal, labels = _scan(patient, shape, affine, supersample, displacement, fine_signal, 0.0)
+    signal, labels = _scan(patient, shape, affine, supersample, displacement, fine_signal)
     body = labels > 0
     sd = noise * float(signal[body].mean()) if body.any() else 0.0
     if bias:
@@ -279,7 +279,7 @@ def acquire_ct(
     affine: np.ndarray,
     seed: int,
     noise: float = 12.0,
-    texture: float = 0.5,
+    texture: float = 0.4,
     table: str | None = "curved",
     supersample: tuple[int, int, int] = (2, 2, 1),
 ) -> tuple[Volume, Volume]:
@@ -291,37 +291,59 @@ def acquire_ct(
     affine = np.asarray(affine, dtype=np.float64)
     hu, hu_sd = (lookup(patient.names, field).astype(np.float32) for field in ("hu", "hu_sd"))
     hu[0], hu_sd[0] = AIR_HU, 0
-    table_hu = _table(patient, shape, affine, table) if table else None
+    x, y, body = _outline(patient, shape, affine)
+    table_hu = _table(x, y, body, affine[0, 3] + (shape[0] - 1) / 2 * affine[0, 0], table) if table else None
+
+    def around(fine_shape, fine_affine):  # (nx, ny, 1): what lies outside the body
+        if table_hu is None:
+            return np.full((*fine_shape[:2], 1), AIR_HU, dtype=np.float32)
+        x, y = (fine_affine[axis, 3] + fine_affine[axis, axis] * np.arange(fine_shape[axis]) for axis in (0, 1))
+        return table_hu(x[:, None], y[None])[..., None]
 
     def fine_signal(labels, fine_shape, fine_affine):
         signal = _take(hu, labels)
         if texture:
-            signal += texture * hu_sd[labels] * smooth_field(fine_shape, fine_affine, TEXTURE_MM, [patient.seed, 11])
-        if table_hu is not None:
-            x, y = (fine_affine[axis, 3] + fine_affine[axis, axis] * np.arange(fine_shape[axis]) for axis in (0, 1))
-            signal = np.where(labels == 0, table_hu(x[:, None], y[None])[..., None], signal)
-        return signal
+            signal += np.float32(texture) * hu_sd[labels] * smooth_field(fine_shape, fine_affine, TEXTURE_MM, [patient.seed, 11])
+        return signal if table_hu is None else np.where(labels == 0, around(fine_shape, fine_affine), signal)
 
-    signal, labels = _scan(patient, shape, affine, supersample, None, fine_signal, AIR_HU)
+    signal = np.empty(shape, dtype=np.float32)
+    signal[...] = _average(around(*finer_grid(shape, affine, (*supersample[:2], 1))), (*supersample[:2], 1))
+    labels = np.zeros(shape, dtype=np.uint8)
+    if body.any():  # paint only the box that holds the body: much of the field of view is air
+        box = tuple(
+            slice(max(0, int((along[hit].min() - 10 - affine[axis, 3]) // affine[axis, axis])),
+                  int((along[hit].max() + 10 - affine[axis, 3]) // affine[axis, axis]) + 2)
+            for axis, (along, hit) in enumerate(((x, body.any(axis=1)), (y, body.any(axis=0))))
+        )  # fmt: skip
+        inner = affine.copy()
+        inner[:2, 3] += [part.start * affine[axis, axis] for axis, part in enumerate(box)]
+        signal[box], inside = _scan(patient, signal[box].shape, inner, supersample, None, fine_signal)
+        labels = labels.astype(inside.dtype)
+        labels[box] = inside
     if noise:
         signal += ct_noise(shape, noise, np.random.default_rng([seed, 15]))
     return Volume(np.rint(np.clip(signal, -1024, 3071)).astype(np.int16), affine, "HU"), Volume(labels, affine, "label")
 
 
-def _table(patient: Patient, shape, affine: np.ndarray, kind: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Return HU(x, y) of a table under the patient: a thin shell around foam, flat or a shallow trough, the same on every slice."""
+def _outline(patient: Patient, shape, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return x, y (mm) of a coarse grid over the field of view, and where the patient's shadow along z lies on it, bool (nx, ny)."""
+    coarse = np.array([6.0, 4.0, 12.0])
+    extent = affine.diagonal()[:3] * shape
+    count = np.maximum(np.ceil(extent / coarse), 1).astype(int)
+    grid = np.diag([*(extent / count), 1.0])
+    grid[:3, 3] = affine[:3, 3] - affine.diagonal()[:3] / 2 + extent / count / 2
+    body = np.asarray(patient.paint(tuple(int(n) for n in count), grid)).any(axis=2)
+    x, y = (grid[axis, 3] + grid[axis, axis] * np.arange(count[axis]) for axis in (0, 1))
+    return x, y, body
+
+
+def _table(x: np.ndarray, y: np.ndarray, body: np.ndarray, centre: float, kind: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return HU(x, y) of a table that touches the body from below: a thin shell around foam, flat or a trough, the same on every slice."""
     curvature = {"curved": 1 / 900.0, "flat": 0.0}.get(kind)
     if curvature is None:
         raise InputError(f"table: {kind!r}; expected 'curved', 'flat' or None")
-    coarse = np.array([6.0, 4.0, 12.0])  # mm; enough to find the lowest point
-    extent = np.diag(affine)[:3] * shape
-    grid = np.diag([*coarse, 1.0])
-    grid[:3, 3] = affine[:3, 3]
-    body = np.asarray(patient.paint(tuple(int(n) for n in np.maximum(extent // coarse, 1)), grid)).any(axis=2)
-    x, y = (grid[axis, 3] + coarse[axis] * np.arange(body.shape[axis]) for axis in (0, 1))
-    centre = float(affine[0, 3] + extent[0] / 2)
     i, j = np.nonzero(body)
-    top = float((y[j] - curvature / 2 * (x[i] - centre) ** 2).min()) - coarse[1] / 2 if i.size else -1e9
+    top = float((y[j] - curvature / 2 * (x[i] - centre) ** 2).min()) - 2 if i.size else -1e9
 
     def hu(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         depth = top + curvature / 2 * (x - centre) ** 2 - y  # mm below the surface that the patient lies on

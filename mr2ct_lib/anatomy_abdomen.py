@@ -50,7 +50,7 @@ _COLON = np.array(  # x, y, z, radius in mm, from the caecum to the sigmoid
     + [[-70, 60, 24, 18], [-103, 10, 40, 15], [-112, -12, 0, 13], [-112, -10, -60, 13], [-104, 0, -140, 14]],
     np.float32,
 )
-_COUCH_RADIUS, _MR_PRESS, _MATTRESS, _SHELL = 240.0, 9.0, 7.0, 4.0  # mm
+_COUCH_RADIUS, _MR_PRESS, _MATTRESS, _SHELL = 240.0, 14.0, 7.0, 4.0  # mm
 
 
 def aorta_mask(labels: np.ndarray) -> np.ndarray:
@@ -128,7 +128,7 @@ class AbdomenPatient:
         back = -self._outline()[1]
         if posture == "mr":
             return np.full_like(x, back + _MR_PRESS)
-        return back - 2 + _COUCH_RADIUS - np.sqrt(np.maximum(_COUCH_RADIUS**2 - x * x, 0))
+        return back - 3 + _COUCH_RADIUS - np.sqrt(np.maximum(_COUCH_RADIUS**2 - x * x, 0))
 
     def _press(self, x: np.ndarray) -> np.ndarray:
         """Displacement (n,) in mm along y of the back's surface: onto the table where it is touched, nothing at the flanks."""
@@ -139,7 +139,7 @@ class AbdomenPatient:
     def _fade(self, y: np.ndarray) -> np.ndarray:
         """How much of the back's displacement reaches `y` (n,): 1 at the back, 0 from near the front wall on."""
         depth = self._outline()[1]
-        t = np.clip((y + depth) / (1.6 * depth), 0, 1)
+        t = np.clip((y + depth) / (1.9 * depth), 0, 1)
         return 1 - t * t * (3 - 2 * t)
 
     def _couch(self, points: np.ndarray) -> np.ndarray:

@@ -269,7 +269,7 @@ def head_patient(
 ) -> HeadPatient:
     """The virtual head of `seed`: the same seed is the same person.
 
-    `size` (factor of length, default 0.92..1.02), `ventricles` (factor of their radius, default 0.7..1.6), `atrophy` (factor of the
+    `size` (factor of length, default 0.94..1.02), `ventricles` (factor of their radius, default 0.7..1.6), `atrophy` (factor of the
     sulci's width, default 0.7..1.4) and `tilt` (degrees, spread of the head's three rotations, default 3) override what the seed draws.
 
     >>> affine = np.array([[6.0, 0, 0, -93], [0, 6, 0, -105], [0, 0, 20, -50], [0, 0, 0, 1]])
@@ -281,8 +281,8 @@ def head_patient(
         if value is not None and not 0.3 <= value <= 3:
             raise InputError(f"{name}: {value} found; expected a factor between 0.3 and 3. Use 1 for the mean head")
     rng = np.random.default_rng([seed, 21])
-    drawn = {"size": rng.uniform(0.92, 1.02), "ventricles": rng.uniform(0.7, 1.6), "atrophy": rng.uniform(0.7, 1.4)}
-    proportions = rng.uniform(0.965, 1.035, 3)
+    drawn = {"size": rng.uniform(0.94, 1.02), "ventricles": rng.uniform(0.7, 1.6), "atrophy": rng.uniform(0.7, 1.4)}
+    proportions = rng.uniform(0.975, 1.025, 3)
     angles = np.radians(rng.normal(0, 1, 3).clip(-2, 2) * (3 if tilt is None else tilt))
     (sx, sy, sz), (cx, cy, cz) = np.sin(angles), np.cos(angles)
     turn = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]]) @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])

@@ -3,6 +3,7 @@
 import pytest
 
 from tools import quiet_kernels
+from tools.hygiene import WIDGET_VIEW
 
 quiet_kernels()
 
@@ -11,3 +12,12 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
     """Leave warnings and progress on stderr out of the comparison: they depend on the machine."""
     if hasattr(collector, "skip_compare"):
         collector.skip_compare += ("stderr",)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Leave widgets, progress bars among them, out of the comparison: they are not stored."""
+    compare = getattr(item, "compare_outputs", None)
+    if compare:
+        item.compare_outputs = lambda new, stored: compare(
+            [output for output in new if WIDGET_VIEW not in output.get("data", {})], stored
+        )

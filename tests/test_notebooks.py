@@ -156,7 +156,8 @@ def test_refreshing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_strict_comparison_passes_after_refresh_and_fails_on_another_number(tmp_path: Path) -> None:
     def change(notebook: nbformat.NotebookNode) -> None:
-        notebook.cells[5].source = "import warnings; warnings.warn('now'); print(object()); print(2 + 2)"
+        notebook.cells[5].source = "import warnings; warnings.warn('now'); print(object()); print(2 + 2)\n"
+        notebook.cells[5].source += "from tqdm.auto import tqdm; from ipywidgets import IntSlider\nlist(tqdm(range(2))); IntSlider()"
         notebook.cells[5].outputs[0].text = "<object object at 0x7f0000000000>\n4\n"
         notebook.cells[7].outputs[0].text = "5\n"
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
+KERNEL_ARGUMENTS = ["--log-level=40"]  # errors only: newer kernels warn at each start that they talk to this machine without encryption
 
 
 def numbered_notebooks(folder: Path = NOTEBOOKS, names: list[str] | None = None) -> list[Path]:
@@ -25,8 +26,8 @@ def numbered_notebooks(folder: Path = NOTEBOOKS, names: list[str] | None = None)
 
 
 def quiet_kernels() -> None:
-    """Set the environment in which notebooks run unattended: no progress bars, the kernel of this very environment, inline figures."""
-    os.environ["TQDM_DISABLE"] = "1"
+    """Set the environment in which notebooks run unattended: the kernel of this very environment, inline figures, little noise."""
+    os.environ["TQDM_DISABLE"] = "1"  # in the processes that notebooks start; a bar in the notebook itself is a widget
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     os.environ.pop("MPLBACKEND", None)  # Agg would keep figures from being shown

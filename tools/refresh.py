@@ -13,10 +13,10 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellControlSignal
 
 from mr2ct_lib.files import atomic
-from tools import NOTEBOOKS, colab, hygiene, numbered_notebooks, quiet_kernels
+from tools import KERNEL_ARGUMENTS, NOTEBOOKS, colab, hygiene, numbered_notebooks, quiet_kernels
 
 SANITIZE = NOTEBOOKS / "sanitize.cfg"
 
@@ -59,7 +59,7 @@ def clean_outputs(outputs: list[nbformat.NotebookNode]) -> list[nbformat.Noteboo
 def refresh(path: Path) -> float:
     """Run the notebook at `path` in its folder and store its outputs; return the seconds that it took.
 
-    Raises nbclient's CellExecutionError when a cell fails; the notebook then stays as it was.
+    Raises nbclient's CellExecutionError when a cell fails and DeadKernelError when the kernel dies; the notebook then stays as it was.
     """
     start = time.perf_counter()
     notebook = nbformat.read(path, as_version=4)
@@ -69,10 +69,9 @@ def refresh(path: Path) -> float:
     for cell in code:
         cell.outputs, cell.execution_count = [], None
     where = {"metadata": {"path": str(path.parent)}}
-    client = NotebookClient(
-        notebook, timeout=None, kernel_name="python3", record_timing=False, store_widget_state=False, resources=where
-    )
-    client.execute()
+    options = {"timeout": None, "kernel_name": "python3", "extra_arguments": KERNEL_ARGUMENTS, "record_timing": False}
+    # Without its state a widget that captures output fails; the state goes when the metadata are replaced below.
+    NotebookClient(notebook, store_widget_state=True, resources=where, **options).execute()
     for cell, before in zip(code, stored, strict=True):
         after = clean_outputs(cell.outputs)
         cell.outputs = before if sanitized(before) == sanitized(after) else after
@@ -99,7 +98,7 @@ def main(names: list[str]) -> int:
         print(f"{number}/{len(paths)} {path.name} ...", end=" ", flush=True)
         try:
             print(f"{refresh(path) / 60:.1f} min")
-        except CellExecutionError as error:
+        except (CellControlSignal, RuntimeError) as error:  # a cell failed, or its kernel died
             print(f"failed, and stays as it was\n{error}")
             status = 1
             continue

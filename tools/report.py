@@ -9,6 +9,7 @@ import nbformat
 from nbconvert import HTMLExporter
 
 from mr2ct_lib.files import atomic
+from tools.hygiene import WIDGET_VIEW
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; }
@@ -65,10 +66,14 @@ def items_of(notebook: nbformat.NotebookNode) -> list[Item]:
 
 
 def write_html(notebook_path: Path, out: Path) -> None:
-    """Write the notebook at `notebook_path` as one HTML file to `out`, its pictures inside."""
+    """Write the notebook at `notebook_path` as one HTML file to `out`, its pictures inside, its widgets left out (they need a kernel)."""
+    notebook = nbformat.read(notebook_path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET_VIEW not in output.get("data", {})]
     exporter = HTMLExporter(embed_images=True)
     resources = {"metadata": {"name": notebook_path.stem, "path": str(notebook_path.parent)}}
-    body, _ = exporter.from_notebook_node(nbformat.read(notebook_path, as_version=4), resources)
+    body, _ = exporter.from_notebook_node(notebook, resources)
     with atomic(out) as temporary:
         temporary.write_text(body, encoding="utf-8")
 

@@ -13,21 +13,24 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from mr2ct_lib.files import atomic
-from tools import NOTEBOOKS, ROOT, numbered_notebooks, quiet_kernels
+from tools import KERNEL_ARGUMENTS, NOTEBOOKS, ROOT, numbered_notebooks, quiet_kernels
 from tools.report import write_html, write_report
 
 
 def run_notebook(path: Path, out: Path, parameters: dict) -> str | None:
     """Run the notebook at `path` in its own folder, write it to `out` and its HTML beside it; return a sentence when a cell fails."""
     problem = None
+    options = {"kernel_name": "python3", "language": "python", "extra_arguments": KERNEL_ARGUMENTS}
+    out.unlink(missing_ok=True)
     try:
-        papermill.execute_notebook(
-            path, out, parameters=parameters, kernel_name="python3", cwd=path.parent, progress_bar=sys.stderr.isatty()
-        )
+        papermill.execute_notebook(path, out, parameters=parameters, cwd=path.parent, progress_bar=sys.stderr.isatty(), **options)
     except PapermillExecutionError as error:
         begins = (error.source.strip().splitlines() or [""])[0]
         problem = f"cell [{error.exec_count}], which begins {begins!r}, raised {error.ename}: {error.evalue}"
-    write_html(out, out.with_suffix(".html"))
+    except Exception as error:  # a kernel that died, a file that is no notebook: the other notebooks still run
+        problem = f"{type(error).__name__}: {error}"
+    if out.exists():
+        write_html(out, out.with_suffix(".html"))
     return problem
 
 

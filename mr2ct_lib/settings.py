@@ -1,0 +1,156 @@
+"""Everything that a training run can be told, and the three profiles: quick, full, paper."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from mr2ct_lib.files import InputError
+
+METHODS = ("cyclegan", "dicyclegan")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one run; each name is also a key for `mr2ct train --set name=value`. Defaults are the papers' where they speak.
+
+    Marks in the comments: H = Hiasa et al. 2018, W = Wang et al. 2018, Z = Zhu et al. 2017 where H and W are silent.
+    """
+
+    method: str  # "cyclegan" or "dicyclegan"
+    profile: str = "quick"
+    seed: int = 7
+    patients: int | None = None  # train on the first so many patients of each domain; None for all
+    iterations: int = 100_000  # at the full learning rate (H)
+    decay_iterations: int = 100_000  # then falling linearly to 0 (H)
+    batch_size: int = 1  # slices of each domain a step, over all processes (Z)
+    learning_rate: float = 2e-4  # Adam (H, W)
+    beta1: float = 0.5  # (Z)
+    filters: int = 64  # of the generator's first convolution (H, W by Z)
+    blocks: int = 9  # residual blocks (H, W)
+    discriminator_filters: int = 64  # (Z)
+    discriminator_layers: int = 3  # strided layers after the first: 3 is the 70x70 PatchGAN (H, W)
+    pool_size: int = 50  # synthetic slices that a discriminator remembers (Z)
+    augment: bool = False  # flips, rotations, shears, translations (W)
+    lambda_cycle: float = 3.0  # (H); 10 in W
+    lambda_gc: float = 0.3  # (H); 0 leaves gradient consistency out
+    gc_operator: str = "central"  # "central", "sobel" or "forward"
+    gc_absolute: bool = True  # compare gradient magnitudes; False is Eq. 4 of H as printed
+    lambda_align: float = 0.9  # NMI alignment, dicyclegan only (W)
+    lambda_dicycle: float = 10.0  # deformed cycle, dicyclegan only (W)
+    offset_layers: str = "per_channel"  # or "shared", "convolution"; dicyclegan only
+    precision: str = "auto"  # "auto" takes bf16 where the processor has matrix units for it; or "bf16", "float32"
+    log_every: int = 10  # steps between two lines of log.jsonl
+    checkpoint_every: int = 500  # steps
+    sample_every: int = 500  # steps between two sample images; 0 for none
+
+    @property
+    def total_iterations(self) -> int:
+        """Steps in both phases."""
+        return self.iterations + self.decay_iterations
+
+    def learning_rate_at(self, step: int) -> float:
+        """The rate of step 0, 1, ...: constant for `iterations` steps, then linearly towards 0, reached one step after the last."""
+        into_decay = max(0, step - self.iterations)
+        return self.learning_rate * (1 - into_decay / (self.decay_iterations + 1))
+
+
+QUICK = {
+    "filters": 16,
+    "blocks": 4,
+    "discriminator_filters": 16,
+    "batch_size": 8,
+    "iterations": 500,
+    "decay_iterations": 200,
+    "checkpoint_every": 100,
+    "sample_every": 100,
+}
+FULL = {
+    "filters": 32,
+    "blocks": 6,
+    "discriminator_filters": 32,
+    "batch_size": 8,
+    "iterations": 4000,
+    "decay_iterations": 4000,
+}
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "cyclegan": {},
+    "dicyclegan": {"lambda_cycle": 10.0, "lambda_gc": 0.0},
+}
+PROFILES: dict[str, dict[str, Any]] = {"quick": QUICK, "full": FULL, "paper": {}}
+PAPER_DEFAULTS: dict[str, dict[str, Any]] = {"cyclegan": {}, "dicyclegan": {"augment": True}}
+
+
+def make_settings(method: str, profile: str = "quick", **changes: Any) -> Settings:
+    """The settings of `method` in `profile`, with `changes` on top, checked.
+
+    Raises InputError for an unknown method, profile or name, a value of another type, or values that do not go together.
+
+    >>> make_settings("cyclegan", "paper").total_iterations
+    200000
+    """
+    if method not in METHODS:
+        raise InputError(f"method {method!r} is unknown; expected one of {', '.join(METHODS)}")
+    if profile not in PROFILES:
+        raise InputError(f"profile {profile!r} is unknown; expected one of {', '.join(PROFILES)}")
+    fields = {field.name: field for field in dataclasses.fields(Settings)}
+    for name in changes:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the settings are {', '.join(fields)}"
+            raise InputError(f"setting {name!r} is unknown; {hint}")
+    start = METHOD_DEFAULTS[method] | PROFILES[profile] | (PAPER_DEFAULTS[method] if profile == "paper" else {})
+    typed = {name: _typed(name, value, fields[name].type) for name, value in changes.items()}
+    settings = Settings(method=method, profile=profile, **(start | typed))
+    _check(settings)
+    return settings
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """`value`, or its text from the command line, as the setting's type; InputError when it is none."""
+    refusal = InputError(f"setting {name}={value!r} does not fit; expected {getattr(kind, '__name__', kind)}")
+    if isinstance(value, str):
+        lowered = value.lower()
+        if kind is bool:
+            if lowered not in ("true", "false"):
+                raise refusal
+            return lowered == "true"
+        if kind is str:
+            return value
+        if lowered in ("none", "all") and kind == (int | None):
+            return None
+        try:
+            return float(value) if kind is float else int(value)
+        except ValueError as error:
+            raise refusal from error
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise refusal
+    return value
+
+
+def _check(s: Settings) -> None:
+    """InputError for the first value that cannot be meant."""
+    positive = ("batch_size", "filters", "discriminator_filters", "discriminator_layers", "blocks", "log_every", "checkpoint_every")
+    for name in positive:
+        if getattr(s, name) < 1:
+            raise InputError(f"setting {name}={getattr(s, name)} is too small; expected at least 1")
+    not_negative = ("iterations", "decay_iterations", "pool_size", "sample_every", "seed", "learning_rate", "lambda_cycle", "lambda_gc")
+    for name in (*not_negative, "lambda_align", "lambda_dicycle"):
+        if not 0 <= getattr(s, name) < float("inf"):
+            raise InputError(f"setting {name}={getattr(s, name)} is out of range; expected 0 or more")
+    choices = {
+        "gc_operator": ("central", "sobel", "forward"),
+        "offset_layers": ("per_channel", "shared", "convolution"),
+        "precision": ("auto", "bf16", "float32"),
+    }
+    for name, allowed in choices.items():
+        if getattr(s, name) not in allowed:
+            raise InputError(f"setting {name}={getattr(s, name)!r} is unknown; expected one of {', '.join(allowed)}")
+    if s.patients is not None and s.patients < 1:
+        raise InputError(f"setting patients={s.patients} is too small; expected at least 1, or none for all")
+    if s.total_iterations < 1:
+        raise InputError("iterations and decay_iterations are both 0; expected at least one step in all")
+    if not 0 <= s.beta1 < 1:
+        raise InputError(f"setting beta1={s.beta1} is out of range; expected at least 0 and less than 1")

@@ -1,0 +1,76 @@
+"""A trained translator over a whole volume: prepared as its training slices were, translated slice by slice, put back on its own grid."""
+
+import numpy as np
+
+from mr2ct_lib.files import InputError
+from mr2ct_lib.preparation import Window, mr_scale, n4
+from mr2ct_lib.translator import Translator
+from mr2ct_lib.volumes import Volume, plane_axes, reslice, slices_of, volume_from_slices
+
+SAME_SPACING = 0.02  # pixels that differ less than so much from the training's are taken as they are
+
+
+def synthesize(volume: Volume, translator: Translator, reverse: bool = False, deform: bool = False) -> Volume:
+    """The other domain's scan of the patient in `volume`, on the volume's own grid: shape and affine identical.
+
+    volume: a scan of the translator's source domain (of its target domain with `reverse`), of any spacing and field of view. It is
+    freed of its bias field, normalised and windowed as the training slices were, brought to their pixel size and at least their field of
+    view, translated, and brought back. CT comes out in HU, cut to the training's window; MR in the unit of the training ("%" or "SD").
+    deform: the deformed pass of a DicycleGAN, for looking at; the undeformed one is the aligned result.
+
+    Raises InputError when the volume is of the wrong kind (CT for MR or the reverse) or thinner than a slice needs.
+    """
+    here, there = ("target", "source") if reverse else ("source", "target")
+    known = translator.preparation
+    window_in, window_out = (Window.from_dict(known["windows"][domain]) for domain in (here, there))
+    _check_kind(volume, window_in, here)
+    plane = known["plane"]
+    scan = n4(volume, profile=known.get("profile", "quick")) if known["n4"][here] else volume
+    offset, scale = mr_scale(scan, known["normalisation"][here]) if known["normalisation"][here] else (0.0, 1.0)
+    scan = scan.replace(array=((scan.array - offset) / scale).astype(np.float32), unit=window_in.unit)
+    resized = _at_training_pixels(scan, plane, known["spacing"], window_in.low)
+    stack, where = _padded(slices_of(resized, plane), known["shape"], window_in.low)
+    direction = "target_to_source" if reverse else "source_to_target"
+    translated = translator.translate(window_in.to_network(stack).astype(np.float32), direction, deform)[:, *where]
+    result = resized.replace(array=window_out.from_network(volume_from_slices(translated, plane)).astype(np.float32), unit=window_out.unit)
+    if resized is not scan:
+        result = reslice(result, volume.array.shape, volume.affine, order=1, fill=window_out.low)
+    array = np.clip(result.array, window_out.low, window_out.high)  # interpolation may round past the window
+    return Volume(array, volume.affine, window_out.unit, volume.axcodes)
+
+
+def _check_kind(volume: Volume, window: Window, domain: str) -> None:
+    """InputError for a CT where MR is due, and the reverse."""
+    looks_like_ct = volume.unit == "HU" or volume.array.min() < -500
+    if looks_like_ct != (window.unit == "HU"):
+        found, expected = ("CT", "MR") if looks_like_ct else ("MR", "CT")
+        raise InputError(
+            f"the scan looks like {found} (values {volume.array.min():g} to {volume.array.max():g}); expected {expected}, the translator's "
+            f"{domain} domain. Give the other scan, or turn the direction with --reverse"
+        )
+
+
+def _at_training_pixels(scan: Volume, plane: str, spacing: list[float], low: float) -> Volume:
+    """The scan with pixels of `spacing` (row, column) mm in the plane and its own slices; the very same object where they agree."""
+    number, row, column, _ = plane_axes(plane)
+    wanted = scan.spacing.copy()
+    wanted[row], wanted[column] = spacing
+    if np.abs(wanted / scan.spacing - 1).max() < SAME_SPACING:
+        return scan
+    extent = np.array(scan.array.shape) * scan.spacing
+    shape = np.maximum(np.round(extent / wanted), 1).astype(int)
+    shape[number] = scan.array.shape[number]
+    direction = scan.affine[:3, :3] / scan.spacing
+    affine = np.eye(4)
+    affine[:3, :3] = direction * wanted
+    middle = scan.affine[:3, 3] + scan.affine[:3, :3] @ ((np.array(scan.array.shape) - 1) / 2)
+    affine[:3, 3] = middle - affine[:3, :3] @ ((shape - 1) / 2)
+    return reslice(scan, tuple(int(n) for n in shape), affine, order=1, fill=low)
+
+
+def _padded(stack: np.ndarray, shape: list[int], low: float) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """The slices (n, h, w), padded with the window's low end to at least the training's shape, and where they lie in it."""
+    margins = [max(0, wanted - n) for wanted, n in zip(shape, stack.shape[1:], strict=True)]
+    before = [margin // 2 for margin in margins]
+    padded = np.pad(stack, [(0, 0), *((b, m - b) for b, m in zip(before, margins, strict=True))], constant_values=low)
+    return padded, tuple(slice(b, b + n) for b, n in zip(before, stack.shape[1:], strict=True))

@@ -1,0 +1,380 @@
+"""Training of both methods: one step as the papers write it, and one loop for one process or many.
+
+Every draw of a run (slices, augmentation, image pools) is a function of the seed and the step, so a run needs no other state than
+its networks, optimisers, pools and step to go on exactly as if it had never stopped, on any number of processes.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from matplotlib import image as pictures
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+import mr2ct_lib
+from mr2ct_lib import losses
+from mr2ct_lib.files import InputError, atomic, read_json, write_json
+from mr2ct_lib.networks import Discriminator, initialise
+from mr2ct_lib.settings import Settings
+from mr2ct_lib.slices import PreparedSlices, augment, unpaired_batch
+from mr2ct_lib.translator import Architecture, Translator
+
+PREPARATION_KEYS = ("anatomy", "plane", "shape", "spacing", "slice_spacing", "windows", "normalisation", "n4", "domains")
+
+
+class ImagePool:
+    """The last synthetic slices that a discriminator was shown; half of what it is shown next comes from here (Shrivastava et al. 2017)."""
+
+    def __init__(self, size: int):
+        self.size, self.images = size, []  # of tensors (1, h, w)
+
+    def query(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        """Slices (n, 1, h, w) -> as many: each is kept, and with a chance of one half an older one comes in its place."""
+        shown = []
+        for image in images.detach():
+            if self.size == 0:
+                shown.append(image)
+            elif len(self.images) < self.size:
+                self.images.append(image.clone())
+                shown.append(image)
+            elif rng.random() < 0.5:
+                place = int(rng.integers(self.size))
+                shown.append(self.images[place])
+                self.images[place] = image.clone()
+            else:
+                shown.append(image)
+        return torch.stack(shown)
+
+
+class Networks(nn.Module):
+    """The four networks of a run: two generators in a translator, `judge_source` and `judge_target`."""
+
+    def __init__(self, settings: Settings, preparation: dict[str, Any]):
+        super().__init__()
+        s = settings
+        offset_layers = s.offset_layers if s.method == "dicyclegan" else None
+        self.translator = Translator(Architecture(s.filters, s.blocks, offset_layers), preparation, dataclasses.asdict(s))
+        self.judge_source = Discriminator(s.discriminator_filters, s.discriminator_layers)
+        self.judge_target = Discriminator(s.discriminator_filters, s.discriminator_layers)
+        parts = (self.translator.source_to_target, self.translator.target_to_source, self.judge_source, self.judge_target)
+        for i, network in enumerate(parts):
+            initialise(network, seed=4 * s.seed + i)
+
+
+def cyclegan_losses(networks: Networks, source: Tensor, target: Tensor, s: Settings) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """What the generators of Hiasa et al. 2018 minimise (Eq. 6), term by term and weighted, and both translations for the judges.
+
+    source, target: slices (n, 1, h, w) in [-1, 1]. Returns ({term: scalar}, synthetic source, synthetic target).
+    """
+    to_target, to_source = networks.translator.source_to_target, networks.translator.target_to_source
+    synthetic_target, synthetic_source = to_target(source), to_source(target)
+    terms = {
+        "adversarial": losses.adversarial(networks.judge_target(synthetic_target), real=True)
+        + losses.adversarial(networks.judge_source(synthetic_source), real=True),
+        "cycle": s.lambda_cycle
+        * (losses.cycle(source, to_source(synthetic_target)) + losses.cycle(target, to_target(synthetic_source))),  # Eq. 3
+    }
+    if s.lambda_gc:
+        terms["gc"] = s.lambda_gc * _gradient_consistency(source, synthetic_target, target, synthetic_source, s)
+    return terms, synthetic_source, synthetic_target
+
+
+def dicyclegan_losses(networks: Networks, source: Tensor, target: Tensor, s: Settings) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """What the generators of Wang et al. 2018 minimise, term by term and weighted, and both deformed translations for the judges.
+
+    The judges see deformed passes, which may take on the other domain's shape; alignment holds the undeformed passes to their source.
+    source, target: slices (n, 1, h, w) in [-1, 1]. Returns ({term: scalar}, deformed synthetic source, deformed synthetic target).
+    """
+    to_target, to_source = networks.translator.source_to_target, networks.translator.target_to_source
+    aligned_target, deformed_target = to_target.both(source)
+    aligned_source, deformed_source = to_source.both(target)
+    terms = {
+        "adversarial": losses.adversarial(networks.judge_target(deformed_target), real=True)
+        + losses.adversarial(networks.judge_source(deformed_source), real=True),
+        "cycle": s.lambda_cycle
+        * (losses.cycle(source, to_source(aligned_target)) + losses.cycle(target, to_target(aligned_source))),
+        "dicycle": s.lambda_dicycle
+        * (
+            losses.cycle(source, to_source(deformed_target, deform=True))
+            + losses.cycle(target, to_target(deformed_source, deform=True))
+        ),
+        "align": s.lambda_align * losses.alignment(source, aligned_target, target, aligned_source),
+    }
+    if s.lambda_gc:
+        terms["gc"] = s.lambda_gc * _gradient_consistency(source, aligned_target, target, aligned_source, s)
+    return terms, deformed_source, deformed_target
+
+
+def _gradient_consistency(source: Tensor, synthetic_target: Tensor, target: Tensor, synthetic_source: Tensor, s: Settings) -> Tensor:
+    """L_GC of both directions (Eq. 5)."""
+    there = losses.gradient_consistency(source, synthetic_target, s.gc_operator, s.gc_absolute)
+    back = losses.gradient_consistency(target, synthetic_source, s.gc_operator, s.gc_absolute)
+    return (there + back) / 2
+
+
+GENERATOR_LOSSES = {"cyclegan": cyclegan_losses, "dicyclegan": dicyclegan_losses}
+
+
+class Trainer:
+    """A run between two steps: networks, optimisers, pools, step. `step()` does one more."""
+
+    def __init__(self, settings: Settings, data: PreparedSlices, fabric: Fabric):
+        self.settings, self.data, self.fabric, self.step_number = settings, data, fabric, 0
+        preparation = {key: data.meta[key] for key in PREPARATION_KEYS if key in data.meta}
+        self.networks = fabric.to_device(Networks(settings, preparation))
+        judges = [*self.networks.judge_source.parameters(), *self.networks.judge_target.parameters()]
+        self.parameters = {"generators": list(self.networks.translator.parameters()), "judges": judges}
+        self.optimisers = {
+            name: torch.optim.Adam(parameters, settings.learning_rate, betas=(settings.beta1, 0.999))
+            for name, parameters in self.parameters.items()
+        }
+        self.pools = {"source": ImagePool(settings.pool_size), "target": ImagePool(settings.pool_size)}
+
+    def step(self) -> dict[str, float]:
+        """One update of the generators and one of the judges, as in Zhu et al. 2017; the losses of the step, averaged over processes."""
+        s, step = self.settings, self.step_number
+        share = slice(self.fabric.global_rank, None, self.fabric.world_size)  # this process's part of the batch
+        source, target = unpaired_batch(self.data, step, s.batch_size, s.seed, s.patients)
+        if s.augment:
+            source, target = augment(source, seed=(s.seed, step, 0)), augment(target, seed=(s.seed, step, 1))
+        source, target = (self.fabric.to_device(x[share]) for x in (source, target))
+        for optimiser in self.optimisers.values():
+            optimiser.param_groups[0]["lr"] = s.learning_rate_at(step)
+
+        for parameter in self.parameters["judges"]:
+            parameter.requires_grad_(False)  # they pass gradients on to the generators and need none themselves
+        with self.fabric.autocast():
+            terms, synthetic_source, synthetic_target = GENERATOR_LOSSES[s.method](self.networks, source, target, s)
+        self._update("generators", sum(terms.values()))
+
+        for parameter in self.parameters["judges"]:
+            parameter.requires_grad_(True)
+        judged = {}
+        with self.fabric.autocast():
+            for i, (domain, real, synthetic) in enumerate((("source", source, synthetic_source), ("target", target, synthetic_target))):
+                everyone = self._gather(synthetic)
+                remembered = self.pools[domain].query(everyone, np.random.default_rng((s.seed, step, i)))[share]
+                judge = getattr(self.networks, f"judge_{domain}")
+                wrong = losses.adversarial(judge(real), real=True) + losses.adversarial(judge(remembered), real=False)
+                judged[f"judge_{domain}"] = 0.5 * wrong
+        self._update("judges", sum(judged.values()))
+
+        self.step_number += 1
+        values = torch.stack([value.detach().float() for value in (terms | judged).values()])
+        values = self.fabric.all_reduce(values, reduce_op="mean")
+        return dict(zip(terms | judged, values.tolist(), strict=True))
+
+    def _update(self, name: str, loss: Tensor) -> None:
+        """Backward, mean of the gradients over processes, one Adam step."""
+        optimiser, parameters = self.optimisers[name], self.parameters[name]
+        optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        if self.fabric.world_size > 1:
+            used = [p for p in parameters if p.grad is not None]
+            flat = self.fabric.all_reduce(nn.utils.parameters_to_vector([p.grad for p in used]), reduce_op="mean")
+            nn.utils.vector_to_parameters(flat, [p.grad for p in used])
+        optimiser.step()
+
+    def _gather(self, slices: Tensor) -> Tensor:
+        """All processes' slices in the order of the whole batch, so that every process keeps the same pool."""
+        if self.fabric.world_size == 1:
+            return slices
+        everyone = self.fabric.all_gather(slices.detach())  # (processes, n, 1, h, w)
+        return everyone.transpose(0, 1).flatten(0, 1)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that going on needs, as tensors and plain values."""
+        return {
+            "step": self.step_number,
+            "networks": self.networks.state_dict(),
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
+            "pools": {domain: pool.images for domain, pool in self.pools.items()},
+            "random": torch.get_rng_state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned. Raises RuntimeError or KeyError when it is of another architecture."""
+        self.networks.load_state_dict(state["networks"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        for domain, pool in self.pools.items():
+            pool.images = [self.fabric.to_device(image) for image in state["pools"][domain]]
+        torch.set_rng_state(state["random"].cpu())
+        self.step_number = state["step"]
+
+
+def train(settings: Settings, data: str | Path, out: str | Path, resume: bool = False, progress: bool | None = None) -> Path:
+    """Train on the prepared slices in `data`, write the run folder `out`, and return it.
+
+    The folder: config.json, log.jsonl, checkpoint.pt, samples/, and at the end translator/. With `resume` a run that was stopped goes
+    on from its last checkpoint to the same end, bit for bit on the same machine; a finished one is left as it is. Under torchrun all
+    processes share one run. progress: a bar, by default where someone watches.
+
+    Raises InputError for data that cannot be trained on, a folder that holds another run, a broken checkpoint, a full disk, and
+    when a loss is no longer a number (the last good checkpoint stays).
+    """
+    out, prepared = Path(out), PreparedSlices(data)
+    _check_data(prepared, settings)
+    fabric = _fabric(settings)
+    config = {"settings": dataclasses.asdict(settings), "data": prepared.meta, "mr2ct": mr2ct_lib.__version__, "torch": torch.__version__}
+    config = json.loads(json.dumps(config))
+    _open_run(out, config, resume, fabric)
+    trainer = Trainer(settings, prepared, fabric)
+    seconds = _load_checkpoint(trainer, out) if resume and (out / "checkpoint.pt").exists() else 0.0
+    if trainer.step_number == settings.total_iterations and (out / "translator").is_dir():
+        return out
+    started, first_step = time.perf_counter() - seconds, trainer.step_number
+    steps = range(first_step, settings.total_iterations)
+    bar = tqdm(steps, settings.method, initial=first_step, total=settings.total_iterations, disable=_quiet(progress, fabric), mininterval=1)
+    with (out / "log.jsonl").open("a", encoding="utf-8") if fabric.is_global_zero else open(os.devnull, "w") as log:
+        for step in bar:
+            terms = trainer.step()
+            _stop_unless_finite(terms, step + 1, out)
+            done = step + 1
+            if done % settings.log_every == 0 or done == settings.total_iterations:
+                line = {"step": done, "seconds": round(time.perf_counter() - started, 2), "learning_rate": settings.learning_rate_at(step)}
+                log.write(json.dumps(line | {name: round(value, 6) for name, value in terms.items()}) + "\n")
+                log.flush()
+                bar.set_postfix({name: f"{value:.3f}" for name, value in terms.items()}, refresh=False)
+            if fabric.is_global_zero:
+                if settings.sample_every and done % settings.sample_every == 0:
+                    _save_sample(trainer, out, done)
+                if done % settings.checkpoint_every == 0 or done == settings.total_iterations:
+                    os.fsync(log.fileno())
+                    _save_checkpoint(trainer, out, time.perf_counter() - started)
+    if fabric.is_global_zero:
+        trainer.networks.translator.save(out / "translator")
+    fabric.barrier()
+    return out
+
+
+def read_log(run: str | Path) -> list[dict[str, float]]:
+    """The lines of a run's log.jsonl; a last line still being written is left out."""
+    path = Path(run) / "log.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _fabric(settings: Settings) -> Fabric:
+    """One process, or those that torchrun started; bf16 where it is asked for or gains."""
+    world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if settings.batch_size % world:
+        raise InputError(f"batch_size={settings.batch_size} cannot be shared by {world} processes; expected a multiple of {world}")
+    if settings.precision == "auto":
+        fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_amx_tile_supported()
+    else:
+        fast = settings.precision == "bf16"
+    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    fabric = Fabric(
+        accelerator=accelerator,
+        strategy="ddp" if world > 1 else "auto",
+        devices=local,
+        num_nodes=world // local,
+        precision="bf16-mixed" if fast else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def _check_data(prepared: PreparedSlices, settings: Settings) -> None:
+    """InputError when a domain has fewer slices than a batch, or fewer patients than were asked for."""
+    for domain in ("source", "target"):
+        patients = prepared.patients(domain)[: settings.patients]
+        if settings.patients and len(patients) < settings.patients:
+            raise InputError(f"{prepared.folder}: has {len(patients)} {domain} patients; expected {settings.patients} (setting patients)")
+        count = sum(where.stop - where.start for _, where in patients)
+        if count < settings.batch_size:
+            raise InputError(
+                f"{prepared.folder}: has {count} {domain} slices; expected at least a batch of {settings.batch_size}. "
+                "Prepare more patients or set batch_size lower"
+            )
+
+
+def _open_run(out: Path, config: dict[str, Any], resume: bool, fabric: Fabric) -> None:
+    """Make the run folder, or check that the one that is there is the same run and may go on."""
+    if fabric.is_global_zero:
+        if (out / "config.json").exists():
+            if not resume:
+                raise InputError(f"{out}: already holds a run; add --resume to go on with it, or choose another folder")
+            before = read_json(out / "config.json")
+            _compare(before, config, out)
+            for leftover in out.glob(".*.*"):  # of a write that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            if out.is_dir() and any(out.iterdir()):
+                raise InputError(f"{out}: is a folder that holds something else; choose an empty or a new one")
+            write_json(config, out / "config.json")
+    fabric.barrier()
+
+
+def _compare(before: Any, now: dict[str, Any], out: Path) -> None:
+    """InputError that names what differs between a run's config.json and what is asked for now."""
+    for part in ("settings", "data"):
+        old, new = before.get(part, {}) if isinstance(before, dict) else {}, now[part]
+        differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        if differing:
+            key = differing[0]
+            raise InputError(
+                f"{out}/config.json: the run has {part} {key}={old.get(key)!r}, not {new.get(key)!r}; "
+                "resume with the run's own settings and data, or choose another folder"
+            )
+
+
+def _save_checkpoint(trainer: Trainer, out: Path, seconds: float) -> None:
+    with atomic(out / "checkpoint.pt") as temporary:
+        torch.save(trainer.state() | {"seconds": seconds}, temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _load_checkpoint(trainer: Trainer, out: Path) -> float:
+    """Put the last checkpoint into `trainer` and take later lines off the log; seconds trained so far."""
+    path = out / "checkpoint.pt"
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)  # never runs code from the file
+    except Exception as error:  # torch raises many kinds here: zip, pickle, EOF
+        raise InputError(f"{path}: is truncated or no checkpoint of mr2ct ({type(error).__name__}); start the run anew") from error
+    try:
+        trainer.load_state(state)
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: is of another architecture than this run's settings; resume with the settings that made it") from error
+    if trainer.fabric.is_global_zero:
+        kept = [line for line in read_log(out) if line["step"] <= trainer.step_number]
+        with atomic(out / "log.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    return state["seconds"]
+
+
+def _stop_unless_finite(terms: dict[str, float], step: int, out: Path) -> None:
+    for name, value in terms.items():
+        if not math.isfinite(value):
+            raise InputError(
+                f"{out}: the {name} loss is {value} at step {step}; the last good checkpoint is kept. "
+                "Look at the data for odd values, or lower learning_rate"
+            )
+
+
+@torch.inference_mode()
+def _save_sample(trainer: Trainer, out: Path, step: int) -> None:
+    """samples/<step>.png: four source slices, their translations, four target slices, their translations, a row each."""
+    rows = []
+    for domain, direction in (("source", "source_to_target"), ("target", "target_to_source")):
+        stack = getattr(trainer.data, domain)
+        real = np.stack([stack[i] for i in np.linspace(0, len(stack) - 1, 6).astype(int)[1:5]])
+        rows += [np.hstack(real), np.hstack(trainer.networks.translator.translate(real, direction))]
+    with atomic(out / "samples" / f"{step:07d}.png") as temporary:
+        pictures.imsave(temporary, np.vstack(rows), cmap="gray", vmin=-1, vmax=1)
+
+
+def _quiet(progress: bool | None, fabric: Fabric) -> bool | None:
+    """tqdm's `disable`: None means that tqdm looks whether someone watches."""
+    return True if not fabric.is_global_zero else (None if progress is None else not progress)

@@ -1,0 +1,95 @@
+"""A trained pair of generators with all that is needed to use it: architecture, windows, how its slices were prepared."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mr2ct_lib.files import InputError, atomic, read_json, write_json
+from mr2ct_lib.networks import Generator
+
+DIRECTIONS = ("source_to_target", "target_to_source")
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a generator is built from; see `networks.Generator`."""
+
+    filters: int
+    blocks: int
+    offset_layers: str | None
+
+    def build(self) -> Generator:
+        """A generator of this architecture, untrained."""
+        return Generator(self.filters, self.blocks, self.offset_layers)
+
+
+class Translator(nn.Module):
+    """Both generators, `source_to_target` and `target_to_source`, and `preparation`, the description of the slices they know.
+
+    preparation: prepared.json's windows, normalisation, n4, plane, shape, spacing, domains. training: where the weights come from.
+    """
+
+    def __init__(self, architecture: Architecture, preparation: dict[str, Any], training: dict[str, Any]):
+        super().__init__()
+        self.architecture, self.preparation, self.training_record = architecture, preparation, training
+        self.source_to_target, self.target_to_source = architecture.build(), architecture.build()
+
+    def forward(self, slices: Tensor, direction: str = "source_to_target", deform: bool = False) -> Tensor:
+        """Slices (n, 1, h, w) in [-1, 1] of one domain -> the other's, same shape and range; deform as in `networks.Generator`."""
+        if direction not in DIRECTIONS:
+            raise ValueError(f"direction {direction!r}; expected one of {', '.join(DIRECTIONS)}")
+        return getattr(self, direction)(slices, deform)
+
+    @torch.inference_mode()
+    def translate(self, slices: Any, direction: str = "source_to_target", deform: bool = False, batch_size: int = 16) -> Any:
+        """As `forward`, for a NumPy array (n, h, w) of any n, in batches and without gradients -> (n, h, w) float32."""
+        device = next(self.parameters()).device
+        batches = torch.as_tensor(slices, dtype=torch.float32)[:, None].split(batch_size)
+        return torch.cat([self(b.to(device), direction, deform).cpu() for b in batches])[:, 0].numpy()
+
+    def save(self, folder: str | Path) -> None:
+        """Write translator.json and the weights of both directions as safetensors, the folder whole or not at all."""
+        with atomic(folder) as temporary:
+            temporary.mkdir()
+            for direction in DIRECTIONS:
+                weights = {k: v.detach().cpu().contiguous() for k, v in getattr(self, direction).state_dict().items()}
+                save_file(weights, temporary / f"{direction}.safetensors")
+            record = {"format": FORMAT, "architecture": asdict(self.architecture)}
+            write_json(record | {"preparation": self.preparation, "training": self.training_record}, temporary / "translator.json")
+
+
+def load_translator(folder: str | Path) -> Translator:
+    """The translator in `folder` (a translator/ folder or the run folder around it), in evaluation mode on the CPU.
+
+    Nothing in the files is executed. Raises InputError when the folder holds no translator or its weights fit another architecture.
+    """
+    folder = Path(folder)
+    if (folder / "translator" / "translator.json").is_file():
+        folder = folder / "translator"
+    if not (folder / "translator.json").is_file():
+        raise InputError(f"{folder}: holds no translator.json; expected the translator/ folder of a finished `mr2ct train` run")
+    record = read_json(folder / "translator.json")
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise InputError(f"{folder}/translator.json: is not of format {FORMAT}; expected what this version of mr2ct writes, train again")
+    try:
+        translator = Translator(Architecture(**record["architecture"]), record["preparation"], record["training"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder}/translator.json: cannot be used ({error}); expected what `mr2ct train` wrote") from error
+    for direction in DIRECTIONS:
+        path = folder / f"{direction}.safetensors"
+        try:
+            getattr(translator, direction).load_state_dict(load_file(path))
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: cannot be read ({error}); copy the whole translator/ folder again") from error
+        except RuntimeError as error:
+            raise InputError(
+                f"{path}: its weights are of another architecture than translator.json says ({record['architecture']}); "
+                "copy both from the same run"
+            ) from error
+    return translator.eval()

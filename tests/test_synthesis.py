@@ -1,0 +1,105 @@
+"""Laws of whole-volume synthesis: same grid, right place, right unit, refusals."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mr2ct_lib.files import InputError
+from mr2ct_lib.preparation import CT_WINDOW, MR_WINDOW
+from mr2ct_lib.synthesis import synthesize
+from mr2ct_lib.translator import Architecture, Translator
+from mr2ct_lib.volumes import Volume, read_volume, write_volume
+
+
+class Identity(nn.Module):
+    def forward(self, x, deform=False):
+        return x
+
+
+def translator(spacing=(5.0, 5.0), shape=(16, 16), n4=False):
+    preparation = {
+        "plane": "coronal",
+        "spacing": list(spacing),
+        "shape": list(shape),
+        "windows": {"source": MR_WINDOW.as_dict(), "target": CT_WINDOW.as_dict()},
+        "normalisation": {"source": "percentile", "target": None},
+        "n4": {"source": n4, "target": False},
+    }
+    result = Translator(Architecture(4, 1, None), preparation, {})
+    result.source_to_target = result.target_to_source = Identity()
+    result.register_parameter("anchor", nn.Parameter(torch.zeros(1)))
+    return result
+
+
+def mr(shape=(18, 6, 20), spacing=(5.0, 6.0, 5.0), axcodes=("R", "A", "S")):
+    i, j, k = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    body = (i**2 + k**2 < 0.7).astype(np.float32)
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = [-40.0, 7.0, 11.0]
+    return Volume((body * (400 + 300 * i + 100 * k)).astype(np.float32), affine, "a.u.", axcodes)
+
+
+@pytest.mark.parametrize("spacing", [(5.0, 5.0), (4.0, 7.5)])
+def test_the_result_lies_on_the_inputs_own_grid_in_hu(spacing):
+    volume = mr()
+    out = synthesize(volume, translator(spacing))
+    assert out.array.shape == volume.array.shape and out.unit == "HU"
+    np.testing.assert_array_equal(out.affine, volume.affine)
+    assert out.array.min() >= -150 and out.array.max() <= 350
+
+
+def test_an_identity_translator_returns_the_windowed_scan():
+    """Bright end of the MR window comes out as the bright end of the CT window, at the very same voxels."""
+    volume = mr()
+    out = synthesize(volume, translator()).array
+    scale = np.percentile(volume.array[volume.array > 0], 99.5)
+    expected = np.clip(volume.array / scale, 0, 1) * 500 - 150
+    np.testing.assert_allclose(out, expected, atol=8)  # the percentile is of the body mask, which is not exactly > 0
+
+
+def test_an_oblique_flipped_file_keeps_its_affine_and_place(tmp_path):
+    volume = mr(axcodes=("L", "S", "A"))
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(0.2), -np.sin(0.2)], [np.sin(0.2), np.cos(0.2)]]
+    write_volume(volume.replace(affine=turn @ volume.affine), tmp_path / "mr.nii.gz")
+    import nibabel as nib
+
+    before = nib.load(tmp_path / "mr.nii.gz")
+    write_volume(synthesize(read_volume(tmp_path / "mr.nii.gz"), translator((4.0, 4.0))), tmp_path / "sct.nii.gz")
+    after = nib.load(tmp_path / "sct.nii.gz")
+    assert after.shape == before.shape and after.get_data_dtype() == np.int16
+    np.testing.assert_allclose(after.affine, before.affine, atol=1e-5)
+    bright = before.get_fdata() > 300  # identity translator: the body stays where it is
+    assert after.get_fdata()[bright].mean() > after.get_fdata()[~bright].mean() + 100
+
+
+def test_slices_are_independent_of_their_neighbours():
+    """Without N4, changing one slice changes that slice of the result alone."""
+    volume = mr()
+    tr = translator()
+    one = synthesize(volume, tr).array
+    array = volume.array.copy()
+    array[:, 2] *= 0.9
+    other = synthesize(volume.replace(array=array), tr).array
+    changed = np.abs(one - other).max(axis=(0, 2))
+    assert changed[2] > 20 and np.delete(changed, 2).max() < 5  # the percentile's scale may shift all by a little
+
+
+def test_reverse_takes_ct_and_gives_mr_units():
+    ct = mr().replace(array=mr().array - 1000, unit="HU")
+    assert synthesize(ct, translator(), reverse=True).unit == "%"
+
+
+def test_the_wrong_kind_of_scan_is_refused():
+    with pytest.raises(InputError, match="looks like CT.*expected MR"):
+        synthesize(mr().replace(array=mr().array - 1000, unit="HU"), translator())
+    with pytest.raises(InputError, match="looks like MR.*expected CT"):
+        synthesize(mr(), translator(), reverse=True)
+
+
+def test_n4_is_applied_where_training_had_it():
+    volume = mr(shape=(24, 8, 24))
+    biased = volume.replace(array=volume.array * np.exp(np.linspace(-0.4, 0.4, 24))[:, None, None].astype(np.float32))
+    plain, corrected = (synthesize(biased, translator(n4=use)).array for use in (False, True))
+    assert np.abs(plain - corrected).max() > 5

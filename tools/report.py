@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,14 +83,17 @@ def _minutes(notebook: nbformat.NotebookNode) -> float:
     return (notebook.metadata.get("papermill", {}).get("duration") or 0.0) / 60
 
 
-def write_report(executed: Path, out: Path, title: str) -> None:
-    """Write every table and figure of the notebooks in the folder `executed` to the page `out`, with contents and minutes."""
+def write_report(executed: Path, out: Path, title: str, failures: Collection[str] = ()) -> None:
+    """Write every table and figure of the notebooks in the folder `executed` to the page `out`, with contents and minutes.
+
+    `failures` names notebooks that failed where papermill could not note it in them (their kernel died).
+    """
     contents, chapters, total = [], [], 0.0
     for path in sorted(executed.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         minutes, name = _minutes(notebook), html.escape(title_of(notebook, path.stem))
         total += minutes
-        failed = bool(notebook.metadata.get("papermill", {}).get("exception"))
+        failed = path.stem in failures or bool(notebook.metadata.get("papermill", {}).get("exception"))
         note = f'<span class="minutes">{minutes:.1f} min</span>' + (' <strong class="failed">failed</strong>' if failed else "")
         link = f"{executed.name}/{path.stem}.html"
         chapters.append(f'<h2 id="{path.stem}">{name} {note}</h2>\n<p><a href="{link}">the whole notebook</a></p>')

@@ -49,7 +49,7 @@ def run_tutorial(paths: list[Path], parameters: dict, out: Path, say=print) -> i
         if problem:
             failures.append(path.stem)
             say(f"    {problem}\n    the notebook up to there: {shown(executed / path.name)}", flush=True)
-    write_report(executed, out / "report.html", f"mr2ct tutorial, profile {parameters.get('profile', out.name)}")
+    write_report(executed, out / "report.html", f"mr2ct tutorial, profile {parameters.get('profile', out.name)}", failures)
     say(f"{len(paths)} notebooks in {(time.perf_counter() - start) / 60:.1f} min: {shown(out / 'report.html')}", flush=True)
     if failures:
         say(f"failed: {', '.join(failures)}; the results of the others are kept", flush=True)

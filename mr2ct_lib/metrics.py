@@ -369,13 +369,13 @@ def displacement(
     def local(image: np.ndarray) -> np.ndarray:
         return uniform_filter(image, block)[pick]
 
-    own = local((fixed**2).sum(axis=0))
+    own = np.maximum(local((fixed**2).sum(axis=0)), 0)  # the running sums of the filter may fall below 0 by rounding
     offsets = range(2 * reach + 1)
     score = np.empty((len(offsets), len(offsets), len(rows), len(columns)))
     for down in offsets:
         for right in offsets:
             window = padded[:, down : down + height, right : right + width]
-            energy = np.sqrt(own * local((window**2).sum(axis=0)))
+            energy = np.sqrt(own * np.maximum(local((window**2).sum(axis=0)), 0))
             score[down, right] = local((fixed * window).sum(axis=0)) / np.maximum(energy, 1e-9)
 
     enough = own > 0.25 * own.max()

@@ -57,8 +57,8 @@ def tube(x: np.ndarray, y: np.ndarray, z: np.ndarray, sections: np.ndarray) -> n
     [-5.0, 2.0, -1.0]
     """
     table, lowest = section_table(sections)
-    height = np.clip(np.rint(z - lowest), 0, table.shape[1] - 1).astype(np.intp)
-    cx, cy, cos, sin, long, wide, bend = (column[height] for column in table)
+    height = np.rint(z - np.float32(lowest)).astype(np.int32)
+    cx, cy, cos, sin, long, wide, bend = (np.take(column, height, mode="clip") for column in table)
     dx, dy = x - cx, y - cy
     u = (dx * cos + dy * sin) / long
     v = dy * cos - dx * sin
@@ -148,7 +148,7 @@ class Boxes:
         """Return slices for `low` <= coordinates <= `high` (3,), None when there are none."""
         slices = []
         for smallest, largest in self._ranges:
-            hit = np.flatnonzero(((smallest.T <= high) & (largest.T >= low)).all(axis=1))
+            hit = np.flatnonzero(((high >= smallest.T) & (low <= largest.T)).all(axis=1))
             if len(hit) == 0:
                 return None
             slices.append(slice(int(hit[0]), int(hit[-1]) + 1))

@@ -7,7 +7,7 @@ width, muscle mass, fat, smooth asymmetric variation and, a side, an own pose: f
 femur and what inserts on it about the head's centre while the origins on the pelvis stay.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,11 +33,11 @@ _VALUE = {name: value for value, name in HIP_NAMES.items()}
 
 # Sections of the muscles: (z, x, y, half length, half width, angle in degrees, bend), mm; see anatomy.tube. Typical
 # positions, rounded; muscles that go on below the field of view end at its lower edge (z = -260).
-MUSCLES: dict[str, tuple[tuple[int, ...], ...]] = {
+MUSCLES: dict[str, tuple[tuple[float, ...], ...]] = {
     "gluteus_maximus": (
-        (-158, 139, 2, 5, 2, 88, 1), (-123, 138, -10, 23, 14, 44, 0), (-89, 129, -29, 48, 14, 28, -1),
-        (-54, 125, -50, 71, 12, 33, 23), (-20, 112, -66, 94, 12, 30, 37), (15, 104, -65, 97, 15, 33, 20),
-        (49, 102, -64, 93, 15, 35, 12), (84, 96, -69, 63, 11, 36, 10), (118, 71, -75, 5, 3, 17, 0),
+        (-158, 139, 2, 5, 2.5, 88, 1), (-123, 138, -10, 23, 15, 44, 0), (-89, 129, -29, 48, 15, 28, -1),
+        (-54, 125, -50, 71, 13, 33, 23), (-20, 112, -66, 94, 13, 30, 37), (15, 104, -65, 97, 16, 33, 20),
+        (49, 102, -64, 93, 16, 35, 12), (84, 96, -69, 63, 12, 36, 10), (118, 71, -75, 5, 3.2, 17, 0),
     ),
     "gluteus_medius": (
         (-33, 156, 13, 9, 3, -78, 0), (-9, 154, 5, 47, 7, 84, 17), (15, 147, 14, 48, 13, 76, 13),
@@ -46,12 +46,12 @@ MUSCLES: dict[str, tuple[tuple[int, ...], ...]] = {
     ),
     "gluteus_minimus": (
         (13, 132, 19, 10, 3, -70, -2), (33, 124, 11, 37, 7, 80, 8), (52, 119, 16, 43, 9, 76, 8),
-        (72, 121, 13, 38, 6, 70, 9), (91, 130, 11, 27, 2, 71, 9),
+        (72, 121, 13, 38, 6, 70, 9), (91, 130, 11, 27, 2.5, 71, 9),
     ),
     "iliacus": (
-        (-62, 109, 15, 3, 2, 51, 0), (-33, 105, 25, 13, 8, 18, 0), (-4, 100, 36, 16, 7, 2, -4),
+        (-62, 109, 15, 4, 2.5, 51, 0), (-33, 105, 25, 13, 8, 18, 0), (-4, 100, 36, 16, 7, 2, -4),
         (25, 94, 38, 15, 8, 31, 1), (55, 85, 20, 34, 6, 63, 2), (84, 93, 1, 38, 7, 63, 11),
-        (113, 98, -15, 45, 4, 44, 12), (142, 95, -31, 19, 2, 31, 2),
+        (113, 98, -15, 45, 4, 44, 12), (142, 95, -31, 19, 2.5, 31, 2),
     ),
     "obturator_externus": (
         (-56, 53, -5, 24, 8, -26, 2), (-48, 59, -10, 34, 11, -28, 3), (-39, 59, -10, 38, 15, -23, 8),
@@ -59,65 +59,69 @@ MUSCLES: dict[str, tuple[tuple[int, ...], ...]] = {
     ),
     "obturator_internus": (
         (-36, 47, -23, 21, 4, -45, -2), (-22, 50, -17, 34, 9, -56, -4), (-7, 53, -20, 31, 9, -67, 0),
-        (8, 61, -27, 19, 6, -77, 1), (22, 67, -30, 12, 4, -83, 0), (37, 69, -23, 6, 2, -81, 0),
+        (8, 61, -27, 19, 6, -77, 1), (22, 67, -30, 12, 4, -83, 0), (37, 69, -23, 6, 2.5, -81, 0),
     ),
     "pectineus": (
-        (-101, 103, 17, 11, 2, -16, -1), (-83, 95, 16, 18, 4, -26, -3), (-64, 79, 13, 20, 7, -20, 3),
-        (-46, 60, 17, 28, 5, -20, 4), (-28, 49, 23, 23, 4, -25, 3), (-9, 51, 28, 20, 2, -22, 2),
+        (-101, 103, 17, 11, 2.5, -16, -1), (-83, 95, 16, 18, 4, -26, -3), (-64, 79, 13, 20, 7, -20, 3),
+        (-46, 60, 17, 28, 5, -20, 4), (-28, 49, 23, 23, 4, -25, 3), (-9, 51, 28, 20, 2.5, -22, 2),
     ),
     "piriformis": (
-        (24, 77, -53, 5, 2, 31, 0), (32, 66, -56, 22, 6, 38, -2), (40, 55, -61, 27, 8, 47, -3),
+        (24, 77, -53, 5, 2.5, 31, 0), (32, 66, -56, 22, 6, 38, -2), (40, 55, -61, 27, 8, 47, -3),
         (49, 48, -63, 24, 10, 48, -2), (57, 45, -61, 22, 10, 33, -2), (66, 37, -61, 6, 3, 34, -1),
     ),
     "psoas_major": (
-        (19, 77, 25, 3, 3, -51, 0), (62, 64, 13, 10, 7, 38, 0), (105, 55, 0, 15, 12, -47, 0),
+        (19, 77, 25, 4, 3, -51, 0), (62, 64, 13, 10, 7, 38, 0), (105, 55, 0, 15, 12, -47, 0),
         (147, 44, -7, 20, 13, -69, 0), (190, 38, -13, 19, 8, -69, -1), (233, 32, -21, 16, 6, -77, -2),
-        (276, 23, -42, 4, 2, 88, 0),
+        (276, 23, -42, 4, 2.5, 88, 0),
     ),
     "adductor_muscles": (
-        (-260, 79, 62, 46, 20, -4, 6), (-167, 79, 22, 46, 20, -4, 6), (-145, 78, 14, 44, 20, -11, 15), (-124, 76, 11, 45, 22, -19, 9),
-        (-102, 74, 2, 41, 21, -27, 9), (-81, 68, -2, 43, 24, -36, 4), (-59, 48, 8, 33, 15, -35, 8),
-        (-38, 29, 25, 13, 4, -29, 0),
+        (-260, 79, 62, 46, 20, -4, 6), (-167, 79, 22, 46, 20, -4, 6), (-145, 78, 14, 44, 20, -11, 15),
+        (-124, 76, 11, 45, 22, -19, 9), (-102, 74, 2, 41, 21, -27, 9), (-81, 68, -2, 43, 24, -36, 4),
+        (-59, 48, 8, 33, 15, -35, 8), (-38, 29, 25, 13, 4, -29, 0),
     ),
     "biceps_femoris": (
-        (-260, 120, 39, 16, 10, 39, 0), (-167, 120, -1, 16, 10, 39, 0), (-140, 116, -10, 13, 7, 54, 0), (-114, 112, -18, 8, 4, 76, 0),
-        (-87, 103, -29, 5, 2, -78, 1),
+        (-260, 120, 39, 15, 9, 39, 0), (-167, 120, -1, 15, 9, 39, 0), (-140, 116, -10, 12, 6.3, 54, 0),
+        (-114, 112, -18, 8, 3.6, 76, 0), (-87, 103, -29, 5, 2.5, -78, 1),
     ),
     "gracilis": (
-        (-260, 32, 59, 23, 4, -62, 5), (-167, 32, 19, 23, 4, -62, 5), (-138, 31, 13, 24, 4, -66, 7), (-109, 31, 8, 25, 3, -67, 8),
-        (-80, 31, 5, 25, 2, -70, 8),
+        (-260, 32, 59, 22, 3.4, -62, 5), (-167, 32, 19, 22, 3.4, -62, 5), (-138, 31, 13, 23, 3.4, -66, 7),
+        (-109, 31, 8, 24, 2.5, -67, 8), (-80, 31, 5, 24, 2.5, -70, 8),
     ),
     "rectus_femoris": (
-        (-260, 102, 108, 26, 10, 25, 0), (-167, 102, 68, 26, 10, 25, 0), (-129, 106, 57, 25, 9, 22, 1), (-92, 111, 46, 23, 10, 18, -1),
-        (-54, 117, 42, 18, 9, 14, 0), (-17, 121, 41, 10, 7, 2, 0), (21, 111, 36, 4, 3, -52, 0),
+        (-260, 102, 108, 26, 10, 25, 0), (-167, 102, 68, 26, 10, 25, 0), (-129, 106, 57, 25, 9, 22, 1),
+        (-92, 111, 46, 23, 10, 18, -1), (-54, 117, 42, 18, 9, 14, 0), (-17, 121, 41, 10, 7, 2, 0),
+        (21, 111, 36, 4, 3, -52, 0),
     ),
     "sartorius": (
-        (-260, 60, 95, 20, 4, 3, 2), (-167, 60, 55, 20, 4, 3, 2), (-124, 69, 50, 16, 5, 2, 2), (-81, 85, 46, 12, 6, 26, 1),
-        (-37, 100, 49, 12, 6, 22, 0), (6, 110, 54, 11, 5, 14, 1), (49, 105, 57, 5, 3, -4, 0),
+        (-260, 60, 95, 20, 4, 3, 2), (-167, 60, 55, 20, 4, 3, 2), (-124, 69, 50, 16, 5, 2, 2),
+        (-81, 85, 46, 12, 6, 26, 1), (-37, 100, 49, 12, 6, 22, 0), (6, 110, 54, 11, 5, 14, 1),
+        (49, 105, 57, 5, 3, -4, 0),
     ),
     "semimembranosus": (
-        (-260, 76, 36, 10, 8, -29, 0), (-167, 76, -4, 10, 8, -29, 0), (-156, 77, -8, 7, 5, -61, 0), (-146, 78, -11, 6, 4, -68, 0),
-        (-135, 80, -14, 4, 2, 90, 0),
+        (-260, 76, 36, 14, 10, -29, 0), (-167, 76, -4, 8, 6, -29, 0), (-156, 77, -8, 6, 4, -61, 0),
+        (-146, 78, -11, 5, 3, -68, 0), (-135, 80, -14, 4, 2.5, 90, 0),
     ),
     "semitendinosus": (
-        (-260, 97, 36, 13, 10, 6, 0), (-167, 97, -4, 13, 10, 6, 0), (-139, 97, -12, 13, 9, 2, 0), (-111, 96, -23, 14, 8, 1, -1),
-        (-83, 92, -37, 9, 5, 24, -1), (-55, 92, -42, 11, 7, -77, -1), (-27, 94, -51, 6, 2, 81, 1),
+        (-260, 97, 36, 13, 10, 6, 0), (-167, 97, -4, 13, 10, 6, 0), (-139, 97, -12, 13, 9, 2, 0),
+        (-111, 96, -23, 14, 8, 1, -1), (-83, 92, -37, 9, 5, 24, -1), (-55, 92, -42, 11, 7, -77, -1),
+        (-27, 94, -51, 6, 2.5, 81, 1),
     ),
     "tensor_fasciae_latae": (
-        (-128, 157, 63, 7, 2, -10, -1), (-93, 158, 53, 17, 4, -9, -2), (-57, 156, 47, 17, 7, -8, 0),
+        (-128, 157, 63, 7, 2.5, -10, -1), (-93, 158, 53, 17, 4, -9, -2), (-57, 156, 47, 17, 7, -8, 0),
         (-22, 148, 47, 14, 7, -6, 1), (14, 136, 54, 14, 5, 14, -2), (49, 123, 58, 8, 3, 16, -2),
     ),
     "vastus_lateralis_and_intermedius": (
-        (-260, 155, 88, 35, 21, -72, 0), (-167, 155, 48, 35, 21, -72, 0), (-140, 154, 41, 34, 20, -47, 0), (-112, 152, 34, 31, 19, -43, 0),
-        (-85, 151, 25, 29, 17, 89, 0), (-58, 149, 16, 29, 11, -65, -7), (-30, 144, 10, 4, 2, -29, 1),
+        (-260, 155, 88, 37, 24, -72, 0), (-167, 155, 48, 37, 24, -72, 0), (-140, 154, 41, 36, 22, -47, 0),
+        (-112, 152, 34, 33, 21, -43, 0), (-85, 151, 25, 31, 19, 89, 0), (-58, 149, 16, 31, 12, -65, -7),
+        (-30, 144, 10, 4, 2.5, -29, 1),
     ),
     "vastus_medialis": (
-        (-260, 109, 91, 13, 9, 58, 0), (-167, 109, 51, 13, 9, 58, 0), (-136, 110, 37, 10, 8, 77, 0), (-105, 110, 25, 9, 5, -85, 1),
-        (-74, 109, 14, 6, 2, 66, 1),
+        (-260, 109, 91, 13, 9, 58, 0), (-167, 109, 51, 13, 9, 58, 0), (-136, 110, 37, 10, 8, 77, 0),
+        (-105, 110, 25, 9, 5, -85, 1), (-74, 109, 14, 6, 2.5, 66, 1),
     ),
     "erector_spinae": (
-        (85, 16, -91, 14, 8, 6, 0), (136, 32, -73, 32, 17, 17, -1), (187, 38, -58, 39, 21, 31, -2),
-        (238, 41, -65, 40, 17, 20, 7), (289, 41, -79, 41, 14, 1, 4),
+        (85, 16, -91, 14, 9, 6, 0), (136, 32, -73, 32, 19, 17, -1), (187, 38, -58, 39, 24, 31, -2),
+        (238, 41, -65, 40, 19, 20, 7), (289, 41, -79, 41, 16, 1, 4),
     ),
     "quadratus_lumborum": (
         (154, 93, -36, 23, 9, 23, 6), (194, 68, -29, 30, 9, 11, 2), (234, 52, -35, 24, 7, 10, -2),
@@ -132,9 +136,9 @@ MUSCLES: dict[str, tuple[tuple[int, ...], ...]] = {
         (288, 124, -42, 53, 3, 51, 11),
     ),
     "oblique_muscles": (
-        (24, 58, 42, 21, 3, 15, 1), (68, 76, 53, 24, 5, 8, 6), (112, 111, 71, 41, 9, -30, -4),
-        (156, 144, 59, 83, 9, -74, -56), (201, 143, 56, 88, 9, -82, -76), (245, 132, 50, 83, 10, 90, -2),
-        (289, 143, 18, 113, 13, 82, 87),
+        (24, 58, 42, 21, 2.6, 15, 1), (68, 76, 53, 24, 4.3, 8, 6), (112, 111, 71, 41, 7.8, -30, -4),
+        (156, 144, 59, 83, 7.8, -74, -56), (201, 143, 56, 88, 7.8, -82, -76), (245, 132, 50, 83, 9, 90, -2),
+        (289, 143, 18, 113, 11, 82, 87),
     ),
 }  # fmt: skip
 # Sheet of the iliac wing and, below it, the inner wall of the acetabulum; the sacrum.
@@ -167,27 +171,27 @@ PELVIS_CHAINS = (
     ((14, 9, -42, 8), (36, -12, -54, 6.5), (60, -36, -58, 9)),  # inferior ramus
 )
 VESSELS = (
-    ((26, 6, 210, 7), (30, 8, 140, 6), (58, 26, 70, 5.5), (86, 47, 5, 5), (85, 42, -60, 4.5), (84, 44, -170, 4), (84, 60, -260, 4)),
-    ((22, -3, 210, 9), (28, -3, 140, 8), (50, 18, 70, 7), (76, 43, 5, 6.5), (78, 35, -60, 5.5), (76, 37, -170, 5), (76, 52, -260, 5)),
+    ((26, 10, 210, 6), (30, 12, 140, 5), (56, 28, 70, 5), (86, 47, 5, 5), (85, 42, -60, 4.5), (84, 44, -170, 4), (84, 70, -260, 4)),
+    ((24, 2, 210, 7), (28, 4, 140, 6), (50, 22, 70, 6), (76, 43, 5, 6), (78, 35, -60, 5.5), (76, 37, -170, 5), (76, 64, -260, 5)),
 )
-# Body outline at a subcutaneous fat of FAT mm: z, half width, y of the middle, half depth.
-FAT = 24.0
+# Body outline at FAT mm of subcutaneous fat: z, x of the middle, half width, y of the middle, half depth.
+FAT = 21.0
 TRUNK = (
-    (-120, 150, -4, 40), (-104, 190, -6, 62), (-80, 198, -5, 78), (-59, 203, -13, 85), (-32, 201, -19, 93), (-5, 196, -24, 99), (22, 191, -26, 102),
-    (49, 190, -25, 104), (76, 187, -18, 109), (103, 181, -6, 117), (130, 176, 9, 124), (157, 170, 24, 128), (184, 170, 34, 131),
-    (211, 168, 36, 131), (265, 160, 32, 126), (300, 158, 30, 124),
+    (-100, 0, 60, 22, 22), (-80, 0, 150, 10, 52), (-59, 0, 188, 4, 64), (-32, 0, 198, -13, 83), (-5, 0, 196, -24, 97),
+    (22, 0, 191, -28, 100), (49, 0, 190, -27, 102), (76, 0, 187, -20, 107), (103, 0, 181, -7, 116), (130, 0, 176, 8, 123),
+    (157, 0, 170, 24, 128), (184, 0, 170, 34, 131), (211, 0, 168, 36, 131), (265, 0, 164, 32, 128), (300, 0, 162, 30, 126),
 )  # fmt: skip
 LEG = (
-    (-260, 106, 58, 102, 66, 0, 0), (-167, 106, 26, 103, 67, 0, 0), (-140, 107, 18, 104, 67, 0, 0),
-    (-113, 107, 10, 105, 69, 0, 0), (-86, 108, -2, 104, 75, 0, 0), (-50, 110, -12, 98, 80, 0, 0), (-20, 110, -20, 80, 70, 0, 0),
+    (-260, 106, 102, 58, 66), (-167, 106, 103, 26, 67), (-140, 107, 104, 18, 67), (-113, 107, 105, 10, 69),
+    (-86, 108, 104, -2, 75), (-50, 110, 98, -12, 80), (-20, 110, 80, -20, 70),
 )  # fmt: skip
 CAVITY = (
-    (-18, 0, -30, 20, 14, 0, 0), (10, 0, -28, 46, 42, 0, 0), (50, 0, -22, 62, 52, 0, 0), (85, 0, 6, 84, 52, 0, 0),
+    (-58, 0, -14, 9, 22, 0, 0), (-18, 0, -28, 22, 32, 0, 0), (10, 0, -28, 46, 42, 0, 0), (50, 0, -22, 62, 52, 0, 0),
+    (85, 0, 6, 84, 52, 0, 0),
     (120, 0, 34, 100, 58, 0, 0), (170, 0, 56, 118, 74, 0, 0), (300, 0, 52, 120, 74, 0, 0),
 )  # fmt: skip
 _REACH = 4.0  # mm around a structure's box in which it is still painted
 _STEP = 14.0  # mm between the nodes on which a patient's own shape is computed
-_LOOKS_LIKE = "expected {low:g} to {high:g} {unit}. Choose a value in that range"
 _RANGES = {
     "flexion": (-25, 25, "degrees"), "abduction": (-20, 20, "degrees"), "rotation": (-35, 35, "degrees"),
     "fat": (6, 45, "mm"), "muscle": (0.6, 1.4, "times"), "size": (0.8, 1.2, "times"),
@@ -315,7 +319,8 @@ class HipPatient:
         """Reference coordinates (3, I, J, K) of a grid's voxels: exact on a lattice, linear between its nodes."""
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
         world = affine[:3, :3] @ corners + affine[:3, 3:]
-        low, high = world.min(axis=1) - 1, world.max(axis=1) + 1
+        low = np.floor(world.min(axis=1) / _STEP) * _STEP  # the same nodes whatever the grid: a point has one label
+        high = world.max(axis=1) + _STEP
         counts = np.maximum(2, np.ceil((high - low) / _STEP).astype(int) + 1)
         lattice_affine = np.diag([_STEP, _STEP, _STEP, 1.0])
         lattice_affine[:3, 3] = low
@@ -332,7 +337,7 @@ class HipPatient:
         labels[skin < -2.0] = _VALUE["subcutaneous_fat"]
         labels[skin < -0.8 * fat] = _VALUE["intermuscular_fat"]
         deep = skin < -4.0  # nothing but skin and fat lies nearer to the surface
-        best = np.full(shape, 1.2, dtype=np.float32)  # muscles grow by up to 1.2 mm towards their neighbours
+        best = np.full(shape, 1.0, dtype=np.float32)  # muscles grow by up to 1 mm towards their neighbours
         boxes = Boxes(q)
         _paint_contents(labels, q, boxes, self.bladder, self.seed)
         for name, sections in self._muscles(rng):
@@ -384,8 +389,8 @@ def hip_patient(seed: int, **overrides: float | str) -> HipPatient:
         raise InputError(f"hip_patient: sex {sex!r}; expected 'female' or 'male'. Choose one")
     female = sex == "female"
     drawn = {
-        "size": float(np.clip(rng.normal(0.965 if female else 1.03, 0.03), 0.89, 1.1)),
-        "fat": float(np.clip(rng.normal(27 if female else 20, 6), 10, 40)),
+        "size": float(np.clip(rng.normal(0.985 if female else 1.045, 0.03), 0.9, 1.12)),
+        "fat": float(np.clip(rng.normal(22 if female else 16, 5), 8, 38)),
         "muscle": float(np.clip(rng.normal(0.95 if female else 1.06, 0.1), 0.7, 1.35)),
     }
     width = (1.03 if female else 0.985) * float(np.clip(rng.normal(1, 0.015), 0.97, 1.03))
@@ -433,7 +438,11 @@ def _chain_bounds(points: tuple) -> tuple[np.ndarray, np.ndarray]:
     return (rows[:, :3] - rows[:, 3:]).min(axis=0), (rows[:, :3] + rows[:, 3:]).max(axis=0)
 
 
-def _paint(labels, q, boxes, distance, low, high, name) -> None:
+def _paint(
+    labels: np.ndarray, q: np.ndarray, boxes: Boxes, distance: Callable[..., np.ndarray],
+    low: np.ndarray, high: np.ndarray, name: str,
+) -> None:  # fmt: skip
+    """Paint the solid with this signed `distance` and bounding box over whatever was painted before."""
     box = boxes.of(low, high)
     if box is not None:
         labels[box][distance(*q[(slice(None), *box)]) < 0] = _VALUE[name]
@@ -441,18 +450,26 @@ def _paint(labels, q, boxes, distance, low, high, name) -> None:
 
 def _body(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     """Signed distance (mm) to the skin at FAT mm of fat: trunk and leg of one side."""
-    heights, half_width, middle, half_depth = np.array(TRUNK, dtype=np.float64).T
-    lowest = heights[0]
-    fine = np.arange(lowest, heights[-1] + 1.0)
-    index = np.clip(np.rint(z - np.float32(lowest)), 0, len(fine) - 1).astype(np.intp)
-    wide, mid, deep = (np.interp(fine, heights, c).astype(np.float32)[index] for c in (half_width, middle, half_depth))
-    u, v = np.abs(x) / wide, np.abs(y - mid) / deep
-    u2, v2 = u * u, v * v
-    rho = np.sqrt(np.sqrt(u2 * u2 * u + v2 * v2 * v + 1e-9) ** np.float32(0.8))  # superellipse of power 5/2... see below
-    trunk = (rho - 1) * np.minimum(wide, deep)
-    trunk = np.maximum(trunk, np.float32(-104) - z)
-    leg = tube(x, y, z, LEG)
-    return np.minimum(trunk, leg)
+    return np.minimum(_outline(x, y, z, TRUNK), _outline(x, y, z, LEG))
+
+
+def _outline(x: np.ndarray, y: np.ndarray, z: np.ndarray, rows: tuple) -> np.ndarray:
+    """Signed distance (mm, in the axial plane) to a stack of outlines, flat in front and rounder at the back."""
+    heights, *columns = np.array(rows, dtype=np.float64).T
+    fine = np.arange(heights[0], heights[-1] + 1.0)
+    index = np.rint(z - np.float32(fine[0])).astype(np.int32)
+    middle_x, wide, middle_y, deep = (
+        np.take(np.interp(fine, heights, column).astype(np.float32), index, mode="clip") for column in columns
+    )
+    v = (y - middle_y) / deep
+    front = v > 0
+    u = np.square((x - middle_x) / wide)
+    v *= v
+    # the squares of two superellipses, of power 4 (flat between the iliac spines) and 2 (round), mixed at the back
+    square = np.sqrt(u * u + v * v)
+    rho = np.sqrt(np.where(front, square, np.float32(0.35) * square + np.float32(0.65) * (u + v)))
+    distance = (rho - 1) * np.minimum(wide, deep)
+    return np.maximum(distance, np.maximum(np.float32(fine[0]) - z, np.float32(-1e3) if rows is TRUNK else z))
 
 
 def _paint_contents(labels: np.ndarray, q: np.ndarray, boxes: Boxes, bladder: float, seed: int) -> None:
@@ -474,17 +491,17 @@ def _paint_contents(labels: np.ndarray, q: np.ndarray, boxes: Boxes, bladder: fl
 
 def _paint_bones(labels: np.ndarray, q: np.ndarray, boxes: Boxes) -> None:
     """Spine, sacrum, pelvis, femur and joint cartilage over whatever was painted before."""
-    box = boxes.of((-1, -95, 80), (40, 30, 300))
-    if box is not None:
-        _paint_spine(labels[box], *q[(slice(None), *box)])
     box = boxes.of(*_bounds(SACRUM))
     if box is not None:
         distance = tube(*q[(slice(None), *box)], SACRUM)
         labels[box][distance < 0] = _VALUE["sacrum_cortex"]
         labels[box][distance < -1.2] = _VALUE["sacrum"]
+    box = boxes.of((-1, -95, 80), (40, 30, 300))
+    if box is not None:
+        _paint_spine(labels[box], *q[(slice(None), *box)])
     box = boxes.of((-1, -125, -70), (175, 100, 152))
     if box is not None:
-        _paint_pelvis(labels[box], *q[(slice(None), *box)], boxes_q=q[(slice(None), *box)])
+        _paint_pelvis(labels[box], *q[(slice(None), *box)])
     box = boxes.of((70, -50, -262), (172, 115, 28))
     if box is not None:
         _paint_femur(labels[box], *q[(slice(None), *box)])
@@ -510,7 +527,7 @@ def _paint_spine(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray
     labels[np.maximum(canal, ends) < 0] = _VALUE["spinal_canal"]
 
 
-def _paint_pelvis(labels, x, y, z, boxes_q) -> None:
+def _paint_pelvis(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
     bone = tube(x, y, z, ILIUM)
     for points in PELVIS_CHAINS:
         bone = np.minimum(bone, chain(x, y, z, points))

@@ -12,7 +12,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,6 +22,7 @@ import scipy
 from tqdm.auto import tqdm
 
 from mr2ct_lib import __version__
+from mr2ct_lib.anatomy import LabelMapPatient, read_names
 from mr2ct_lib.files import InputError, read_json, write_json
 from mr2ct_lib.physics import SEQUENCES, acquire_ct, acquire_mr, thin_plate_distortion
 from mr2ct_lib.volumes import Volume, read_volume, write_volume
@@ -46,8 +46,8 @@ class Grid:
         return affine
 
 
-# Paper: hip MR coronal, 320 mm, 256 x 256, slab of 76 mm in slices of 2 mm; CT axial, 360 mm, 512 x 512, 2 mm (Hiasa et al. 2018). Abdomen 1.56 x 1.56 x 5 mm,
-# 192 x 192; head 1.8 mm, 128 x 128 (Wang et al. 2018). Quick and full take coarser voxels of the same fields of view.
+# Paper: hip MR coronal, 320 mm, 256 x 256, slab of 76 mm in slices of 2 mm; CT axial, 360 mm, 512 x 512, 2 mm (Hiasa et al. 2018).
+# Abdomen 1.56 x 1.56 x 5 mm, of which 192 x 192 are cropped; head 1.8 mm, 128 x 128 (Wang et al. 2018). Quick and full take coarser voxels of the same fields of view.
 ACQUISITIONS: dict[str, dict[str, dict[str, Grid]]] = {
     "hip": {
         "quick": {
@@ -65,13 +65,13 @@ ACQUISITIONS: dict[str, dict[str, dict[str, Grid]]] = {
     },
     "head": {
         "quick": dict.fromkeys(("source", "target"), Grid((64, 64, 12), (3.6, 3.6, 6.0), (2, 2, 2))),
-        "full": dict.fromkeys(("source", "target"), Grid((128, 128, 40), (1.8, 1.8, 3.6), (2, 2, 2))),
+        "full": dict.fromkeys(("source", "target"), Grid((128, 128, 40), (1.8, 1.8, 3.6), (2, 2, 1))),
         "paper": dict.fromkeys(("source", "target"), Grid((128, 128, 80), (1.8, 1.8, 1.8), (2, 2, 2))),
     },
     "abdomen": {
         "quick": dict.fromkeys(("source", "target"), Grid((64, 64, 10), (6.25, 6.25, 5.0), (2, 2, 2))),
-        "full": dict.fromkeys(("source", "target"), Grid((192, 192, 20), (2.08, 2.08, 5.0), (2, 2, 2))),
-        "paper": dict.fromkeys(("source", "target"), Grid((256, 256, 40), (1.56, 1.56, 5.0), (2, 2, 2))),
+        "full": dict.fromkeys(("source", "target"), Grid((192, 192, 20), (2.08, 2.08, 5.0), (1, 1, 3))),
+        "paper": dict.fromkeys(("source", "target"), Grid((256, 256, 40), (1.56, 1.56, 5.0), (1, 1, 3))),
     },
 }
 _CT = {"modality": "CT", "name": "CT", "unit": "HU", "noise": 12.0}
@@ -112,14 +112,14 @@ def _ids(patients: int, paired: bool) -> list[str]:
     return [f"{role}{number:04d}" for role in ("p" if paired else "st") for number in range(1, patients + 1)]
 
 
-def build_patient(settings: dict[str, Any], seed: int, domain: str, posture: str | None = None, as_is: bool = False):
+def build_patient(settings: dict[str, Any], seed: int, domain: str, posture: str | None = None, atlas=None, as_is: bool = False):
     """Return the virtual patient of `seed` in the scanner of `domain` ("source" or "target"), with the back pressed by the table of `posture`'s.
 
-    as_is: a label map's own person, undeformed.
+    atlas: a LabelMapPatient whose deformation by `seed` takes the anatomy's place (as_is: the person itself, undeformed).
     """
     anatomy = settings["anatomy"]
-    if settings["labels"]:
-        return _label_map(settings["labels"], settings["names"], settings["body"]).with_seed(seed, deform=not as_is)
+    if atlas is not None:
+        return atlas.with_seed(seed, deform=not as_is)
     module = import_module(f"mr2ct_lib.anatomy_{anatomy}")
     if settings["posture"]:
         scanner, table = ({"source": "mr", "target": "ct"}[where] for where in (domain, posture or domain))
@@ -127,10 +127,8 @@ def build_patient(settings: dict[str, Any], seed: int, domain: str, posture: str
     return getattr(module, f"{anatomy}_patient")(seed)
 
 
-@cache
-def _label_map(labels: str, names: str, body: str | None):
-    from mr2ct_lib.anatomy import LabelMapPatient, read_names
-
+def read_atlas(labels: str | Path, names: str | Path, body: str | Path | None = None) -> LabelMapPatient:
+    """Return the person of a label map (NIfTI), the JSON of its structures and an optional body mask, completed and undeformed."""
     outline = read_volume(body, unit="label") if body else None
     return LabelMapPatient(read_volume(labels, unit="label"), read_names(names), body=outline, seed=0, deform=False)
 
@@ -153,15 +151,15 @@ def scan(settings: dict[str, Any], patient, domain: str, seed: int, distort: boo
     return acquire_mr(patient, grid.shape, affine, SEQUENCES[how["sequence"]], seed, **options)
 
 
-def make_patient(settings: dict[str, Any], folder: Path, id_: str) -> dict[str, Any]:
+def make_patient(settings: dict[str, Any], folder: Path, id_: str, atlas: LabelMapPatient | None = None) -> dict[str, Any]:
     """Make one patient's files in `folder` and return its entry for cohort.json."""
     role, number = id_[0], int(id_[1:])
     seed = patient_seed(settings["seed"], role, number)
     domains = {"s": ["source"], "t": ["target"], "p": ["source", "target"]}[role]
-    as_is = bool(settings["labels"]) and number == 1 and role in "sp"
+    as_is = number == 1 and role in "sp"
     distort = settings["distort_target"]
     landmarks: dict[str, Any] = {}
-    people = {domain: build_patient(settings, seed, domain, as_is=as_is) for domain in domains}
+    people = {domain: build_patient(settings, seed, domain, None, atlas, as_is) for domain in domains}
     centre = people[domains[0]].landmarks["centre"]
     for domain in domains:
         image, labels = scan(settings, people[domain], domain, seed, distort and domain == "target")
@@ -174,10 +172,10 @@ def make_patient(settings: dict[str, Any], folder: Path, id_: str) -> dict[str, 
         landmarks[domain] = {name: [float(v) for v in place] for name, place in people[domain].landmarks.items()}
     if role == "p" and (distort or settings["posture"]):
         # source -> target keeps the source's shape, target -> source the target's: the truth is the other scanner's view of that very shape
-        truth, _ = scan(settings, build_patient(settings, seed, "target", "source", as_is), "target", seed, centre=centre)
+        truth, _ = scan(settings, build_patient(settings, seed, "target", "source", atlas, as_is), "target", seed, centre=centre)
         write_volume(truth, folder / "truth_source_to_target" / f"{id_}.nii.gz")
         centre = people["target"].landmarks["centre"]
-        truth, _ = scan(settings, build_patient(settings, seed, "source", "target", as_is), "source", seed, distort, centre=centre)
+        truth, _ = scan(settings, build_patient(settings, seed, "source", "target", atlas, as_is), "source", seed, distort, centre=centre)
         write_volume(truth, folder / "truth_target_to_source" / f"{id_}.nii.gz")
     names = {str(value): name for value, name in people[domains[0]].names.items()}
     entry = {"seed": seed, "domains": domains, "landmarks": landmarks[domains[0]], "label_names": names}
@@ -207,8 +205,6 @@ def _settings(anatomy, seed, paired, profile, labels, names, body, distort_targe
             if not Path(path).is_file():
                 raise InputError(f"{given[key]}: does not exist; expected the file of {key}. Check the path")
             sums[key] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    if labels is not None:
-        _label_map(files["labels"], files["names"], files["body"])  # refuses a bad map before anything is written
     domains = {domain: dict(how) for domain, how in DOMAINS[anatomy].items()}
     if anatomy == "abdomen" and labels is not None:
         domains["target"]["table"] = "curved"
@@ -257,17 +253,17 @@ def _one_thread_each():
                 os.environ[name] = value
 
 
-def _make_all(settings: dict[str, Any], folder: Path, ids: list[str], workers: int, progress: bool) -> None:
+def _make_all(settings: dict[str, Any], folder: Path, ids: list[str], atlas, workers: int, progress: bool) -> None:
     bar = tqdm(total=len(ids), desc=f"{settings['anatomy']} patients", unit="patient", disable=not progress or not ids)
     with bar:
         if workers == 1 or len(ids) < 2:
             for id_ in ids:
-                make_patient(settings, folder, id_)
+                make_patient(settings, folder, id_, atlas)
                 bar.update()
             return
         with _one_thread_each(), ProcessPoolExecutor(min(workers, len(ids)), mp_context=get_context("spawn")) as pool:
             try:
-                for done in as_completed([pool.submit(make_patient, settings, folder, id_) for id_ in ids]):
+                for done in as_completed([pool.submit(make_patient, settings, folder, id_, atlas) for id_ in ids]):
                     done.result()
                     bar.update()
             except BrokenProcessPool as error:
@@ -296,13 +292,16 @@ def make_cohort(
 ) -> Cohort:
     """Scan virtual patients and write them to the folder `out`; patients that it already holds are kept.
 
-    anatomy "hip" (T1 SPGR and CT), "head" (PD and T2) or "abdomen" (T2* and CT). patients: how many a domain; unpaired, those of source and target are different people
-    in other poses. paired: the same people in both scanners. profile "quick", "full" or "paper" sets the grids (ACQUISITIONS). labels, names, body: a NIfTI label
-    map, the JSON of its structures and an optional body mask take the anatomy's place; the first patient is the map itself,
-    the others random smooth deformations of it. distort_target (head): one fixed distortion on every target scan.
+    anatomy: "hip" (T1 SPGR and CT), "head" (PD and T2) or "abdomen" (T2* and CT).
+    patients: how many a domain; unpaired, those of source and target are different people in other poses.
+    paired: the same people in both scanners. profile: "quick", "full" or "paper" sets the grids (ACQUISITIONS).
+    labels, names, body: a NIfTI label map, the JSON of its structures and an optional body mask take the anatomy's place; the first
+    patient (of source, when unpaired) is the map itself, the others are random smooth deformations of it.
+    distort_target (head): one fixed distortion on every target scan.
+    workers: processes (None: one a core). progress: None shows it at a terminal or in a notebook.
 
-    Where the two scanners see another shape (distort_target; the abdomen's posture), paired cohorts also hold truth_source_to_target/ (the target modality
-    on the source's shape and grid), truth_target_to_source/ and labels_target/. workers: processes (None: one a core). progress: None shows it at a terminal or in a notebook.
+    Where the two scanners see another shape (distort_target; the abdomen's posture), paired cohorts also hold
+    truth_source_to_target/ (the target modality on the source's shape and grid), truth_target_to_source/ and labels_target/.
 
     Raises InputError for arguments that make no sense and for a folder that holds a cohort made with other settings.
     """
@@ -325,10 +324,11 @@ def make_cohort(
         raise InputError(f"{folder}: holds other files and no cohort.json; expected a new or empty folder. Choose another folder")
     meta = {"format": FORMAT, "complete": False, "settings": _plain(settings), "patients": {}}
     todo = [id_ for id_ in ids if not all(path.exists() for path in _expected(folder, settings, id_))]
+    atlas = read_atlas(labels, names, body) if todo and labels is not None else None  # refuses a bad map before anything is written
     if todo:
         write_json(meta, index)
     interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
-    _make_all(settings, folder, todo, workers or os.cpu_count() or 1, interactive if progress is None else progress)
+    _make_all(settings, folder, todo, atlas, workers or os.cpu_count() or 1, interactive if progress is None else progress)
 
     entries = {id_: read_json(folder / "patients" / f"{id_}.json") for id_ in ids}
     label_names = [entry.pop("label_names") for entry in entries.values()][0]
@@ -368,8 +368,8 @@ def guess_modality(volume: Volume) -> str:
 def read_cohort(folder: str | Path) -> Cohort:
     """Read a cohort that make_cohort wrote, or a user's own folder with source/ and target/ (NIfTI, MetaImage or DICOM folders).
 
-    A user's folder counts as unpaired unless its cohort.json says {"paired": true}; then equal names are the same patient. labels/ with names.json are
-    optional. Modality and unit are guessed from the values.
+    A user's folder counts as unpaired unless its cohort.json says {"paired": true}; then equal names are the same patient.
+    labels/ and names.json are optional. Modality and unit are guessed from the values.
 
     Raises InputError for a missing, empty or unfinished cohort, for CT offered as source, and for domains of mixed kinds.
     """

@@ -53,8 +53,8 @@ class Sequence:
         return asdict(self)
 
 
-# The hip's is the first paper's (Hiasa et al. 2018, Sec. 2.1). The head's two are the echoes of one dual-echo acquisition, with times close to
-# those of the IXI data; the abdomen's is a common spoiled T2*-weighted gradient echo (the second paper prints none).
+# The hip's is the first paper's (Hiasa et al. 2018). The head's two are the echoes of one dual-echo acquisition, with times close
+# to those of the IXI data; the abdomen's is a common T2*-weighted gradient echo (the second paper prints none).
 SEQUENCES = {
     "hip_spgr": Sequence("T1 SPGR", "spgr", tr=7.9, te=3.08, flip=30.0, field=1.0),
     "head_pd": Sequence("PD spin echo", "spin_echo", tr=8000.0, te=8.0),
@@ -109,8 +109,8 @@ def tissue_signals(names: dict[int, str], sequence: Sequence) -> np.ndarray:
 def smooth_field(shape: tuple[int, int, int], affine: np.ndarray, length: float, seed: Any, extent: float = 450.0) -> np.ndarray:
     """Return a smooth random field, mean 0 and SD 1 over many draws, float32, at the voxel centres of a grid.
 
-    White noise on a lattice of `length` mm that is fixed in space, interpolated by cubic B-splines: the same seed gives the same field at the same
-    place on any grid. Only grids along the axes (positive diagonal affine); beyond +-`extent` mm the field continues periodically.
+    White noise on a lattice of `length` mm that is fixed in space, interpolated by cubic B-splines: the same seed gives the same
+    field at the same place on any grid. Only grids along the axes (positive diagonal affine); beyond +-`extent` mm it repeats itself.
     """
     if np.any(affine[:3, :3][~np.eye(3, dtype=bool)] != 0) or np.any(np.diag(affine)[:3] <= 0):
         raise InputError("affine: oblique or flipped; expected a virtual scanner's grid along the axes; reslice afterwards")
@@ -208,7 +208,10 @@ def _warp(volume: np.ndarray, coordinates: np.ndarray, order: int) -> np.ndarray
 
 
 def _scan(patient: Patient, shape, affine, supersample, displacement, fine_signal) -> tuple[np.ndarray, np.ndarray]:
-    """Paint finer, turn into signal by fine_signal(labels, shape, affine), displace, average: (mean signal float32, labels at voxel centres)."""
+    """Paint finer, turn into signal by fine_signal(labels, shape, affine), displace, average.
+
+    Returns the mean signal of each voxel (float32) and the labels at the voxel centres.
+    """
     signal, labels = np.empty(shape, dtype=np.float32), None
     for where, slab_shape, slab in _slabs(shape, affine, supersample):
         fine_shape, fine_affine = finer_grid(slab_shape, slab, supersample)
@@ -248,7 +251,8 @@ def acquire_mr(
     seed: the scan's own (gain, coil, noise); two sequences with one seed are echoes of one acquisition and share gain and coil.
     noise: SD of the Rician noise's two channels, relative to the mean signal of the body. bias: SD of the logarithm of the coil's
     sensitivity. texture: relative SD of the signal inside a tissue, the patient's own. gain: None draws one, since MR has no unit.
-    strip: 0 outside the body, as in stripped head data. displacement: in-plane, (x, y) mm -> (dx, dy) mm; the scan shows at (x, y) what lies at (x + dx, y + dy).
+    strip: 0 outside the body, as in stripped head data. displacement: in the axial plane, (x, y) mm -> (dx, dy) mm; the scan shows
+    at (x, y) what lies at (x + dx, y + dy).
     """
     affine = np.asarray(affine, dtype=np.float64)
     lut = tissue_signals(patient.names, sequence).astype(np.float32)
@@ -370,11 +374,11 @@ class Distortion:
 
 @cache
 def thin_plate_distortion(seed: int = DISTORTION_SEED, size_mm: float = 180.0, rms_mm: float = 8.0) -> Distortion:
-    """Return one thin-plate-spline distortion: `rms_mm` of displacement (root mean square) inside a disc of diameter `size_mm`, invertible.
+    """Return one invertible thin-plate-spline distortion of `rms_mm` (root mean square) inside a disc of diameter `size_mm`.
 
-    A 5 x 5 lattice of control points over 1.4 sizes is displaced at random, its affine part is taken away (it would be a mere shift, turn or stretch), and a thin-plate
-    spline goes through it; a draw that folds (Jacobian below 0.3 anywhere) is drawn again. In the plane only, because
-    networks that see slices cannot undo more. A scan distorted by it shows at (x, y) what lies at (x + dx, y + dy).
+    A 5 x 5 lattice of control points over 1.4 sizes is displaced at random, its affine part is taken away (it would be a mere
+    shift, turn or stretch), and a smoothed thin-plate spline goes near it; a draw that folds (Jacobian below 0.3 anywhere) is
+    drawn again. In the plane only, because networks that see slices cannot undo more. A scan distorted by it shows at (x, y) what lies at (x + dx, y + dy).
 
     >>> dx, dy = thin_plate_distortion()(np.array([0.0, 50.0]), np.array([10.0, -20.0]))
     >>> dx.shape, bool(np.hypot(dx, dy).max() < 40)

@@ -10,7 +10,7 @@ import pytest
 from mr2ct_lib import cohort
 from mr2ct_lib.cohort import make_cohort, read_cohort
 from mr2ct_lib.files import InputError
-from mr2ct_lib.volumes import read_volume
+from mr2ct_lib.volumes import Volume, read_volume, write_volume
 
 
 class Spheres:
@@ -32,7 +32,7 @@ class Spheres:
 
 @pytest.fixture
 def spheres(monkeypatch):
-    def build(settings, seed, domain, posture=None, as_is=False):
+    def build(settings, seed, domain, posture=None, atlas=None, as_is=False):
         pressed = settings["anatomy"] == "abdomen" and (posture or domain) == "target"
         return Spheres(seed, 10.0 if pressed else 0.0)
 
@@ -80,11 +80,11 @@ def test_interrupted_cohort_is_taken_up_again(tmp_path, spheres, monkeypatch):
     make_cohort("hip", tmp_path / "whole", 3, seed=1, paired=True, workers=1)
     make_patient, made = cohort.make_patient, []
 
-    def stops_at_the_third(settings, folder, id_):
+    def stops_at_the_third(settings, folder, id_, atlas=None):
         if id_ == "p0003" and len(made) == 2:
             raise KeyboardInterrupt
         made.append(id_)
-        return make_patient(settings, folder, id_)
+        return make_patient(settings, folder, id_, atlas)
 
     monkeypatch.setattr(cohort, "make_patient", stops_at_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -139,6 +139,24 @@ def test_abdomen_keeps_each_posture(tmp_path, spheres):
     assert lowest["labels"] > lowest["labels_target"]  # the stand-in is pressed down by 10 mm in CT
     fat = volumes["truth_source_to_target"].array[body["labels"]]
     assert np.median(fat) == pytest.approx(-94, abs=15)
+
+
+def test_label_map_takes_the_anatomys_place(tmp_path):
+    spacing = np.diag([4.0, 4.0, 6.0, 1.0])
+    spacing[:3, 3] = -80, -80, -60
+    write_volume(Volume(Spheres(1).paint((40, 40, 20), spacing), spacing, "label"), tmp_path / "map.nii.gz")
+    (tmp_path / "names.json").write_text(json.dumps({"1": "muscle", "2": "subcutaneous_fat"}))
+    files = {"labels": tmp_path / "map.nii.gz", "names": tmp_path / "names.json"}
+    made = make_cohort("hip", tmp_path / "a", 2, seed=1, paired=True, workers=1, **files)
+    assert "muscle" in made.meta["label_names"].values()
+    first, second = (read_volume(made.labels[id_]) for id_ in ("p0001", "p0002"))
+    assert (first.array == 1).sum() > 100 and (first.array != second.array).any()  # the second is a deformed one
+    (tmp_path / "names.json").write_text(json.dumps({"1": "muscle"}))
+    with pytest.raises(InputError, match="sha256"):
+        make_cohort("hip", tmp_path / "a", 2, seed=1, paired=True, workers=1, **files)
+    with pytest.raises(InputError, match="2"):
+        make_cohort("hip", tmp_path / "b", 2, seed=1, paired=True, workers=1, **files)
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ def test_slabs_change_nothing(monkeypatch):
     slabs = acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES["hip_spgr"], 1)[0].array
     np.testing.assert_allclose(slabs, whole, rtol=1e-5)  # positions are rounded otherwise
 
+
 @pytest.mark.parametrize("signal", [0.0, 1.5, 20.0])
 def test_rician_mean_and_variance(signal):
     noisy = physics.rician(np.full(400_000, signal, dtype=np.float32), 2.0, np.random.default_rng(5))

@@ -7,7 +7,6 @@ cohort.json. What a scan looks like depends on the seed and the patient's number
 import hashlib
 import os
 import platform
-import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -47,7 +46,8 @@ class Grid:
 
 
 # Paper: hip MR coronal, 320 mm, 256 x 256, slab of 76 mm in slices of 2 mm; CT axial, 360 mm, 512 x 512, 2 mm (Hiasa et al. 2018).
-# Abdomen 1.56 x 1.56 x 5 mm, of which 192 x 192 are cropped; head 1.8 mm, 128 x 128 (Wang et al. 2018). Quick and full take coarser voxels of the same fields of view.
+# Abdomen 1.56 x 1.56 x 5 mm, of which 192 x 192 are cropped; head 1.8 mm, 128 x 128 (Wang et al. 2018).
+# Quick and full take coarser voxels of the same fields of view.
 ACQUISITIONS: dict[str, dict[str, dict[str, Grid]]] = {
     "hip": {
         "quick": {
@@ -113,8 +113,9 @@ def _ids(patients: int, paired: bool) -> list[str]:
 
 
 def build_patient(settings: dict[str, Any], seed: int, domain: str, posture: str | None = None, atlas=None, as_is: bool = False):
-    """Return the virtual patient of `seed` in the scanner of `domain` ("source" or "target"), with the back pressed by the table of `posture`'s.
+    """Return the virtual patient of `seed` in the scanner of `domain` ("source" or "target").
 
+    posture: the domain whose table presses the back (abdomen), by default the same.
     atlas: a LabelMapPatient whose deformation by `seed` takes the anatomy's place (as_is: the person itself, undeformed).
     """
     anatomy = settings["anatomy"]
@@ -254,7 +255,7 @@ def _one_thread_each():
 
 
 def _make_all(settings: dict[str, Any], folder: Path, ids: list[str], atlas, workers: int, progress: bool) -> None:
-    bar = tqdm(total=len(ids), desc=f"{settings['anatomy']} patients", unit="patient", disable=not progress or not ids)
+    bar = tqdm(total=len(ids), desc=f"{settings['anatomy']} patients", unit="patient", disable=None if progress and ids else True)
     with bar:
         if workers == 1 or len(ids) < 2:
             for id_ in ids:
@@ -288,7 +289,7 @@ def make_cohort(
     body: str | Path | None = None,
     distort_target: bool = False,
     workers: int | None = None,
-    progress: bool | None = None,
+    progress: bool = True,
 ) -> Cohort:
     """Scan virtual patients and write them to the folder `out`; patients that it already holds are kept.
 
@@ -298,7 +299,7 @@ def make_cohort(
     labels, names, body: a NIfTI label map, the JSON of its structures and an optional body mask take the anatomy's place; the first
     patient (of source, when unpaired) is the map itself, the others are random smooth deformations of it.
     distort_target (head): one fixed distortion on every target scan.
-    workers: processes (None: one a core). progress: None shows it at a terminal or in a notebook.
+    workers: processes (None: one a core). progress: shown at a terminal only.
 
     Where the two scanners see another shape (distort_target; the abdomen's posture), paired cohorts also hold
     truth_source_to_target/ (the target modality on the source's shape and grid), truth_target_to_source/ and labels_target/.
@@ -316,7 +317,8 @@ def make_cohort(
         other = sorted(key for key in now if before.get(key) != now[key])
         if other:
             raise InputError(
-                f"{folder}: holds a cohort with another {', '.join(other)}; expected the same settings to continue it. Choose another folder"
+                f"{folder}: holds a cohort with another {', '.join(other)}; "
+                "expected the same settings to continue it. Choose another folder"
             )
         if len(held.get("patients", {})) > len(ids):
             raise InputError(f"{folder}: holds {len(held['patients'])} patients, more than the {len(ids)} asked for. Choose another folder")
@@ -327,14 +329,14 @@ def make_cohort(
     atlas = read_atlas(labels, names, body) if todo and labels is not None else None  # refuses a bad map before anything is written
     if todo:
         write_json(meta, index)
-    interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
-    _make_all(settings, folder, todo, atlas, workers or os.cpu_count() or 1, interactive if progress is None else progress)
+    _make_all(settings, folder, todo, atlas, workers or os.cpu_count() or 1, progress)
 
     entries = {id_: read_json(folder / "patients" / f"{id_}.json") for id_ in ids}
     label_names = [entry.pop("label_names") for entry in entries.values()][0]
     if todo or not read_json(index).get("complete"):
         meta |= {
-            "complete": True, "anatomy": anatomy, "profile": profile, "seed": seed, "paired": bool(paired), "distort_target": bool(distort_target),
+            "complete": True, "anatomy": anatomy, "profile": profile, "seed": seed, "paired": bool(paired),
+            "distort_target": bool(distort_target),
             "domains": {domain: {key: how[key] for key in ("modality", "name", "unit")} for domain, how in settings["domains"].items()},
             "physics": {"domains": settings["domains"], "sequences": settings["sequences"], "grids": _plain(settings["grids"])},
             "label_names": label_names, "patients": entries,

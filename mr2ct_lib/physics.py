@@ -40,7 +40,7 @@ class Patient(Protocol):
 
 @dataclass(frozen=True)
 class Sequence:
-    """An MR sequence: kind "spgr" (also any spoiled, T2*-weighted gradient echo) or "spin_echo"; times in ms, flip in degrees, field in T."""
+    """An MR sequence: kind "spgr" (any spoiled gradient echo) or "spin_echo"; times in ms, flip in degrees, field in T."""
 
     name: str
     kind: str
@@ -378,7 +378,8 @@ def thin_plate_distortion(seed: int = DISTORTION_SEED, size_mm: float = 180.0, r
 
     A 5 x 5 lattice of control points over 1.4 sizes is displaced at random, its affine part is taken away (it would be a mere
     shift, turn or stretch), and a smoothed thin-plate spline goes near it; a draw that folds (Jacobian below 0.3 anywhere) is
-    drawn again. In the plane only, because networks that see slices cannot undo more. A scan distorted by it shows at (x, y) what lies at (x + dx, y + dy).
+    drawn again. In the plane only, because networks that see slices cannot undo more. A scan distorted by it
+    shows at (x, y) what lies at (x + dx, y + dy).
 
     >>> dx, dy = thin_plate_distortion()(np.array([0.0, 50.0]), np.array([10.0, -20.0]))
     >>> dx.shape, bool(np.hypot(dx, dy).max() < 40)

@@ -125,5 +125,5 @@ def augment(
         mirror = np.diag([1.0, -1.0 if flip and rng.random() < 0.5 else 1.0, 1.0])
         matrices.append(move @ turn @ slant @ mirror)
     # zero_centered: the matrices turn about the centre of the image, in pixels (row, column)
-    affine = AffineTransform(padding_mode="border", align_corners=False, zero_centered=True)
+    affine = AffineTransform(padding_mode="border", align_corners=True, zero_centered=True)
     return affine(batch, torch.from_numpy(np.stack(matrices)).to(batch))

@@ -18,6 +18,7 @@ from mr2ct_lib.volumes import Volume
 
 FAT_MM = 12.0  # subcutaneous fat that complete_labels lays over a map without a body
 SKIN_MM = 2.0
+REACH = 4.0  # mm around a tube's box in which it may still be painted
 
 
 def voxel_centres(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
@@ -88,6 +89,23 @@ def chain(x: np.ndarray, y: np.ndarray, z: np.ndarray, points: np.ndarray) -> np
     return best
 
 
+def tube_bounds(sections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (3,) of the box that holds a tube."""
+    rows = np.asarray(sections, dtype=np.float64)
+    angle = np.radians(rows[:, 5])
+    half_x = np.hypot(rows[:, 3] * np.cos(angle), rows[:, 4] * np.sin(angle)) + np.abs(rows[:, 6] * np.sin(angle))
+    half_y = np.hypot(rows[:, 3] * np.sin(angle), rows[:, 4] * np.cos(angle)) + np.abs(rows[:, 6] * np.cos(angle))
+    half = np.stack([half_x, half_y, np.zeros_like(half_x)], axis=1) + REACH
+    middle = rows[:, [1, 2, 0]]
+    return (middle - half).min(axis=0), (middle + half).max(axis=0)
+
+
+def chain_bounds(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (3,) of the box that holds a chain."""
+    rows = np.asarray(points, dtype=np.float64)
+    return (rows[:, :3] - rows[:, 3:]).min(axis=0), (rows[:, :3] + rows[:, 3:]).max(axis=0)
+
+
 def ellipsoid(x: np.ndarray, y: np.ndarray, z: np.ndarray, centre: tuple, radii: tuple, power: float = 2) -> np.ndarray:
     """Signed distance (mm, scaled by the mean radius: exact for a sphere) to an ellipsoid; `power` > 2 makes it boxier.
 
@@ -99,6 +117,43 @@ def ellipsoid(x: np.ndarray, y: np.ndarray, z: np.ndarray, centre: tuple, radii:
         for axis, middle, radius in zip((x, y, z), centre, radii, strict=True)
     )
     return (ratio ** np.float32(1 / power) - 1) * np.float32(np.mean(radii))
+
+
+def outline(x: np.ndarray, y: np.ndarray, z: np.ndarray, rows: tuple) -> np.ndarray:
+    """Signed distance (mm, in the axial plane) to a stack of outlines, flat in front and rounder at the back.
+
+    `rows` (n, 5): z, x of the middle, half width, y of the middle, half depth, mm; the ends are cut off flat.
+    """
+    heights, *columns = np.array(rows, dtype=np.float64).T
+    fine = np.arange(heights[0], heights[-1] + 1.0)
+    index = np.rint(z - np.float32(fine[0])).astype(np.int32)
+    middle_x, wide, middle_y, deep = (
+        np.take(np.interp(fine, heights, column).astype(np.float32), index, mode="clip") for column in columns
+    )
+    v = (y - middle_y) / deep
+    front = v > 0
+    u = np.square((x - middle_x) / wide)
+    v *= v
+    # the squares of two superellipses, of power 4 (flat between the iliac spines) and 2 (round), mixed at the back
+    square = np.sqrt(u * u + v * v)
+    rho = np.sqrt(np.where(front, square, np.float32(0.35) * square + np.float32(0.65) * (u + v)))
+    distance = (rho - 1) * np.minimum(wide, deep)
+    return np.maximum(distance, np.maximum(np.float32(fine[0]) - z, z - np.float32(heights[-1])))
+
+
+def smoothstep(value: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return 0 below `low`, 1 above `high`, smooth between."""
+    t = np.clip((value - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def turn(vector: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Rotate vectors (3, ...) by rotation vectors (3, ...) in radians (Rodrigues' formula)."""
+    angle = np.sqrt((rotation**2).sum(axis=0)) + 1e-9
+    axis = rotation / angle
+    cross = np.cross(axis, vector, axis=0)
+    along = (axis * vector).sum(axis=0)
+    return vector * np.cos(angle) + cross * np.sin(angle) + axis * along * (1 - np.cos(angle))
 
 
 def waves(x: np.ndarray, y: np.ndarray, z: np.ndarray, seed: int, length: float, count: int = 6) -> np.ndarray:
@@ -236,20 +291,21 @@ def complete_labels(
     core = ndimage.binary_closing(np.pad(near, 6), iterations=5)[6:-6, 6:-6, 6:-6] & body
     empty = body & ~inside
     for name, where in (
-        ("skin", empty & (depth <= max(SKIN_MM, 0.75 * spacing[:2].min()))),
+        ("skin", empty & (depth <= SKIN_MM + 0.5 * spacing[:2].min())),
         ("intermuscular_fat", empty & core),
         ("subcutaneous_fat", empty),
     ):
         names[following] = name
         out[where & (out == 0)] = following
         following += 1
+    thick = 2.2 + 0.5 * spacing.min()  # mm, from the centre of the first voxel outside
     for value in [int(v) for v in present if v and tissues[int(v)] == "trabecular_bone"]:
         bone = labels == value
-        box = ndimage.find_objects(bone)[0]
+        box = ndimage.find_objects(bone.astype(np.uint8))[0]
         grown = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
         solid = ndimage.binary_closing(np.pad(bone[grown], 2, mode="edge"), iterations=1)[2:-2, 2:-2, 2:-2]
         inner = np.pad(solid, 1, mode="edge")  # a bone cut by the scan's edge has no cortex there
-        shell = bone[grown] & (ndimage.distance_transform_edt(inner, sampling=spacing)[1:-1, 1:-1, 1:-1] <= 2.2)
+        shell = bone[grown] & (ndimage.distance_transform_edt(inner, sampling=spacing)[1:-1, 1:-1, 1:-1] <= thick)
         names[following] = f"{names[value]}_cortex"
         out[grown][shell] = following
         following += 1

@@ -7,13 +7,14 @@ width, muscle mass, fat, smooth asymmetric variation and, a side, an own pose: f
 femur and what inserts on it about the head's centre while the origins on the pelvis stay.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from mr2ct_lib.anatomy import Boxes, chain, ellipsoid, interpolate_lattice, tube, voxel_centres, waves
+from mr2ct_lib import anatomy as solid
+from mr2ct_lib.anatomy import Boxes, interpolate_lattice, smoothstep, turn, voxel_centres, waves
 from mr2ct_lib.files import InputError
 
 STRUCTURES = (
@@ -34,112 +35,61 @@ _VALUE = {name: value for value, name in HIP_NAMES.items()}
 # Sections of the muscles: (z, x, y, half length, half width, angle in degrees, bend), mm; see anatomy.tube. Typical
 # positions, rounded; muscles that go on below the field of view end at its lower edge (z = -260).
 MUSCLES: dict[str, tuple[tuple[float, ...], ...]] = {
-    "gluteus_maximus": (
-        (-158, 139, 2, 5, 2.5, 88, 1), (-123, 138, -10, 23, 15, 44, 0), (-89, 129, -29, 48, 15, 28, -1),
+    "gluteus_maximus": ((-158, 139, 2, 5, 2.5, 88, 1), (-123, 138, -10, 23, 15, 44, 0), (-89, 129, -29, 48, 15, 28, -1),
         (-54, 125, -50, 71, 13, 33, 23), (-20, 112, -66, 94, 13, 30, 37), (15, 104, -65, 97, 16, 33, 20),
-        (49, 102, -64, 93, 16, 35, 12), (84, 96, -69, 63, 12, 36, 10), (118, 71, -75, 5, 3.2, 17, 0),
-    ),
-    "gluteus_medius": (
-        (-33, 156, 13, 9, 3, -78, 0), (-9, 154, 5, 47, 7, 84, 17), (15, 147, 14, 48, 13, 76, 13),
-        (40, 143, 10, 60, 14, 64, 16), (64, 138, 3, 70, 15, 64, 28), (89, 131, -10, 75, 12, 58, 26),
-        (113, 114, -30, 55, 8, 43, 1), (138, 105, -40, 19, 3, 41, 0),
-    ),
-    "gluteus_minimus": (
-        (13, 132, 19, 10, 3, -70, -2), (33, 124, 11, 37, 7, 80, 8), (52, 119, 16, 43, 9, 76, 8),
-        (72, 121, 13, 38, 6, 70, 9), (91, 130, 11, 27, 2.5, 71, 9),
-    ),
-    "iliacus": (
-        (-62, 109, 15, 4, 2.5, 51, 0), (-33, 105, 25, 13, 8, 18, 0), (-4, 100, 36, 16, 7, 2, -4),
-        (25, 94, 38, 15, 8, 31, 1), (55, 85, 20, 34, 6, 63, 2), (84, 93, 1, 38, 7, 63, 11),
-        (113, 98, -15, 45, 4, 44, 12), (142, 95, -31, 19, 2.5, 31, 2),
-    ),
-    "obturator_externus": (
-        (-56, 53, -5, 24, 8, -26, 2), (-48, 59, -10, 34, 11, -28, 3), (-39, 59, -10, 38, 15, -23, 8),
-        (-31, 64, -6, 40, 14, -28, 4), (-23, 64, -1, 23, 9, -37, 1),
-    ),
-    "obturator_internus": (
-        (-36, 47, -23, 21, 4, -45, -2), (-22, 50, -17, 34, 9, -56, -4), (-7, 53, -20, 31, 9, -67, 0),
-        (8, 61, -27, 19, 6, -77, 1), (22, 67, -30, 12, 4, -83, 0), (37, 69, -23, 6, 2.5, -81, 0),
-    ),
-    "pectineus": (
-        (-101, 103, 17, 11, 2.5, -16, -1), (-83, 95, 16, 18, 4, -26, -3), (-64, 79, 13, 20, 7, -20, 3),
-        (-46, 60, 17, 28, 5, -20, 4), (-28, 49, 23, 23, 4, -25, 3), (-9, 51, 28, 20, 2.5, -22, 2),
-    ),
-    "piriformis": (
-        (24, 77, -53, 5, 2.5, 31, 0), (32, 66, -56, 22, 6, 38, -2), (40, 55, -61, 27, 8, 47, -3),
-        (49, 48, -63, 24, 10, 48, -2), (57, 45, -61, 22, 10, 33, -2), (66, 37, -61, 6, 3, 34, -1),
-    ),
-    "psoas_major": (
-        (19, 77, 25, 4, 3, -51, 0), (62, 64, 13, 10, 7, 38, 0), (105, 55, 0, 15, 12, -47, 0),
+        (49, 102, -64, 93, 16, 35, 12), (84, 96, -69, 63, 12, 36, 10), (118, 71, -75, 5, 3.2, 17, 0)),
+    "gluteus_medius": ((-33, 156, 13, 9, 3, -78, 0), (-9, 154, 5, 47, 7, 84, 17), (15, 147, 14, 48, 13, 76, 13),
+        (40, 143, 10, 60, 14, 64, 16), (64, 138, 3, 70, 15, 64, 28), (89, 131, -10, 75, 12, 58, 26), (113, 114, -30, 55, 8, 43, 1),
+        (138, 105, -40, 19, 3, 41, 0)),
+    "gluteus_minimus": ((13, 132, 19, 10, 3, -70, -2), (33, 124, 11, 37, 7, 80, 8), (52, 119, 16, 43, 9, 76, 8),
+        (72, 121, 13, 38, 6, 70, 9), (91, 130, 11, 27, 2.5, 71, 9)),
+    "iliacus": ((-62, 109, 15, 4, 2.5, 51, 0), (-33, 105, 25, 13, 8, 18, 0), (-4, 100, 36, 16, 7, 2, -4),
+        (25, 94, 38, 15, 8, 31, 1), (55, 85, 20, 34, 6, 63, 2), (84, 93, 1, 38, 7, 63, 11), (113, 98, -15, 45, 4, 44, 12),
+        (142, 95, -31, 19, 2.5, 31, 2)),
+    "obturator_externus": ((-56, 53, -5, 24, 8, -26, 2), (-48, 59, -10, 34, 11, -28, 3), (-39, 59, -10, 38, 15, -23, 8),
+        (-31, 64, -6, 40, 14, -28, 4), (-23, 64, -1, 23, 9, -37, 1)),
+    "obturator_internus": ((-36, 47, -23, 21, 4, -45, -2), (-22, 50, -17, 34, 9, -56, -4), (-7, 53, -20, 31, 9, -67, 0),
+        (8, 61, -27, 19, 6, -77, 1), (22, 67, -30, 12, 4, -83, 0), (37, 69, -23, 6, 2.5, -81, 0)),
+    "pectineus": ((-101, 103, 17, 11, 2.5, -16, -1), (-83, 95, 16, 18, 4, -26, -3), (-64, 79, 13, 20, 7, -20, 3),
+        (-46, 60, 17, 28, 5, -20, 4), (-28, 49, 23, 23, 4, -25, 3), (-9, 51, 28, 20, 2.5, -22, 2)),
+    "piriformis": ((24, 77, -53, 5, 2.5, 31, 0), (32, 66, -56, 22, 6, 38, -2), (40, 55, -61, 27, 8, 47, -3),
+        (49, 48, -63, 24, 10, 48, -2), (57, 45, -61, 22, 10, 33, -2), (66, 37, -61, 6, 3, 34, -1)),
+    "psoas_major": ((19, 77, 25, 4, 3, -51, 0), (62, 64, 13, 10, 7, 38, 0), (105, 55, 0, 15, 12, -47, 0),
         (147, 44, -7, 20, 13, -69, 0), (190, 38, -13, 19, 8, -69, -1), (233, 32, -21, 16, 6, -77, -2),
-        (276, 23, -42, 4, 2.5, 88, 0),
-    ),
-    "adductor_muscles": (
-        (-260, 79, 62, 46, 20, -4, 6), (-167, 79, 22, 46, 20, -4, 6), (-145, 78, 14, 44, 20, -11, 15),
-        (-124, 76, 11, 45, 22, -19, 9), (-102, 74, 2, 41, 21, -27, 9), (-81, 68, -2, 43, 24, -36, 4),
-        (-59, 48, 8, 33, 15, -35, 8), (-38, 29, 25, 13, 4, -29, 0),
-    ),
-    "biceps_femoris": (
-        (-260, 120, 39, 15, 9, 39, 0), (-167, 120, -1, 15, 9, 39, 0), (-140, 116, -10, 12, 6.3, 54, 0),
-        (-114, 112, -18, 8, 3.6, 76, 0), (-87, 103, -29, 5, 2.5, -78, 1),
-    ),
-    "gracilis": (
-        (-260, 32, 59, 22, 3.4, -62, 5), (-167, 32, 19, 22, 3.4, -62, 5), (-138, 31, 13, 23, 3.4, -66, 7),
-        (-109, 31, 8, 24, 2.5, -67, 8), (-80, 31, 5, 24, 2.5, -70, 8),
-    ),
-    "rectus_femoris": (
-        (-260, 102, 108, 26, 10, 25, 0), (-167, 102, 68, 26, 10, 25, 0), (-129, 106, 57, 25, 9, 22, 1),
-        (-92, 111, 46, 23, 10, 18, -1), (-54, 117, 42, 18, 9, 14, 0), (-17, 121, 41, 10, 7, 2, 0),
-        (21, 111, 36, 4, 3, -52, 0),
-    ),
-    "sartorius": (
-        (-260, 60, 95, 20, 4, 3, 2), (-167, 60, 55, 20, 4, 3, 2), (-124, 69, 50, 16, 5, 2, 2),
-        (-81, 85, 46, 12, 6, 26, 1), (-37, 100, 49, 12, 6, 22, 0), (6, 110, 54, 11, 5, 14, 1),
-        (49, 105, 57, 5, 3, -4, 0),
-    ),
-    "semimembranosus": (
-        (-260, 76, 36, 14, 10, -29, 0), (-167, 76, -4, 8, 6, -29, 0), (-156, 77, -8, 6, 4, -61, 0),
-        (-146, 78, -11, 5, 3, -68, 0), (-135, 80, -14, 4, 2.5, 90, 0),
-    ),
-    "semitendinosus": (
-        (-260, 97, 36, 13, 10, 6, 0), (-167, 97, -4, 13, 10, 6, 0), (-139, 97, -12, 13, 9, 2, 0),
-        (-111, 96, -23, 14, 8, 1, -1), (-83, 92, -37, 9, 5, 24, -1), (-55, 92, -42, 11, 7, -77, -1),
-        (-27, 94, -51, 6, 2.5, 81, 1),
-    ),
-    "tensor_fasciae_latae": (
-        (-128, 157, 63, 7, 2.5, -10, -1), (-93, 158, 53, 17, 4, -9, -2), (-57, 156, 47, 17, 7, -8, 0),
-        (-22, 148, 47, 14, 7, -6, 1), (14, 136, 54, 14, 5, 14, -2), (49, 123, 58, 8, 3, 16, -2),
-    ),
-    "vastus_lateralis_and_intermedius": (
-        (-260, 155, 88, 37, 24, -72, 0), (-167, 155, 48, 37, 24, -72, 0), (-140, 154, 41, 36, 22, -47, 0),
-        (-112, 152, 34, 33, 21, -43, 0), (-85, 151, 25, 31, 19, 89, 0), (-58, 149, 16, 31, 12, -65, -7),
-        (-30, 144, 10, 4, 2.5, -29, 1),
-    ),
-    "vastus_medialis": (
-        (-260, 109, 91, 13, 9, 58, 0), (-167, 109, 51, 13, 9, 58, 0), (-136, 110, 37, 10, 8, 77, 0),
-        (-105, 110, 25, 9, 5, -85, 1), (-74, 109, 14, 6, 2.5, 66, 1),
-    ),
-    "erector_spinae": (
-        (85, 16, -91, 14, 9, 6, 0), (136, 32, -73, 32, 19, 17, -1), (187, 38, -58, 39, 24, 31, -2),
-        (238, 41, -65, 40, 19, 20, 7), (289, 41, -79, 41, 16, 1, 4),
-    ),
-    "quadratus_lumborum": (
-        (154, 93, -36, 23, 9, 23, 6), (194, 68, -29, 30, 9, 11, 2), (234, 52, -35, 24, 7, 10, -2),
-        (274, 42, -50, 16, 5, -19, 0),
-    ),
-    "rectus_abdominis": (
-        (-8, 12, 43, 14, 4, -2, 1), (51, 20, 51, 24, 7, -5, -1), (111, 32, 90, 33, 6, 0, 3),
-        (170, 41, 129, 38, 6, -7, 5), (230, 45, 133, 45, 5, -8, -4), (289, 38, 105, 39, 5, -1, 0),
-    ),
-    "latissimus_dorsi": (
-        (222, 103, -20, 33, 3, 39, 1), (244, 105, -31, 44, 3, 47, 0), (266, 113, -40, 49, 4, 47, 5),
-        (288, 124, -42, 53, 3, 51, 11),
-    ),
-    "oblique_muscles": (
-        (24, 58, 42, 21, 2.6, 15, 1), (68, 76, 53, 24, 4.3, 8, 6), (112, 111, 71, 41, 7.8, -30, -4),
+        (276, 23, -42, 4, 2.5, 88, 0)),
+    "adductor_muscles": ((-260, 79, 62, 46, 20, -4, 6), (-167, 79, 22, 46, 20, -4, 6), (-145, 78, 14, 44, 20, -11, 15),
+        (-124, 76, 11, 45, 22, -19, 9), (-102, 74, 2, 41, 21, -27, 9), (-81, 68, -2, 43, 24, -36, 4), (-59, 48, 8, 33, 15, -35, 8),
+        (-38, 29, 25, 13, 4, -29, 0)),
+    "biceps_femoris": ((-260, 120, 39, 15, 9, 39, 0), (-167, 120, -1, 15, 9, 39, 0), (-140, 116, -10, 12, 6.3, 54, 0),
+        (-114, 112, -18, 8, 3.6, 76, 0), (-87, 103, -29, 5, 2.5, -78, 1)),
+    "gracilis": ((-260, 32, 59, 22, 3.4, -62, 5), (-167, 32, 19, 22, 3.4, -62, 5), (-138, 31, 13, 23, 3.4, -66, 7),
+        (-109, 31, 8, 24, 2.5, -67, 8), (-80, 31, 5, 24, 2.5, -70, 8)),
+    "rectus_femoris": ((-260, 102, 108, 26, 10, 25, 0), (-167, 102, 68, 26, 10, 25, 0), (-129, 106, 57, 25, 9, 22, 1),
+        (-92, 111, 46, 23, 10, 18, -1), (-54, 117, 42, 18, 9, 14, 0), (-17, 121, 41, 10, 7, 2, 0), (21, 111, 36, 4, 3, -52, 0)),
+    "sartorius": ((-260, 60, 95, 20, 4, 3, 2), (-167, 60, 55, 20, 4, 3, 2), (-124, 69, 50, 16, 5, 2, 2),
+        (-81, 85, 46, 12, 6, 26, 1), (-37, 100, 49, 12, 6, 22, 0), (6, 110, 54, 11, 5, 14, 1), (49, 105, 57, 5, 3, -4, 0)),
+    "semimembranosus": ((-260, 76, 36, 14, 10, -29, 0), (-167, 76, -4, 8, 6, -29, 0), (-156, 77, -8, 6, 4, -61, 0),
+        (-146, 78, -11, 5, 3, -68, 0), (-135, 80, -14, 4, 2.5, 90, 0)),
+    "semitendinosus": ((-260, 97, 36, 13, 10, 6, 0), (-167, 97, -4, 13, 10, 6, 0), (-139, 97, -12, 13, 9, 2, 0),
+        (-111, 96, -23, 14, 8, 1, -1), (-83, 92, -37, 9, 5, 24, -1), (-55, 92, -42, 11, 7, -77, -1), (-27, 94, -51, 6, 2.5, 81, 1)),
+    "tensor_fasciae_latae": ((-128, 157, 63, 7, 2.5, -10, -1), (-93, 158, 53, 17, 4, -9, -2), (-57, 156, 47, 17, 7, -8, 0),
+        (-22, 148, 47, 14, 7, -6, 1), (14, 136, 54, 14, 5, 14, -2), (49, 123, 58, 8, 3, 16, -2)),
+    "vastus_lateralis_and_intermedius": ((-260, 155, 88, 37, 24, -72, 0), (-167, 155, 48, 37, 24, -72, 0),
+        (-140, 154, 41, 36, 22, -47, 0), (-112, 152, 34, 33, 21, -43, 0), (-85, 151, 25, 31, 19, 89, 0),
+        (-58, 149, 16, 31, 12, -65, -7), (-30, 144, 10, 4, 2.5, -29, 1)),
+    "vastus_medialis": ((-260, 109, 91, 13, 9, 58, 0), (-167, 109, 51, 13, 9, 58, 0), (-136, 110, 37, 10, 8, 77, 0),
+        (-105, 110, 25, 9, 5, -85, 1), (-74, 109, 14, 6, 2.5, 66, 1)),
+    "erector_spinae": ((85, 16, -91, 14, 9, 6, 0), (136, 32, -73, 32, 19, 17, -1), (187, 38, -58, 39, 24, 31, -2),
+        (238, 41, -65, 40, 19, 20, 7), (289, 41, -79, 41, 16, 1, 4)),
+    "quadratus_lumborum": ((154, 93, -36, 23, 9, 23, 6), (194, 68, -29, 30, 9, 11, 2), (234, 52, -35, 24, 7, 10, -2),
+        (274, 42, -50, 16, 5, -19, 0)),
+    "rectus_abdominis": ((-8, 12, 43, 14, 4, -2, 1), (51, 20, 51, 24, 7, -5, -1), (111, 32, 90, 33, 6, 0, 3),
+        (170, 41, 129, 38, 6, -7, 5), (230, 45, 133, 45, 5, -8, -4), (289, 38, 105, 39, 5, -1, 0)),
+    "latissimus_dorsi": ((222, 103, -20, 33, 3, 39, 1), (244, 105, -31, 44, 3, 47, 0), (266, 113, -40, 49, 4, 47, 5),
+        (288, 124, -42, 53, 3, 51, 11)),
+    "oblique_muscles": ((24, 58, 42, 21, 2.6, 15, 1), (68, 76, 53, 24, 4.3, 8, 6), (112, 111, 71, 41, 7.8, -30, -4),
         (156, 144, 59, 83, 7.8, -74, -56), (201, 143, 56, 88, 7.8, -82, -76), (245, 132, 50, 83, 9, 90, -2),
-        (289, 143, 18, 113, 11, 82, 87),
-    ),
+        (289, 143, 18, 113, 11, 82, 87)),
 }  # fmt: skip
 # Sheet of the iliac wing and, below it, the inner wall of the acetabulum; the sacrum.
 ILIUM = (
@@ -179,7 +129,7 @@ FAT = 21.0
 TRUNK = (
     (-100, 0, 60, 22, 22), (-80, 0, 150, 10, 52), (-59, 0, 188, 4, 64), (-32, 0, 198, -13, 83), (-5, 0, 196, -24, 97),
     (22, 0, 191, -28, 100), (49, 0, 190, -27, 102), (76, 0, 187, -20, 107), (103, 0, 181, -7, 116), (130, 0, 176, 8, 123),
-    (157, 0, 170, 24, 128), (184, 0, 170, 34, 131), (211, 0, 168, 36, 131), (265, 0, 164, 32, 128), (300, 0, 162, 30, 126),
+    (157, 0, 170, 24, 128), (184, 0, 170, 34, 131), (211, 0, 168, 36, 131), (265, 0, 164, 32, 128), (360, 0, 160, 30, 126),
 )  # fmt: skip
 LEG = (
     (-260, 106, 102, 58, 66), (-167, 106, 103, 26, 67), (-140, 107, 104, 18, 67), (-113, 107, 105, 10, 69),
@@ -190,7 +140,6 @@ CAVITY = (
     (85, 0, 6, 84, 52, 0, 0),
     (120, 0, 34, 100, 58, 0, 0), (170, 0, 56, 118, 74, 0, 0), (300, 0, 52, 120, 74, 0, 0),
 )  # fmt: skip
-_REACH = 4.0  # mm around a structure's box in which it is still painted
 _STEP = 14.0  # mm between the nodes on which a patient's own shape is computed
 _RANGES = {
     "flexion": (-25, 25, "degrees"), "abduction": (-20, 20, "degrees"), "rotation": (-35, 35, "degrees"),
@@ -198,27 +147,13 @@ _RANGES = {
 }  # fmt: skip
 
 
-def _smoothstep(value: np.ndarray, low: float, high: float) -> np.ndarray:
-    t = np.clip((value - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
-
-
-def _turn(vector: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Rotate vectors (3, ...) by rotation vectors (3, ...) in radians (Rodrigues' formula)."""
-    angle = np.sqrt((rotation**2).sum(axis=0)) + 1e-9
-    axis = rotation / angle
-    cross = np.cross(axis, vector, axis=0)
-    along = (axis * vector).sum(axis=0)
-    return vector * np.cos(angle) + cross * np.sin(angle) + axis * along * (1 - np.cos(angle))
-
-
 def _follows_femur(q: np.ndarray) -> np.ndarray:
     """How far a reference point (3, ...) moves with the femur: 0 on the pelvis and the midline, 1 on the femur."""
     x, y, z = q - np.array(HEAD).reshape(3, *[1] * (q.ndim - 1))
-    lateral = _smoothstep(0.92 * x - 0.38 * z, -12, 22)
-    below = _smoothstep(-z, 66, 120)
-    midline = np.maximum(_smoothstep(q[0], 8, 45), _smoothstep(-z, 80, 110))
-    above = 1 - _smoothstep(z, 20, 110)
+    lateral = smoothstep(0.92 * x - 0.38 * z, -12, 22)
+    below = smoothstep(-z, 66, 120)
+    midline = np.maximum(smoothstep(q[0], 8, 45), smoothstep(-z, 80, 110))
+    above = 1 - smoothstep(z, 20, 110)
     return np.maximum(lateral * above, below) * midline
 
 
@@ -245,20 +180,20 @@ class HipPatient:
     def _shape_of(self, q: np.ndarray, sign: int) -> np.ndarray:
         """Smooth personal displacement (mm) at reference points `q` (3, ...), lateral coordinate of the side `sign`."""
         x = sign * q[0]
-        shift = np.stack([waves(x, q[1], q[2], 7 * self.seed + axis, 170.0) for axis in range(3)]).astype(np.float64)
+        shift = np.stack([waves(x, q[1], q[2], 7 * self.seed + axis, 220.0) for axis in range(3)]).astype(np.float64)
         shift[0] *= sign * np.clip(np.abs(q[0]) / 40, 0, 1)  # the midline stays on the midline
         return 2.2 * shift
 
     def _rotation(self, sign: int) -> np.ndarray:
         flexion, abduction, rotation = np.radians(self.pose[0 if sign > 0 else 1])
-        return np.array([flexion, -abduction, -rotation])  # about x, y, z in lateral coordinates
+        return np.array([flexion, -abduction, rotation])  # about x, y, z in lateral coordinates
 
     def to_patient(self, q: np.ndarray, sign: int) -> np.ndarray:
         """Map reference points `q` (3, ...) of the right (`sign` 1) or left (-1) side to the patient, mm RAS+."""
         column = (3, *[1] * (q.ndim - 1))
         head = np.array(HEAD).reshape(column)
-        turn = self._rotation(sign).reshape(column) * _follows_femur(q)
-        moved = head + _turn(q - head, turn)
+        angles = self._rotation(sign).reshape(column) * _follows_femur(q)
+        moved = head + turn(q - head, angles)
         moved = moved + self._shape_of(moved, sign)
         scale = self.size * np.array([sign * self.width, 1, 1]).reshape(column)
         return moved * scale + np.array(self.origin).reshape(column)
@@ -275,7 +210,7 @@ class HipPatient:
         q = moved
         rotation = self._rotation(sign).reshape(column)
         for _ in range(6):
-            q = head + _turn(moved - head, -rotation * _follows_femur(q))
+            q = head + turn(moved - head, -rotation * _follows_femur(q))
         return q
 
     @cached_property
@@ -341,16 +276,18 @@ class HipPatient:
         boxes = Boxes(q)
         _paint_contents(labels, q, boxes, self.bladder, self.seed)
         for name, sections in self._muscles(rng):
-            low, high = _bounds(sections)
+            low, high = solid.tube_bounds(sections)
             box = boxes.of(low, high)
             if box is None:
                 continue
-            distance = tube(*q[(slice(None), *box)], sections)
+            distance = solid.tube(*q[(slice(None), *box)], sections)
             closer = (distance < best[box]) & deep[box]
             best[box][closer] = distance[closer]
             labels[box][closer] = _VALUE[name]
         for points in VESSELS:
-            _paint(labels, q, boxes, lambda *p, points=points: chain(*p, points), *_chain_bounds(points), "vessels")
+            box = boxes.of(*solid.chain_bounds(points))
+            if box is not None:
+                labels[box][solid.chain(*q[(slice(None), *box)], points) < 0] = _VALUE["vessels"]
         _paint_bones(labels, q, boxes)
         return labels
 
@@ -421,64 +358,18 @@ def structure_labels(labels: np.ndarray, names: dict[int, str]) -> np.ndarray:
     return table[labels]
 
 
-def _bounds(sections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners (3,) of the box that holds a tube."""
-    rows = np.asarray(sections, dtype=np.float64)
-    angle = np.radians(rows[:, 5])
-    reach = rows[:, 3] + 0.0
-    half_x = np.hypot(reach * np.cos(angle), rows[:, 4] * np.sin(angle)) + np.abs(rows[:, 6] * np.sin(angle))
-    half_y = np.hypot(reach * np.sin(angle), rows[:, 4] * np.cos(angle)) + np.abs(rows[:, 6] * np.cos(angle))
-    half = np.stack([half_x, half_y, np.zeros_like(half_x)], axis=1) + _REACH
-    middle = rows[:, [1, 2, 0]]
-    return (middle - half).min(axis=0), (middle + half).max(axis=0)
-
-
-def _chain_bounds(points: tuple) -> tuple[np.ndarray, np.ndarray]:
-    rows = np.asarray(points, dtype=np.float64)
-    return (rows[:, :3] - rows[:, 3:]).min(axis=0), (rows[:, :3] + rows[:, 3:]).max(axis=0)
-
-
-def _paint(
-    labels: np.ndarray, q: np.ndarray, boxes: Boxes, distance: Callable[..., np.ndarray],
-    low: np.ndarray, high: np.ndarray, name: str,
-) -> None:  # fmt: skip
-    """Paint the solid with this signed `distance` and bounding box over whatever was painted before."""
-    box = boxes.of(low, high)
-    if box is not None:
-        labels[box][distance(*q[(slice(None), *box)]) < 0] = _VALUE[name]
-
-
 def _body(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     """Signed distance (mm) to the skin at FAT mm of fat: trunk and leg of one side."""
-    return np.minimum(_outline(x, y, z, TRUNK), _outline(x, y, z, LEG))
-
-
-def _outline(x: np.ndarray, y: np.ndarray, z: np.ndarray, rows: tuple) -> np.ndarray:
-    """Signed distance (mm, in the axial plane) to a stack of outlines, flat in front and rounder at the back."""
-    heights, *columns = np.array(rows, dtype=np.float64).T
-    fine = np.arange(heights[0], heights[-1] + 1.0)
-    index = np.rint(z - np.float32(fine[0])).astype(np.int32)
-    middle_x, wide, middle_y, deep = (
-        np.take(np.interp(fine, heights, column).astype(np.float32), index, mode="clip") for column in columns
-    )
-    v = (y - middle_y) / deep
-    front = v > 0
-    u = np.square((x - middle_x) / wide)
-    v *= v
-    # the squares of two superellipses, of power 4 (flat between the iliac spines) and 2 (round), mixed at the back
-    square = np.sqrt(u * u + v * v)
-    rho = np.sqrt(np.where(front, square, np.float32(0.35) * square + np.float32(0.65) * (u + v)))
-    distance = (rho - 1) * np.minimum(wide, deep)
-    return np.maximum(distance, np.maximum(np.float32(fine[0]) - z, np.float32(-1e3) if rows is TRUNK else z))
+    return np.minimum(solid.outline(x, y, z, TRUNK), solid.outline(x, y, z, LEG))
 
 
 def _paint_contents(labels: np.ndarray, q: np.ndarray, boxes: Boxes, bladder: float, seed: int) -> None:
     """Bowel, pelvic organs and the bladder inside the abdominal and pelvic cavity."""
-    box = boxes.of(*_bounds(CAVITY))
+    box = boxes.of(*solid.tube_bounds(CAVITY))
     if box is None:
         return
     x, y, z = q[(slice(None), *box)]
-    inside = tube(x, y, z, CAVITY) < 0
+    inside = solid.tube(x, y, z, CAVITY) < 0
     texture = waves(x, y, z, seed + 17, 48.0)
     low = z < 62 + 12 * texture
     part = labels[box]
@@ -486,14 +377,14 @@ def _paint_contents(labels: np.ndarray, q: np.ndarray, boxes: Boxes, bladder: fl
     part[inside & (texture > 1.75) & (z > 40)] = _VALUE["bowel_gas"]
     part[inside & low & (texture > -1.0)] = _VALUE["pelvic_contents"]
     full = (40 * bladder, 27 * bladder, 27 * bladder)
-    part[ellipsoid(x, y, z, (0, -2, 8 + 20 * bladder), full) < 0] = _VALUE["bladder"]
+    part[solid.ellipsoid(x, y, z, (0, -2, 8 + 20 * bladder), full) < 0] = _VALUE["bladder"]
 
 
 def _paint_bones(labels: np.ndarray, q: np.ndarray, boxes: Boxes) -> None:
     """Spine, sacrum, pelvis, femur and joint cartilage over whatever was painted before."""
-    box = boxes.of(*_bounds(SACRUM))
+    box = boxes.of(*solid.tube_bounds(SACRUM))
     if box is not None:
-        distance = tube(*q[(slice(None), *box)], SACRUM)
+        distance = solid.tube(*q[(slice(None), *box)], SACRUM)
         labels[box][distance < 0] = _VALUE["sacrum_cortex"]
         labels[box][distance < -1.2] = _VALUE["sacrum"]
     box = boxes.of((-1, -95, 80), (40, 30, 300))
@@ -528,9 +419,9 @@ def _paint_spine(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray
 
 
 def _paint_pelvis(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
-    bone = tube(x, y, z, ILIUM)
+    bone = solid.tube(x, y, z, ILIUM)
     for points in PELVIS_CHAINS:
-        bone = np.minimum(bone, chain(x, y, z, points))
+        bone = np.minimum(bone, solid.chain(x, y, z, points))
     dx, dy, dz = x - HEAD[0], y - HEAD[1], z - HEAD[2]
     radius = np.sqrt(dx * dx + dy * dy + dz * dz)
     opening = 0.74 * dx + 0.22 * dy - 0.63 * dz  # towards the rim: lateral, anterior, inferior
@@ -546,12 +437,12 @@ def _paint_pelvis(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarra
 
 
 def _paint_femur(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
-    shaft = tube(x, y, z, SHAFT)
+    shaft = solid.tube(x, y, z, SHAFT)
     head = np.sqrt((x - HEAD[0]) ** 2 + (y - HEAD[1]) ** 2 + (z - HEAD[2]) ** 2) - HEAD_RADIUS
-    bone = np.minimum(np.minimum(shaft, head), chain(x, y, z, NECK))
+    bone = np.minimum(np.minimum(shaft, head), solid.chain(x, y, z, NECK))
     for points in TROCHANTERS:
-        bone = np.minimum(bone, chain(x, y, z, points))
-    cortex = 1.6 + 4.4 * _smoothstep(-z, 45, 100)
+        bone = np.minimum(bone, solid.chain(x, y, z, points))
+    cortex = 1.6 + 4.4 * smoothstep(-z, 45, 100)
     labels[bone < 0] = _VALUE["femur_cortex"]
     inside = bone < -cortex
     labels[inside] = _VALUE["femur"]

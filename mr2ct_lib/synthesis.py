@@ -1,9 +1,12 @@
-"""A trained translator over a whole volume: prepared as its training slices were, translated slice by slice, put back on its own grid."""
+"""Trained networks over a whole volume: prepared as the training slices were, seen slice by slice, put back on its own grid."""
+
+from collections.abc import Callable
 
 import numpy as np
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.preparation import Window, mr_scale, n4
+from mr2ct_lib.intensity import Window, mr_scale, n4
+from mr2ct_lib.segmentation import Segmenter, predict
 from mr2ct_lib.translator import Translator
 from mr2ct_lib.volumes import Volume, plane_axes, reslice, slices_of, volume_from_slices
 
@@ -18,25 +21,48 @@ def synthesize(volume: Volume, translator: Translator, reverse: bool = False, de
     view, translated, and brought back. CT comes out in HU, cut to the training's window; MR in the unit of the training ("%" or "SD").
     deform: the deformed pass of a DicycleGAN, for looking at; the undeformed one is the aligned result.
 
-    Raises InputError when the volume is of the wrong kind (CT for MR or the reverse) or thinner than a slice needs.
+    Raises InputError when the volume is of the wrong kind (CT for MR or the reverse).
     """
     here, there = ("target", "source") if reverse else ("source", "target")
+    stack, put_back = network_slices(volume, translator, here)
+    translated = translator.translate(stack, f"{here}_to_{there}", deform)
+    window = Window.from_dict(translator.preparation["windows"][there])
+    result = put_back(window.from_network(translated).astype(np.float32), window.unit, window.low)
+    return result.replace(array=np.clip(result.array, window.low, window.high))  # interpolation may round past the window
+
+
+def segment(volume: Volume, translator: Translator, segmenter: Segmenter) -> Volume:
+    """The structures in an MR, by its two channels MR and synthetic CT (Hiasa et al. 2018): labels on the volume's own grid.
+
+    volume: a scan of the translator's source domain; segmenter: trained on the channels (MR, CT). Raises InputError as `synthesize`.
+    """
+    stack, put_back = network_slices(volume, translator, "source")
+    channels = np.stack([stack, translator.translate(stack)], axis=1)  # (n, 2, h, w)
+    return put_back(predict(segmenter, channels), "label", 0)
+
+
+def network_slices(volume: Volume, translator: Translator, domain: str) -> tuple[np.ndarray, Callable[..., Volume]]:
+    """The volume as the slices (n, h, w) in [-1, 1] that the translator knows of `domain`, and the way back.
+
+    The way back, put_back(slices, unit, fill), returns slices as a Volume on the volume's own grid, labels by the nearest voxel.
+    """
     known = translator.preparation
-    window_in, window_out = (Window.from_dict(known["windows"][domain]) for domain in (here, there))
-    _check_kind(volume, window_in, here)
-    plane = known["plane"]
-    scan = n4(volume, profile=known.get("profile", "quick")) if known["n4"][here] else volume
-    offset, scale = mr_scale(scan, known["normalisation"][here]) if known["normalisation"][here] else (0.0, 1.0)
-    scan = scan.replace(array=((scan.array - offset) / scale).astype(np.float32), unit=window_in.unit)
-    resized = _at_training_pixels(scan, plane, known["spacing"], window_in.low)
-    stack, where = _padded(slices_of(resized, plane), known["shape"], window_in.low)
-    direction = "target_to_source" if reverse else "source_to_target"
-    translated = translator.translate(window_in.to_network(stack).astype(np.float32), direction, deform)[:, *where]
-    result = resized.replace(array=window_out.from_network(volume_from_slices(translated, plane)).astype(np.float32), unit=window_out.unit)
-    if resized is not scan:
-        result = reslice(result, volume.array.shape, volume.affine, order=1, fill=window_out.low)
-    array = np.clip(result.array, window_out.low, window_out.high)  # interpolation may round past the window
-    return Volume(array, volume.affine, window_out.unit, volume.axcodes)
+    window, plane = Window.from_dict(known["windows"][domain]), known["plane"]
+    _check_kind(volume, window, domain)
+    scan = n4(volume, profile=known["profile"]) if known["n4"][domain] else volume
+    method = known["normalisation"][domain]
+    offset, scale = mr_scale(scan, method) if method else (0.0, 1.0)
+    scan = scan.replace(array=((scan.array - offset) / scale).astype(np.float32), unit=window.unit)
+    resized = _at_training_pixels(scan, plane, known["spacing"], window.low)
+    stack, where = _padded(slices_of(resized, plane), known["shape"], window.low)
+
+    def put_back(slices: np.ndarray, unit: str, fill: float) -> Volume:
+        result = Volume(volume_from_slices(slices[:, *where], plane), resized.affine, unit)
+        if resized is not scan:
+            result = reslice(result, volume.array.shape, volume.affine, order=0 if unit == "label" else 1, fill=fill)
+        return Volume(result.array, volume.affine, unit, volume.axcodes)
+
+    return window.to_network(stack).astype(np.float32), put_back
 
 
 def _check_kind(volume: Volume, window: Window, domain: str) -> None:

@@ -28,7 +28,7 @@ from mr2ct_lib.settings import Settings
 from mr2ct_lib.slices import PreparedSlices, augment, unpaired_batch
 from mr2ct_lib.translator import Architecture, Translator
 
-PREPARATION_KEYS = ("anatomy", "plane", "shape", "spacing", "slice_spacing", "windows", "normalisation", "n4", "domains")
+PREPARATION_KEYS = ("anatomy", "plane", "shape", "spacing", "slice_spacing", "windows", "normalisation", "n4", "profile")
 
 
 class ImagePool:

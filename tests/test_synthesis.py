@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.preparation import CT_WINDOW, MR_WINDOW
+from mr2ct_lib.intensity import CT_WINDOW, MR_WINDOW
 from mr2ct_lib.synthesis import synthesize
 from mr2ct_lib.translator import Architecture, Translator
 from mr2ct_lib.volumes import Volume, read_volume, write_volume
@@ -25,6 +25,7 @@ def translator(spacing=(5.0, 5.0), shape=(16, 16), n4=False):
         "windows": {"source": MR_WINDOW.as_dict(), "target": CT_WINDOW.as_dict()},
         "normalisation": {"source": "percentile", "target": None},
         "n4": {"source": n4, "target": False},
+        "profile": "quick",
     }
     result = Translator(Architecture(4, 1, None), preparation, {})
     result.source_to_target = result.target_to_source = Identity()

@@ -52,7 +52,7 @@ ACQUISITIONS: dict[str, dict[str, dict[str, Grid]]] = {
     "hip": {
         "quick": {
             "source": Grid((64, 12, 64), (5.0, 76 / 12, 5.0), (2, 2, 2)),
-            "target": Grid((72, 72, 72), (5.0, 5.0, 5.0), (2, 2, 1)),
+            "target": Grid((72, 72, 72), (5.0, 5.0, 5.0), (3, 1, 1)),
         },
         "full": {
             "source": Grid((128, 19, 128), (2.5, 4.0, 2.5), (2, 2, 2)),

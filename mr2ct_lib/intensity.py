@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.volumes import Volume, from_sitk, to_sitk
+from mr2ct_lib.volumes import Volume, from_sitk, one_thread, to_sitk
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def body_mask(volume: Volume) -> np.ndarray:
     if volume.unit == "HU":
         mask = array > -300
     else:
-        smooth = ndimage.gaussian_filter(np.clip(array, 0, None), 0.7 * (np.array(array.shape) > 4))
+        smooth = ndimage.median_filter(np.clip(array, 0, None), [3 if n > 4 else 1 for n in array.shape])
         # not Otsu's threshold: in a field of view full of patient it parts muscle from fat, not patient from air
         mask = smooth > 0.1 * np.percentile(smooth, 99)
     radius = 6.0 if volume.unit == "HU" else 3.0  # mm: thicker than a table's shell
@@ -122,13 +122,13 @@ def n4(volume: Volume, mask: np.ndarray | None = None, profile: str = "full") ->
     inside = to_sitk(volume.replace(array=mask.astype(np.uint8)))
     shrink = [max(1, min(math.ceil(n / size), n // 4)) for n in volume.array.shape]
     correct = sitk.N4BiasFieldCorrectionImageFilter()
-    correct.SetNumberOfThreads(1)  # same bits whatever the machine
     correct.SetMaximumNumberOfIterations(iterations)
     correct.SetBiasFieldFullWidthAtHalfMaximum(blur)
     correct.SetConvergenceThreshold(1e-4)
     correct.SetNumberOfControlPoints([4, 4, 4])
-    correct.Execute(sitk.Shrink(image, shrink), sitk.Shrink(inside, shrink))
-    log_field = from_sitk(correct.GetLogBiasFieldAsImage(image)).array
+    with one_thread():
+        correct.Execute(sitk.Shrink(image, shrink), sitk.Shrink(inside, shrink))
+        log_field = from_sitk(correct.GetLogBiasFieldAsImage(image)).array
     return volume.replace(array=(volume.array / np.exp(log_field - log_field[mask].mean())).astype(np.float32))
 
 

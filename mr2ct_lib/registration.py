@@ -4,9 +4,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.volumes import Volume, to_sitk
+from mr2ct_lib.volumes import Volume, one_thread, to_sitk
 
 
+@one_thread()
 def register(
     moving: Volume,
     fixed: Volume,
@@ -41,7 +42,6 @@ def register(
 
     def method(levels: list[int], fraction: float) -> sitk.ImageRegistrationMethod:
         search = sitk.ImageRegistrationMethod()
-        search.SetNumberOfThreads(1)
         search.SetMetricAsMattesMutualInformation(32)
         search.SetMetricSamplingStrategy(search.RANDOM)
         search.SetMetricSamplingPercentage(fraction, seed + 1)  # 0 would mean the clock
@@ -53,22 +53,22 @@ def register(
             search.SetMetricFixedMask(to_sitk(fixed.replace(array=mask.astype(np.uint8))))
         return search
 
-    fraction = float(np.clip(40_000 / fixed.array.size, 0.02, 1.0))
+    fraction = float(np.clip(20_000 / fixed.array.size, 0.02, 1.0))
     levels = [level for level in (4, 2, 1) if min(fixed.array.shape) // level >= 8] or [1]
     search = method(levels, fraction)
     search.SetOptimizerAsRegularStepGradientDescent(2.0, 1e-3, 100)
     search.SetOptimizerScalesFromPhysicalShift()
-    search.SetInitialTransform(start, inPlace=True)
-    search.Execute(still, move)
+    search.SetInitialTransform(start, inPlace=False)
+    start = search.Execute(still, move)
 
     extent = np.array(fixed.array.shape) * fixed.spacing
     mesh = np.maximum(np.round(extent / spacing), 1).astype(int).tolist()
     bend = sitk.BSplineTransformInitializer(still, mesh)
-    search = method(levels[-2:], max(fraction, 0.1))
+    search = method(levels[-2:], fraction)
     search.SetMovingInitialTransform(start)
-    search.SetInitialTransform(bend, inPlace=True)
-    search.SetOptimizerAsLBFGSB(gradientConvergenceTolerance=1e-5, numberOfIterations=60)
-    search.Execute(still, move)
+    search.SetInitialTransform(bend, inPlace=False)
+    search.SetOptimizerAsLBFGSB(gradientConvergenceTolerance=1e-5, numberOfIterations=30)
+    bend = search.Execute(still, move)
     whole = sitk.CompositeTransform([start, bend])
     fill = -1000.0 if moving.unit == "HU" else 0.0
     result = sitk.Resample(move, still, whole, sitk.sitkLinear, fill)

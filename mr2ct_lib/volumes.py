@@ -5,6 +5,8 @@ anterior, k towards superior, and `affine @ (i, j, k, 1)` is the voxel's centre 
 only axes are permuted and flipped.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,11 +94,13 @@ def read_volume(path: str | Path, unit: str | None = None) -> Volume:
     unit = unit or found or "a.u."
     if not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())
-        raise InputError(f"{path}: {count} voxels are NaN or infinite; expected finite values. Repair or leave out this scan")
+        raise InputError(f"{path}: {count} voxels are NaN or infinite; expected finite values. Repair or leave out "
+                         f"this scan")
     if unit == "label":
         if (array != np.round(array)).any() or array.min() < 0 or array.max() > np.iinfo(np.int16).max:
             raise InputError(
-                f"{path}: is no label map (values {array.min():g} to {array.max():g}); expected whole numbers >= 0. Choose the label file"
+                f"{path}: is no label map (values {array.min():g} to {array.max():g}); expected whole numbers >= 0. "
+                f"Choose the label file"
             )
         return Volume(array.astype(np.int16), affine, unit, axcodes)
     if array.min() == array.max():
@@ -112,7 +116,8 @@ def write_volume(volume: Volume, path: str | Path, dtype: type | str | None = No
     """
     path = Path(path)
     if not path.name.lower().endswith(NIFTI):
-        raise InputError(f"{path}: the name ends with {path.suffix or 'nothing'!r}; expected .nii or .nii.gz. Rename the output")
+        raise InputError(f"{path}: the name ends with {path.suffix or 'nothing'!r}; expected .nii or .nii.gz. "
+                         f"Rename the output")
     array = volume.array
     if dtype is None:
         labels = np.uint8 if array.max(initial=0) <= 255 else np.int16
@@ -214,6 +219,17 @@ def from_sitk(image: sitk.Image, unit: str = "a.u.") -> Volume:
     """Return a 3D SimpleITK image as a Volume in RAS+ order."""
     array, affine, axcodes = _canonical(sitk.GetArrayFromImage(image).transpose(2, 1, 0), _sitk_affine(image))
     return Volume(array, affine, unit, axcodes)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """SimpleITK works on one thread inside: same bits whatever the machine (a filter's own setting misses its inner filters)."""
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def _sitk_geometry(affine: np.ndarray) -> tuple[list[float], list[float], list[float]]:

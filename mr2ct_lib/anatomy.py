@@ -278,20 +278,25 @@ def complete_labels(
 
     spacing = np.asarray(spacing, dtype=float)
     inside = labels > 0
+    step = [max(1, int(round(3.0 / mm))) for mm in spacing[:2]]  # soft outlines need no more than 3 mm in plane
+    coarse, wide = inside[:: step[0], :: step[1]], spacing * (*step, 1)
+
+    def fine(mask: np.ndarray) -> np.ndarray:
+        return mask.repeat(step[0], axis=0).repeat(step[1], axis=1)[: labels.shape[0], : labels.shape[1]]
+
     if body is None:
-        body = _guess_body(inside, spacing)
+        body = fine(_guess_body(coarse, wide))
     body = _largest(np.asarray(body, bool) | inside)
     body = np.stack([ndimage.binary_fill_holes(body[:, :, k]) for k in range(body.shape[2])], axis=2)
     out = labels.astype(np.int16)
     following = max(names) + 1
-    # depth below the skin and distance to muscle, in the axial plane's resolution
-    padded = np.pad(body, ((1, 1), (1, 1), (0, 0)))
-    depth = ndimage.distance_transform_edt(padded, sampling=spacing)[1:-1, 1:-1]
-    near = ndimage.distance_transform_edt(~inside, sampling=spacing) <= 8.0
-    core = ndimage.binary_closing(np.pad(near, 6), iterations=5)[6:-6, 6:-6, 6:-6] & body
+    rim = np.ones((3, 3, 1), bool)  # skin is counted in the axial plane: a scan's first and last slice are cuts
+    within = ndimage.binary_erosion(body, rim, iterations=max(1, int(round(SKIN_MM / spacing[:2].min()))))
+    near = ndimage.distance_transform_edt(~coarse, sampling=wide) <= 8.0
+    core = fine(ndimage.binary_closing(np.pad(near, 6), iterations=5)[6:-6, 6:-6, 6:-6])
     empty = body & ~inside
     for name, where in (
-        ("skin", empty & (depth <= SKIN_MM + 0.5 * spacing[:2].min())),
+        ("skin", empty & ~within),
         ("intermuscular_fat", empty & core),
         ("subcutaneous_fat", empty),
     ):

@@ -1,5 +1,8 @@
 """The losses of both papers, each a function of slices (n, 1, h, w), computed in float32 (float64 where given), a mean over images."""
 
+from collections.abc import Callable
+from functools import wraps
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,6 +12,17 @@ GRADIENT_OPERATORS = {  # name: the kernel of d/dx as rows; d/dy is its transpos
     "sobel": [[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]],
     "forward": [[0.0, -1.0, 1.0]],
 }
+
+
+def without_autocast(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The loss in the precision of its arguments, also where the networks around it run in bf16: histograms and derivatives need it."""
+
+    @wraps(function)
+    def exact(images: Tensor, *arguments, **options):
+        with torch.autocast(images.device.type, enabled=False):
+            return function(images, *arguments, **options)
+
+    return exact
 
 
 def adversarial(scores: Tensor, real: bool) -> Tensor:
@@ -28,6 +42,7 @@ def cycle(real: Tensor, reconstructed: Tensor) -> Tensor:
     return F.l1_loss(reconstructed.to(real.dtype), real)
 
 
+@without_autocast
 def gradients(images: Tensor, operator: str = "central", absolute: bool = True) -> tuple[Tensor, Tensor]:
     """d/dx (along columns) and d/dy (along rows) of images (n, 1, h, w), each (n, 1, h, w); borders replicated.
 
@@ -81,6 +96,7 @@ def cubic_b_spline(t: Tensor) -> Tensor:
     return F.relu(2 - t).pow(3) / 6 - F.relu(1 - t).pow(3) * (4 / 6)
 
 
+@without_autocast
 def joint_histogram(a: Tensor, b: Tensor, bins: int = 32) -> Tensor:
     """Parzen-windowed joint distribution of the grey values of each image pair: (n, 1, h, w) in [-1, 1] twice -> (n, bins, bins).
 

@@ -139,3 +139,11 @@ def test_alignment_is_two_minus_both_directions():
     s, t = images(17), images(18)
     expected = 2 - losses.normalised_mutual_information(s, t).mean() - losses.normalised_mutual_information(t, s).mean()
     torch.testing.assert_close(losses.alignment(s, t, t, s), expected)
+
+
+@pytest.mark.parametrize("loss", [losses.gradient_consistency, lambda a, b: losses.normalised_mutual_information(a, b).mean()])
+def test_losses_keep_their_precision_inside_autocast(loss):
+    a, b = images(19, dtype=torch.float32), images(20, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = loss(a, b)
+    assert inside.dtype == torch.float32 and torch.equal(inside, loss(a, b))

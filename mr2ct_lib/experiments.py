@@ -1,0 +1,186 @@
+"""The experiments of both papers by name: cohorts, prepared slices and trained runs, made when missing and used again when there.
+
+The notebooks hand work to one another in runs/<profile>/ through these names, and each can run alone. All numbers of patients and the
+differences between two compared runs stand here.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import mr2ct_lib
+from mr2ct_lib import metrics
+from mr2ct_lib.anatomy_hip import STRUCTURES, structure_labels
+from mr2ct_lib.cohort import make_cohort
+from mr2ct_lib.files import InputError
+from mr2ct_lib.preparation import prepare
+from mr2ct_lib.settings import make_settings
+from mr2ct_lib.slices import PreparedSlices
+from mr2ct_lib.training import train
+from mr2ct_lib.translator import Translator, load_translator
+
+RUNS = Path(mr2ct_lib.__file__).parents[1] / "runs"
+
+# name: (arguments of make_cohort, patients a domain in the quick, full and paper profile); test patients have seeds of their own
+COHORTS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
+    "hip": ({"anatomy": "hip", "seed": 1}, {"quick": 60, "full": 320, "paper": 613}),
+    "hip_test": ({"anatomy": "hip", "seed": 2, "paired": True}, {"quick": 10, "full": 10, "paper": 10}),
+    "hip_labelled": ({"anatomy": "hip", "seed": 3}, {"quick": 20, "full": 20, "paper": 20}),
+    "head": ({"anatomy": "head", "seed": 1}, {"quick": 38, "full": 38, "paper": 38}),
+    "head_test": ({"anatomy": "head", "seed": 2, "paired": True}, {"quick": 8, "full": 28, "paper": 28}),
+    "head_distorted": ({"anatomy": "head", "seed": 1, "distort_target": True}, {"quick": 38, "full": 38, "paper": 38}),
+    "head_distorted_test": ({"anatomy": "head", "seed": 2, "paired": True, "distort_target": True}, {"quick": 8, "full": 28, "paper": 28}),
+    "abdomen": ({"anatomy": "abdomen", "seed": 1}, {"quick": 40, "full": 40, "paper": 40}),
+    "abdomen_test": ({"anatomy": "abdomen", "seed": 2, "paired": True}, {"quick": 8, "full": 20, "paper": 20}),
+}
+FEW = {"quick": 3, "full": 20, "paper": 20}  # patients a domain of the paper's smaller training set
+
+_HEAD_CYCLEGAN = {"lambda_gc": 0.0, "lambda_cycle": 10.0}  # the second paper's CycleGAN: its own cycle weight, no GC
+# name: (cohort, method, settings that differ from the method's own); "few" patients are filled in by the profile
+TRAININGS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "hip_many": ("hip", "cyclegan", {"lambda_gc": 0.0}),
+    "hip_many_gc": ("hip", "cyclegan", {}),
+    "hip_many_signed_gc": ("hip", "cyclegan", {"gc_absolute": False}),
+    "hip_few": ("hip", "cyclegan", {"lambda_gc": 0.0, "patients": "few"}),
+    "hip_few_gc": ("hip", "cyclegan", {"patients": "few"}),
+    "hip_narrow": ("hip", "cyclegan", {"lambda_gc": 0.0, "discriminator_layers": 1}),
+    "head_cyclegan": ("head", "cyclegan", _HEAD_CYCLEGAN),
+    "head_dicyclegan": ("head", "dicyclegan", {}),
+    "head_distorted_cyclegan": ("head_distorted", "cyclegan", _HEAD_CYCLEGAN),
+    "head_distorted_dicyclegan": ("head_distorted", "dicyclegan", {}),
+    "head_distorted_dicyclegan_gc": ("head_distorted", "dicyclegan", {"lambda_gc": 0.3}),
+    "abdomen_cyclegan": ("abdomen", "cyclegan", _HEAD_CYCLEGAN),
+    "abdomen_dicyclegan": ("abdomen", "dicyclegan", {}),
+}
+
+
+def cohort(name: str, profile: str = "quick", root: Path = RUNS) -> Path:
+    """The folder of the cohort `name` in runs/<profile>/cohorts/, scanned now if it is not there. InputError for an unknown name."""
+    arguments, patients = _known(COHORTS, name)
+    folder = root / profile / "cohorts" / name
+    if not (folder / "cohort.json").is_file():
+        with _Announced(f"cohort {name}: scanning virtual patients"):
+            make_cohort(out=folder, patients=patients[profile], profile=profile, **arguments)
+    return folder
+
+
+def prepared(name: str, profile: str = "quick", root: Path = RUNS) -> PreparedSlices:
+    """The prepared slices of the cohort `name`, in runs/<profile>/prepared/, made now if they are not there."""
+    folder = root / profile / "prepared" / name
+    if not (folder / "prepared.json").is_file():
+        scans = cohort(name, profile, root)
+        with _Announced(f"slices of {name}: preparing"):
+            prepare(scans, folder, profile=profile)
+    return PreparedSlices(folder)
+
+
+def run(name: str, profile: str = "quick", seed: int = 7, root: Path = RUNS, **changes: Any) -> Path:
+    """The run folder of the training `name` with `seed`, trained (or resumed) now if it is not finished.
+
+    changes: settings on top of the experiment's own; such a run gets a folder of its own name.
+    """
+    data_name, method, own = _known(TRAININGS, name)
+    own = {key: FEW[profile] if value == "few" else value for key, value in own.items()}
+    settings = make_settings(method, profile, seed=seed, **(own | changes))
+    suffix = "".join(f"_{key}={value}" for key, value in sorted(changes.items()))
+    folder = root / profile / f"{name}_seed{seed}{suffix}"
+    if not (folder / "translator" / "translator.json").is_file():
+        data = prepared(data_name, profile, root)
+        with _Announced(f"run {folder.name}: training {settings.total_iterations} steps"):
+            train(settings, data.folder, folder, resume=(folder / "config.json").is_file())
+    return folder
+
+
+def translator(name: str, profile: str = "quick", seed: int = 7, root: Path = RUNS, **changes: Any) -> Translator:
+    """The trained translator of `run`."""
+    return load_translator(run(name, profile, seed, root, **changes))
+
+
+def measure(synthetic: np.ndarray, test: PreparedSlices, direction: str = "source_to_target") -> pd.DataFrame:
+    """Errors of a test set's synthetic slices (n, h, w) in [-1, 1] against the truth, a row for each patient.
+
+    Columns: patient; MAE and PSNR on the [0, 255] scale of the first paper; MSE, PSNR and SSIM in the window's unit as in the second
+    ("MSE unit", "PSNR unit", SSIM), data range = the window's width. Pixels that the truth's scan does not cover are left out.
+    """
+    domain = direction.split("_to_")[1]
+    truth = getattr(test, f"truth_{direction}")
+    truth = np.asarray(getattr(test, domain) if truth is None else truth)
+    if truth.shape != synthetic.shape:
+        raise InputError(f"synthetic: shape {synthetic.shape} against {truth.shape} of {test.folder}; translate the whole test set")
+    window = test.windows[domain]
+    rows = []
+    for patient, where in test.patients("source"):
+        mask = None if test.valid is None else np.asarray(test.valid[where])
+        made, real = synthetic[where], truth[where]
+        grey = [(x + 1) * 127.5 for x in (made, real)]
+        unit = [window.from_network(x) for x in (made, real)]
+        span = window.high - window.low
+        rows.append(
+            {
+                "patient": patient,
+                "MAE": metrics.mae(*grey, mask),
+                "PSNR": metrics.psnr(*grey, mask, data_range=255),
+                "MSE unit": metrics.mse(*unit, mask),
+                "PSNR unit": metrics.psnr(*unit, mask, data_range=span),
+                "SSIM": float(np.nanmean(metrics.slicewise(metrics.ssim, *unit, mask, data_range=span))),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def baselines(train_set: PreparedSlices, test: PreparedSlices, direction: str = "source_to_target") -> dict[str, np.ndarray]:
+    """What a translator must beat, as slices like the test set's: histogram matching, and the mean training slice of each position."""
+    source, target = direction.split("_to_")
+    training, real = getattr(train_set, target), np.asarray(getattr(test, source))
+    counts = {where.stop - where.start for _, where in (*train_set.patients(target), *test.patients(source))}
+    stack = (counts.pop(),) if len(counts) == 1 else (1,)  # slabs of one size: a mean for each slice, else one for all
+    mean = metrics.mean_target(np.asarray(training).reshape(-1, *stack, *real.shape[1:]), (len(real) // stack[0], *stack, *real.shape[1:]))
+    return {
+        "histogram matching": metrics.histogram_matching(real, np.asarray(training[:: max(1, len(training) // 200)])),
+        "mean training slice": mean.reshape(real.shape),
+    }
+
+
+def labelled_channels(data: PreparedSlices, translator: Translator) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """What a U-Net of Hiasa et al. learns from: labelled CT slices with the MR that the translator makes of them.
+
+    Returns channels (n, 2, h, w) as (synthetic MR, CT), labels (n, h, w), names. For hips the labels are the paper's 22 structures.
+    Raises InputError when the CT patients have no labels.
+    """
+    if data.labels_target is None:
+        raise InputError(f"{data.folder}: its CT patients have no labels; expected labels_target.npy, prepare a cohort with labels/")
+    ct = np.asarray(data.target)
+    labels, names = structures(np.asarray(data.labels_target), data)
+    return np.stack([translator.translate(ct, "target_to_source"), ct], axis=1), labels, names
+
+
+def structures(labels: np.ndarray, data: PreparedSlices) -> tuple[np.ndarray, dict[int, str]]:
+    """Labels of prepared hips as the paper's 22 structures (1..22) with their names; those of other anatomies as they are."""
+    names = {int(value): name for value, name in data.meta["label_names"].items()}
+    if data.meta["anatomy"] == "hip" and set(STRUCTURES) <= set(names.values()):
+        return structure_labels(labels, names), dict(enumerate(STRUCTURES, start=1))
+    return labels, {value: name for value, name in names.items() if value}
+
+
+def _known(table: dict[str, Any], name: str) -> Any:
+    if name not in table:
+        raise InputError(f"experiment {name!r} is unknown; expected one of {', '.join(table)}")
+    return table[name]
+
+
+class _Announced:
+    """Says what is being made, and how long it took."""
+
+    def __init__(self, what: str):
+        self.what = what
+
+    def __enter__(self) -> None:
+        print(f"{self.what} ...", flush=True)
+        self.started = time.perf_counter()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            print(f"{self.what} took {time.perf_counter() - self.started:.0f} s", flush=True)

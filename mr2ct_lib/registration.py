@@ -67,7 +67,7 @@ def register(
     search = method(levels[-2:], fraction)
     search.SetMovingInitialTransform(start)
     search.SetInitialTransform(bend, inPlace=False)
-    search.SetOptimizerAsLBFGSB(gradientConvergenceTolerance=1e-5, numberOfIterations=30)
+    search.SetOptimizerAsLBFGSB(gradientConvergenceTolerance=1e-5, numberOfIterations=20)
     bend = search.Execute(still, move)
     whole = sitk.CompositeTransform([start, bend])
     fill = -1000.0 if moving.unit == "HU" else 0.0

@@ -1,0 +1,679 @@
+"""The pictures that all notebooks share: plain arrays and tables in, a matplotlib figure out, ready for `plt.show()`.
+
+Images are 2D (a tensor (1, 1, H, W) will do), rows from top to bottom, in the unit that is named; a `Window` sets what is black
+and what is white.
+Coronal and axial images carry the patient's sides, R and L; sagittal ones A(nterior) and P(osterior). No function changes global settings.
+Every function raises InputError when shapes disagree.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib import colors, patches, patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import ndimage
+
+from mr2ct_lib.files import InputError
+from mr2ct_lib.intensity import CT_WINDOW, MR_WINDOW, Window
+from mr2ct_lib.volumes import PLANES, Volume, plane_axes, slices_of
+
+WIDTH = 9.0  # inches: 900 pixels at 100 dots an inch, the width of a notebook's column
+SIDES = {"coronal": ("R", "L"), "axial": ("R", "L"), "sagittal": ("A", "P")}
+# Okabe and Ito's colours, told apart by colour-blind readers too; black and grey are left for the image
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+
+
+def style() -> dict[str, Any]:
+    """The matplotlib settings of every figure here; `with plt.rc_context(figures.style()):` gives them to a notebook's own plot."""
+    return {
+        "figure.dpi": 100,
+        "savefig.dpi": 100,
+        "figure.facecolor": "white",
+        "figure.constrained_layout.use": True,
+        "font.size": 10,
+        "axes.titlesize": 10.5,
+        "axes.labelsize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": "#666666",
+        "axes.axisbelow": True,
+        "axes.prop_cycle": plt.cycler(color=COLOURS),
+        "xtick.color": "#444444",
+        "ytick.color": "#444444",
+        "grid.color": "#dddddd",
+        "grid.linewidth": 0.7,
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+        "lines.linewidth": 1.8,
+        "image.cmap": "gray",
+        "image.interpolation": "nearest",
+    }
+
+
+def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    @functools.wraps(draw)
+    def wrapper(*args, **kwargs) -> Figure:
+        before = set(plt.get_fignums())
+        with plt.rc_context(style()):
+            try:
+                return draw(*args, **kwargs)
+            except Exception:
+                for number in set(plt.get_fignums()) - before:  # no empty frame stays behind in the notebook
+                    plt.close(number)
+                raise
+
+    return wrapper
+
+
+def palette(count: int) -> list[tuple[float, float, float]]:
+    """`count` colours: seven hues that colour-blind readers tell apart, then the same darker, lighter, ...
+
+    >>> len({tuple(c) for c in palette(28)})
+    28
+    """
+    found = []
+    for number in range(count):
+        rgb = np.array(colors.to_rgb(COLOURS[number % len(COLOURS)]))
+        turn = number // len(COLOURS)
+        shade = (turn + 1) // 2 / (1 + (count - 1) // len(COLOURS) / 2)
+        found.append(tuple(float(v) for v in (rgb * (1 - 0.75 * shade) if turn % 2 else rgb + (1 - rgb) * 0.75 * shade)))
+    return found
+
+
+def as_image(values: Any, name: str = "image") -> np.ndarray:
+    """A 2D array from an array or tensor (H, W) or (1, ..., H, W); InputError for anything else."""
+    array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if array.ndim < 2 or array.size == 0 or any(side != 1 for side in array.shape[:-2]):
+        raise InputError(f"{name}: shape {array.shape}; expected one image (H, W). Pick a slice")
+    return array.reshape(array.shape[-2:])
+
+
+def _images(images: Mapping[str, Any], same: bool = True) -> dict[str, np.ndarray]:
+    if not images:
+        raise InputError("images: none; expected at least one. Give {title: image}")
+    found = {title: as_image(image, title) for title, image in images.items()}
+    shapes = {title: image.shape for title, image in found.items()}
+    if same and len(set(shapes.values())) > 1:
+        raise InputError(f"images: shapes {shapes}; expected one shape. Reslice them onto one grid")
+    return found
+
+
+def _limits(images: Sequence[np.ndarray], window: Window | None, vmin: float | None, vmax: float | None) -> tuple[float, float]:
+    if window is not None:
+        return window.low, window.high
+    values = [image[np.isfinite(image)] for image in images]
+    values = np.concatenate(values) if sum(v.size for v in values) else np.zeros(1)
+    low = float(values.min()) if vmin is None else vmin
+    high = float(values.max()) if vmax is None else vmax
+    return low, high if high > low else low + 1.0
+
+
+def _grid(count: int, columns: int, shape: tuple[int, int], aspect: float = 1.0, extra: float = 0.35) -> tuple[Figure, list[Axes]]:
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    cell = min((WIDTH - 0.8) / columns, 4.2)
+    height = cell * aspect * shape[0] / shape[1]
+    fig, axes = plt.subplots(rows, columns, squeeze=False, figsize=(min(WIDTH, cell * columns + 0.9), rows * (min(height, 5.5) + extra)))
+    for ax in axes.flat[count:]:
+        ax.remove()
+    return fig, list(axes.flat[:count])
+
+
+def _show(ax: Axes, image: np.ndarray, title: str, limits: tuple[float, float], plane: str | None = None, aspect: float = 1.0, cmap="gray"):
+    shown = ax.imshow(image, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect=aspect)
+    ax.set_title(title)
+    ax.set_axis_off()
+    if plane is not None:
+        if plane not in SIDES:
+            raise InputError(f"plane: {plane!r}; expected one of {', '.join(PLANES)}, or None for no marks")
+        for x, align, side in ((0.02, "left", SIDES[plane][0]), (0.98, "right", SIDES[plane][1])):
+            text = ax.text(x, 0.97, side, transform=ax.transAxes, ha=align, va="top", color="white", fontsize=9, fontweight="bold")
+            text.set_path_effects([patheffects.withStroke(linewidth=1.8, foreground="black")])
+    return shown
+
+
+def _bar(fig: Figure, shown, axes, label: str, **settings) -> None:
+    bar = fig.colorbar(shown, ax=axes, label=label, fraction=0.05, pad=0.015, aspect=22, **settings)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=9)
+
+
+def _extend(images: Sequence[np.ndarray], limits: tuple[float, float]) -> str:
+    below = any(np.nanmin(image) < limits[0] for image in images if np.isfinite(image).any())
+    above = any(np.nanmax(image) > limits[1] for image in images if np.isfinite(image).any())
+    return {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
+
+
+@_styled
+def show_images(
+    images: Mapping[str, Any],
+    window: Window | Mapping[str, Window] | None = None,
+    unit: str = "",
+    vmin: float | None = None,
+    vmax: float | None = None,
+    columns: int = 4,
+    plane: str | None = None,
+    aspect: float = 1.0,
+    cmap: str = "gray",
+) -> Figure:
+    """Images side by side in one grey scale with one colour bar; with {title: Window} each in its own, with a bar of its own.
+
+    images: {title: (H, W)} in units; window: what is black and white, else vmin and vmax, else the least and the largest value of all;
+    unit: on the colour bar when there is no window; plane: marks the sides; aspect: height of a pixel over its width.
+    """
+    several = isinstance(window, Mapping)
+    found = _images(images, same=False)
+    if several and set(window) != set(found):
+        raise InputError(f"window: for {sorted(window)}; expected one for each of {sorted(found)}")
+    fig, axes = _grid(len(found), columns, max((image.shape for image in found.values()), key=lambda s: s[0] / s[1]), aspect)
+    shared = _limits(list(found.values()), None if several else window, vmin, vmax)
+    for ax, (title, image) in zip(axes, found.items(), strict=True):
+        limits = (window[title].low, window[title].high) if several else shared
+        shown = _show(ax, image, title, limits, plane, aspect, cmap)
+        if several:
+            _bar(fig, shown, ax, window[title].unit, extend=_extend([image], limits))
+    if not several:
+        _bar(fig, shown, axes, window.unit if window else unit, extend=_extend(list(found.values()), shared))
+    return fig
+
+
+@_styled
+def synthesis_row(
+    source: Any,
+    synthetic: Any | Mapping[str, Any],
+    truth: Any,
+    source_window: Window = MR_WINDOW,
+    target_window: Window = CT_WINDOW,
+    error_limit: float | None = None,
+    mask: Any = None,
+    names: tuple[str, str] = ("MR", "CT"),
+    plane: str | None = "coronal",
+    aspect: float = 1.0,
+) -> Figure:
+    """Source | synthetic | truth | error (synthetic - truth) in the target's unit, the error on a diverging scale around 0.
+
+    synthetic: one image, or {title: image} to compare methods (their errors then stand below them). mask: where the error counts;
+    grey elsewhere. error_limit: the end of the error's scale, a third of the target's window unless told.
+    """
+    several = isinstance(synthetic, Mapping)
+    made = {f"{title}": as_image(image, title) for title, image in (synthetic if several else {f"synthetic {names[1]}": synthetic}).items()}
+    source_title, truth_title = names[0], f"true {names[1]}"
+    checked = _images({source_title: source, **made, truth_title: truth} | ({} if mask is None else {"mask": mask}))
+    real, true = checked[source_title], checked[truth_title]
+    inside = checked["mask"].astype(bool) if mask is not None else np.ones(real.shape, bool)
+    limit = (target_window.high - target_window.low) / 3 if error_limit is None else error_limit
+    errors = {title: np.where(inside, image.astype(float) - true, np.nan) for title, image in made.items()}
+    columns, rows = (2 + len(made), 2) if several else (4, 1)
+    cell = (WIDTH - 1.6) / columns
+    height = rows * (cell * aspect * real.shape[0] / real.shape[1] + 0.42) + (0 if several else 0.55)
+    fig, axes = plt.subplots(rows, columns, squeeze=False, figsize=(WIDTH, height))
+    low_high = (target_window.low, target_window.high)
+    mr = _show(axes[0, 0], real, source_title, (source_window.low, source_window.high), plane, aspect)
+    order = [(truth_title, true), *made.items()] if several else [*made.items(), (truth_title, true)]
+    for ax, (title, image) in zip(axes[0, 1:], order, strict=False):
+        ct = _show(ax, image, title, low_high, plane, aspect)
+    cmap = plt.get_cmap("RdBu_r").with_extremes(bad="#bbbbbb")
+    error_axes = list(axes[1, 2:]) if several else [axes[0, 3]]
+    for ax, (_, error) in zip(error_axes, errors.items(), strict=True):
+        mean = f"MAE {np.nanmean(np.abs(error)):.3g} {target_window.unit}" if inside.any() else "no voxel"
+        wrong = _show(ax, error, f"error, {mean}" if several else f"error\n{mean}", (-limit, limit), plane, aspect, cmap)
+    label = f"synthetic - true / {target_window.unit}"
+    if several:
+        for ax in axes[1, :2]:
+            ax.remove()
+        _bar(fig, ct, list(axes[0, 1:]), target_window.unit)
+        _bar(fig, wrong, error_axes, label, extend="both")
+    else:
+        for shown, group, text, ends in (
+            (mr, axes[0, 0], source_window.unit, "neither"),
+            (ct, list(axes[0, 1:3]), target_window.unit, "neither"),
+            (wrong, axes[0, 3], label, "both"),
+        ):
+            bar = fig.colorbar(shown, ax=group, location="bottom", label=text, extend=ends, pad=0.02, fraction=0.06,
+                               aspect=36 if group is not axes[0, 0] and group is not axes[0, 3] else 17)  # fmt: skip
+            bar.outline.set_visible(False)
+            bar.ax.tick_params(labelsize=9)
+    return fig
+
+
+@_styled
+def label_overlay(
+    image: Any,
+    labels: Any | Mapping[str, Any],
+    names: Mapping[int, str],
+    window: Window | None = None,
+    alpha: float = 0.55,
+    plane: str | None = "coronal",
+    aspect: float = 1.0,
+) -> Figure:
+    """Structures in colour over a grey image, with a legend of those that are there; labels may be {title: labels} (truth, prediction).
+
+    names: {value: name}; 0 is background. A structure keeps its colour in every picture that has the same names.
+    """
+    several = isinstance(labels, Mapping)
+    given = _images({"image": image} | (dict(labels) if several else {"labels": labels}))
+    grey, maps = given.pop("image"), given
+    present = sorted({int(v) for image_ in maps.values() for v in np.unique(image_)} - {0})
+    if missing := [v for v in present if v not in names]:
+        raise InputError(f"names: none for the label values {missing}; expected a name for each. Add them")
+    values = sorted(int(v) for v in names if int(v) != 0)
+    colour = dict(zip(values, palette(len(values)), strict=True))
+    fig, axes = _grid(len(maps), 3, grey.shape, aspect)
+    fig.set_figwidth(min(WIDTH, fig.get_figwidth() + 1.6))
+    for ax, (title, found) in zip(axes, maps.items(), strict=True):
+        _show(ax, grey, title if several else "", _limits([grey], window, None, None), plane, aspect)
+        rgba = np.zeros((*found.shape, 4))
+        for value in present:
+            inside = found == value
+            rgba[inside] = (*colour[value], alpha)
+            rgba[inside & ~ndimage.binary_erosion(inside)] = (*colour[value], min(1.0, alpha + 0.35))
+        ax.imshow(rgba, aspect=aspect)
+    handles = [patches.Patch(color=colour[v], label=names[v].replace("_", " ")) for v in present]
+    if handles:
+        fig.legend(handles=handles, loc="outside right upper", ncols=1 + (len(handles) > 18), fontsize=8, handlelength=1.2)
+    return fig
+
+
+@_styled
+def training_curves(
+    logs: Sequence[Mapping[str, float]] | Mapping[str, Sequence[Mapping[str, float]]],
+    terms: Sequence[str] | None = None,
+    smooth: float = 0.05,
+    columns: int = 3,
+) -> Figure:
+    """Every term of a log over steps, one panel a term, one colour a run: the raw values pale, their running mean strong.
+
+    logs: the lines of one run (`training.read_log`) or {name: lines}. terms: which; all but step, seconds, learning rate unless told.
+    smooth: width of the running mean as a share of the run.
+    """
+    runs = logs if isinstance(logs, Mapping) else {"": logs}
+    tables = {name: pd.DataFrame(list(lines)) for name, lines in runs.items()}
+    if not tables or any(table.empty or "step" not in table for table in tables.values()):
+        raise InputError('logs: empty or without "step"; expected the lines of read_log. Train first')
+    known = dict.fromkeys(c for table in tables.values() for c in table.select_dtypes("number").columns)
+    terms = list(terms or [name for name in known if name not in ("step", "seconds", "learning_rate")])
+    if unknown := [term for term in terms if term not in known]:
+        raise InputError(f"terms: {unknown}; expected some of {list(known)}")
+    fig, axes = _grid(len(terms), columns, (62, 100), extra=0.1)
+    fig.set_figwidth(WIDTH if len(terms) > 1 else 5)
+    for ax, term in zip(axes, terms, strict=True):
+        for number, (name, table) in enumerate(tables.items()):
+            if term not in table:
+                continue
+            lines = table[["step", term]].dropna()
+            colour = palette(len(tables))[number]
+            mean = lines[term].rolling(max(1, round(smooth * len(lines))), center=True, min_periods=1).mean()
+            ax.plot(lines["step"], lines[term], color=colour, alpha=0.25, linewidth=0.8)
+            ax.plot(lines["step"], mean, color=colour, label=name)
+        ax.set_title(term.replace("_", " "))
+        ax.grid(axis="y")
+        ax.set_xlabel("step")
+    if len(tables) > 1:
+        handles = [patches.Patch(color=c, label=n) for n, c in zip(tables, palette(len(tables)), strict=True)]
+        fig.legend(handles=handles, loc="outside upper center", ncols=min(len(tables), 5))
+    return fig
+
+
+@_styled
+def box_comparison(
+    records: pd.DataFrame, by: str, value: str, pair: str | None = None, paper: Mapping[str, float] | None = None,
+    label: str | None = None, title: str = "",
+) -> Figure:  # fmt: skip
+    """A box a group with every point on it; points of one `pair` (a seed, a patient) are joined; a diamond marks the paper's printed value.
+
+    records: long table with the columns `by`, `value` and, if asked, `pair`; groups in the order in which they appear.
+    """
+    _columns(records, [by, value] + ([pair] if pair else []))
+    groups = list(dict.fromkeys(records[by]))
+    values = [records.loc[records[by] == group, value].dropna().to_numpy(float) for group in groups]
+    fig, ax = plt.subplots(figsize=(min(WIDTH, 2.2 + 1.35 * len(groups)), 3.8))
+    ax.boxplot(values, widths=0.5, showfliers=False, medianprops={"color": "#222222"}, boxprops={"color": "#888888"},
+               whiskerprops={"color": "#888888"}, capprops={"color": "#888888"})  # fmt: skip
+    if pair:
+        wide = records.pivot_table(index=pair, columns=by, values=value, aggfunc="mean", observed=True).reindex(columns=groups)
+        for row in wide.to_numpy(float):
+            ax.plot(range(1, len(groups) + 1), row, color="#999999", linewidth=0.8, alpha=0.7, zorder=1)
+    for place, (found, colour) in enumerate(zip(values, palette(len(groups)), strict=True), start=1):
+        spread = np.zeros(len(found)) if pair else np.linspace(-0.12, 0.12, len(found)) if len(found) > 1 else np.zeros(1)
+        ax.scatter(place + spread, found, color=colour, s=24, edgecolor="white", linewidth=0.5, zorder=3)
+    printed = [(groups.index(group) + 1.34, number) for group, number in (paper or {}).items() if group in groups]
+    if printed:
+        x, y = zip(*printed, strict=True)
+        ax.scatter(x, y, marker="D", s=36, facecolor="white", edgecolor="#222222", zorder=4, label="printed in the paper")
+        ax.legend(loc="best")
+    ax.set_xticks(range(1, len(groups) + 1), [str(group) for group in groups])
+    ax.set(ylabel=label or value, title=title, xlim=(0.4, len(groups) + 0.6))
+    ax.grid(axis="y")
+    return fig
+
+
+def _columns(table: pd.DataFrame, needed: Sequence[str]) -> None:
+    if missing := [name for name in needed if name not in table]:
+        raise InputError(f"records: no column {', '.join(missing)}; expected them among {', '.join(map(str, table.columns))}")
+    if table.empty:
+        raise InputError("records: no row; expected at least one")
+
+
+@_styled
+def bar_table(
+    means: pd.DataFrame, sds: pd.DataFrame | None = None, paper: pd.DataFrame | None = None, label: str = "", title: str = ""
+) -> Figure:
+    """A table as bars: its rows are groups, its columns the bars in each; error lines are SDs, diamonds the paper's printed values.
+
+    sds, paper: tables with the same row and column names, or some of them.
+    """
+    if means.empty:
+        raise InputError("means: an empty table; expected at least one number")
+    fig, ax = plt.subplots(figsize=(min(WIDTH, 3.2 + 0.45 * means.size), 3.6))
+    width = 0.8 / len(means.columns)
+    for number, (name, colour) in enumerate(zip(means.columns, palette(len(means.columns)), strict=True)):
+        places = np.arange(len(means)) + (number - (len(means.columns) - 1) / 2) * width
+        sd = None if sds is None else sds.reindex(index=means.index, columns=means.columns)[name].to_numpy(float)
+        ax.bar(places, means[name].to_numpy(float), width * 0.92, yerr=sd, color=colour, label=str(name), ecolor="#444444", capsize=2)
+        if paper is not None:
+            printed = paper.reindex(index=means.index, columns=means.columns)[name].to_numpy(float)
+            ax.scatter(places, printed, marker="D", s=32, facecolor="white", edgecolor="#222222", zorder=4)
+    if paper is not None:
+        ax.scatter([], [], marker="D", s=32, facecolor="white", edgecolor="#222222", label="printed in the paper")
+    ax.set_xticks(range(len(means)), [" ".join(map(str, row)) if isinstance(row, tuple) else str(row) for row in means.index])
+    ax.set(ylabel=label, title=title)
+    ax.grid(axis="y")
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return fig
+
+
+@_styled
+def dice_bars(
+    scores: pd.DataFrame | Mapping[str, pd.DataFrame], paper: Mapping[str, tuple[float, float]] | None = None, title: str = ""
+) -> Figure:
+    """Dice of every structure, mean and SD over patients, as horizontal bars; a diamond with its SD for the paper's structures.
+
+    scores: patients in rows, structures in columns (`metrics.dice_table`), or {method: table}; NaN is left out of the mean.
+    """
+    tables = scores if isinstance(scores, Mapping) else {"": scores}
+    if not tables or any(table.empty for table in tables.values()):
+        raise InputError("scores: an empty table; expected patients in rows and structures in columns")
+    structures = list(dict.fromkeys(s for table in tables.values() for s in table.columns))
+    fig, ax = plt.subplots(figsize=(WIDTH * 0.8, 1.0 + len(structures) * (0.16 + 0.12 * len(tables))))
+    height = 0.8 / len(tables)
+    for number, ((name, table), colour) in enumerate(zip(tables.items(), palette(len(tables)), strict=True)):
+        table = table.reindex(columns=structures)
+        places = np.arange(len(structures)) + (number - (len(tables) - 1) / 2) * height
+        sd = table.std(ddof=1).fillna(0.0).to_numpy()
+        ax.barh(places, table.mean().fillna(0.0), height * 0.9, xerr=sd, color=colour, label=name, ecolor="#444444", capsize=1.5)
+    printed = [(structures.index(name), *value) for name, value in (paper or {}).items() if name in structures]
+    for number, (place, mean, sd) in enumerate(printed):
+        ax.errorbar(mean, place, xerr=sd, fmt="D", markersize=5, color="#222222", markerfacecolor="white", capsize=3, zorder=5,
+                    label="printed in the paper" if number == 0 else None)  # fmt: skip
+    ax.set_yticks(range(len(structures)), [str(s).replace("_", " ") for s in structures])
+    ax.set(xlim=(0, 1), ylim=(len(structures) - 0.5, -0.5), xlabel="Dice", title=title)
+    ax.grid(axis="x")
+    if len(tables) > 1 or printed:
+        fig.legend(loc="outside right upper")
+    return fig
+
+
+@_styled
+def landscape(
+    positions: Sequence[float], curves: Mapping[str, Any], xlabel: str = "shift / pixels", marker: float | None = 0.0, columns: int = 4
+) -> Figure:
+    """Loss against misalignment, one panel each because their units differ; curves: {panel: values} or {panel: {line: values}}.
+
+    The dotted line stands at `marker`, the right place; the dot on each curve is its least value, where an optimiser would stop.
+    """
+    if not curves:
+        raise InputError("curves: none; expected at least one. Give {name: values}")
+    fig, axes = _grid(len(curves), columns, (85, 100), extra=0.1)
+    for ax, (title, lines) in zip(axes, curves.items(), strict=True):
+        _curves(ax, positions, lines if isinstance(lines, Mapping) else {"": lines}, title, marker)
+        ax.set_xlabel(xlabel)
+    return fig
+
+
+def _curves(ax: Axes, positions: Sequence[float], lines: Mapping[str, Any], title: str, marker: float | None) -> None:
+    places = np.asarray(positions, float)
+    for (name, values), colour in zip(lines.items(), palette(len(lines)), strict=True):
+        values = np.asarray(values, float)
+        if values.shape != places.shape:
+            raise InputError(f"{name or title}: {values.shape} values for {places.shape} positions; expected one for each")
+        ax.plot(places, values, color=colour, label=name)
+        if np.isfinite(values).any():
+            ax.plot(places[np.nanargmin(values)], np.nanmin(values), "o", color=colour, markersize=6)
+    if marker is not None:
+        ax.axvline(marker, color="#777777", linestyle=":", linewidth=1)
+    if len(lines) > 1:
+        ax.legend(loc="best")
+    ax.set_title(title)
+    ax.grid(axis="y")
+
+
+@_styled
+def misalignment(
+    reference: Any, moved: Any, positions: Sequence[float], curves: Mapping[str, Any], marker: float, xlabel: str = "shift / pixels",
+    titles: tuple[str, str] = ("reference", "moved"), plane: str | None = None,
+) -> Figure:  # fmt: skip
+    """A reference, the moved image, and below them one curve a loss over all positions; the dotted line is where the image is now."""
+    images = _images({titles[0]: reference, titles[1]: moved})
+    fig = plt.figure(figsize=(WIDTH, 5.6))
+    top, bottom = fig.subfigures(2, 1, height_ratios=(1.1, 1))
+    for ax, (title, image) in zip(top.subplots(1, 2), images.items(), strict=True):
+        _show(ax, image, title, _limits([image], None, None, None), plane)
+    for ax, (title, lines) in zip(bottom.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        _curves(ax, positions, lines if isinstance(lines, Mapping) else {"": lines}, title, marker)
+        ax.set_xlabel(xlabel)
+    return fig
+
+
+@_styled
+def offset_field(
+    dy: Any, dx: Any, background: Any = None, step: int | None = None, limit: float | None = None, title: str = "", plane: str | None = None
+) -> Figure:
+    """Arrows from each place to where it is read (dy down, dx right, pixels; drawn to scale), and the length of each displacement.
+
+    background: the image below the arrows; step: pixels between arrows; limit: end of the colour scale, the longest arrow unless told.
+    """
+    fields = _images({"dy": dy, "dx": dx} | ({} if background is None else {"background": background}))
+    down, right = fields["dy"], fields["dx"]
+    length = np.hypot(down, right)
+    step = step or max(1, max(down.shape) // 20)
+    rows, columns = (np.arange(step // 2, side, step) for side in down.shape)
+    picked = np.ix_(rows, columns)
+    end = limit or float(length.max()) or 1.0
+    fig, axes = _grid(2, 2, down.shape)
+    grey = fields.get("background", np.zeros(down.shape))
+    _show(axes[0], grey, title or "where each place is read", _limits([grey], None, None, None), plane)
+    x, y = np.meshgrid(columns, rows)
+    axes[0].quiver(x, y, right[picked], down[picked], length[picked], angles="xy", scale_units="xy", scale=1, cmap="viridis",
+                   clim=(0, end), width=0.006)  # fmt: skip
+    axes[0].set(xlim=(-0.5, down.shape[1] - 0.5), ylim=(down.shape[0] - 0.5, -0.5))
+    shown = _show(axes[1], length, f"length, median {np.median(length):.2f} pixels", (0, end), plane, cmap="viridis")
+    _bar(fig, shown, axes, "displacement / pixels", extend=_extend([length], (0, end)))
+    return fig
+
+
+def blend(first: Any, second: Any, share: float) -> np.ndarray:
+    """(1 - share) first + share second, for two images of one shape."""
+    images = _images({"first": first, "second": second})
+    return (1 - share) * images["first"] + share * images["second"]
+
+
+@_styled
+def checkerboard(
+    first: Any, second: Any, tiles: int = 8, windows: tuple[Window, Window] | None = None, names: tuple[str, str] = ("first", "second"),
+    plane: str | None = None,
+) -> Figure:  # fmt: skip
+    """Two images and the squares of both in turn: where they lie aligned, outlines run on across the squares' borders.
+
+    windows: of the first and the second; else each from its least to its largest value.
+    """
+    images = _images({names[0]: first, names[1]: second})
+    limits = [_limits([im], w, None, None) for im, w in zip(images.values(), windows or (None, None), strict=True)]
+    one, other = (np.clip((im - low) / (high - low), 0, 1) for im, (low, high) in zip(images.values(), limits, strict=True))
+    rows, columns = (np.arange(side) * tiles // max(one.shape) for side in one.shape)
+    odd = (rows[:, None] + columns[None, :]) % 2 == 1
+    fig, axes = _grid(3, 3, one.shape)
+    for ax, (title, image) in zip(axes, {names[0]: one, names[1]: other, "both in turn": np.where(odd, other, one)}.items(), strict=True):
+        _show(ax, image, title, (0, 1), plane)
+    return fig
+
+
+@_styled
+def edge_overlay(
+    image: Any | Mapping[str, Any], reference: Any, window: Window | None = None, share: float = 0.12, plane: str | None = None
+) -> Figure:
+    """The strongest edges of `reference` (that share of its pixels) drawn in orange over one image or {title: image}."""
+    given = image if isinstance(image, Mapping) else {"": image}
+    images = _images({"reference": reference, **given})
+    sharp = ndimage.gaussian_gradient_magnitude(images["reference"].astype(float), 1.0)
+    edges = (sharp >= np.quantile(sharp, 1 - share)) & (sharp > 0)
+    titles = [title for title in images if title != "reference"]
+    fig, axes = _grid(len(titles), 4, edges.shape)
+    for ax, title in zip(axes, titles, strict=True):
+        _show(ax, images[title], title, _limits([images[title]], window, None, None), plane)
+        rgba = np.zeros((*edges.shape, 4))
+        rgba[edges] = (*colors.to_rgb(COLOURS[1]), 0.75)
+        ax.imshow(rgba)
+    return fig
+
+
+@_styled
+def tissue_histogram(
+    values: Mapping[str, Any], unit: str = "HU", window: Window | None = None, limits: tuple[float, float] | None = None, bins: int = 80
+) -> Figure:
+    """How often each value occurs, one outline a tissue on one axis, each of area 1; the window is the pale band.
+
+    values: {tissue: values of any shape}; limits: ends of the axis, the 0.1 and 99.9 percentiles of all unless told.
+    """
+    found = {name: np.asarray(v, float).ravel() for name, v in values.items()}
+    found = {name: v[np.isfinite(v)] for name, v in found.items() if np.isfinite(v).any()}
+    if not found:
+        raise InputError("values: none; expected at least one finite value of a tissue")
+    low, high = limits or np.percentile(np.concatenate(list(found.values())), (0.1, 99.9))
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+    fig, ax = plt.subplots(figsize=(WIDTH * 0.8, 3.4))
+    if window:
+        ax.axvspan(window.low, window.high, color="#eeeeee", label=f"window [{window.low:g}, {window.high:g}]")
+    for (name, v), colour in zip(found.items(), palette(len(found)), strict=True):
+        counts = np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0] / v.size / np.diff(edges)
+        ax.stairs(counts, edges, color=colour, linewidth=1.6, label=f"{name.replace('_', ' ')} (mean {v.mean():.3g})")
+        ax.stairs(counts, edges, color=colour, alpha=0.15, fill=True)
+    ax.set(xlabel=unit, ylabel="density", xlim=(edges[0], edges[-1]))
+    ax.set_yticks([])
+    fig.legend(loc="outside right upper")
+    return fig
+
+
+@_styled
+def receptive_field(
+    image: Any, sizes: int | Mapping[str, int], window: Window | None = None, centre: tuple[int, int] | None = None, title: str = "",
+    plane: str | None = None,
+) -> Figure:  # fmt: skip
+    """The square of pixels that one output of a network sees, on an image; sizes: pixels, or {name: pixels} for several networks.
+
+    What of the square lies outside the image is padding. centre: (row, column), the middle unless told.
+    """
+    found = as_image(image)
+    sizes = sizes if isinstance(sizes, Mapping) else {f"{sizes} x {sizes} pixels": sizes}
+    row, column = centre or (found.shape[0] // 2, found.shape[1] // 2)
+    fig, (ax,) = _grid(1, 1, found.shape)
+    fig.set_figwidth(6.4)
+    _show(ax, found, title, _limits([found], window, None, None), plane)
+    for (name, size), colour in zip(sizes.items(), palette(len(sizes)), strict=True):
+        corner = (column - size / 2, row - size / 2)
+        ax.add_patch(patches.Rectangle(corner, size, size, fill=False, edgecolor=colour, linewidth=2.5, label=name))
+    reach = max(*sizes.values(), 0) / 2 + 2
+    ax.set(xlim=(min(-0.5, column - reach), max(found.shape[1] - 0.5, column + reach)),
+           ylim=(max(found.shape[0] - 0.5, row + reach), min(-0.5, row - reach)))  # fmt: skip
+    fig.legend(loc="outside right upper")
+    return fig
+
+
+@_styled
+def three_planes(volume: Volume, centre: tuple[int, int, int] | None = None, window: Window | None = None, title: str = "") -> Figure:
+    """The coronal, axial and sagittal slices of a volume through the voxel `centre`, its middle unless told, at their true proportions."""
+    at = centre or tuple(side // 2 for side in volume.array.shape)
+    if len(at) != 3 or any(not 0 <= index < side for index, side in zip(at, volume.array.shape, strict=True)):
+        raise InputError(f"centre: {at}; expected a voxel inside {volume.array.shape}")
+    planes = [(plane, *plane_axes(plane)[:3]) for plane in ("coronal", "axial", "sagittal")]
+    mm = np.array(volume.array.shape) * volume.spacing
+    width = [mm[column] for _, _, _, column in planes]
+    tallest = max(mm[row] for _, _, row, _ in planes)
+    height = min(4.4, (WIDTH - 1.2) * tallest / sum(width)) + 0.5
+    fig, axes = plt.subplots(1, 3, figsize=(WIDTH, height), width_ratios=width)
+    limits = _limits([volume.array], window, None, None)
+    for ax, (plane, number, row, column) in zip(axes, planes, strict=True):
+        image = slices_of(volume, plane)[at[number]]
+        shown = _show(ax, image, f"{plane} {at[number]}", limits, plane, volume.spacing[row] / volume.spacing[column])
+    _bar(fig, shown, list(axes), volume.unit, extend=_extend([volume.array], limits))
+    if title:
+        fig.suptitle(title)
+    return fig
+
+
+@_styled
+def montage(volume: Volume, plane: str = "coronal", count: int = 12, columns: int = 6, window: Window | None = None) -> Figure:
+    """`count` slices of a volume at equal distances from the first to the last, numbered by their array index."""
+    number, row, column, _ = plane_axes(plane)
+    stack = slices_of(volume, plane)
+    picked = np.unique(np.linspace(0, len(stack) - 1, min(count, len(stack))).round().astype(int))
+    limits = _limits([volume.array], window, None, None)
+    aspect = volume.spacing[row] / volume.spacing[column]
+    fig, axes = _grid(len(picked), columns, stack.shape[1:], aspect, extra=0.28)
+    for place, (ax, index) in enumerate(zip(axes, picked, strict=True)):
+        shown = _show(ax, stack[index], f"{index}", limits, plane if place == 0 else None, aspect)
+    _bar(fig, shown, axes, volume.unit, extend=_extend([volume.array], limits))
+    return fig
+
+
+@_styled
+def joint_histogram(
+    first: Any, second: Any, names: tuple[str, str] = ("MR / %", "CT / HU"), windows: tuple[Window, Window] | None = None, bins: int = 64,
+    title: str = "",
+) -> Figure:  # fmt: skip
+    """How often each pair of values occurs at the same place, on a logarithmic colour scale; images or volumes of one shape."""
+    values = [np.asarray(v.detach().cpu() if hasattr(v, "detach") else v, float) for v in (first, second)]
+    if values[0].shape != values[1].shape:
+        raise InputError(f"joint histogram: shapes {values[0].shape} and {values[1].shape}; expected one shape. Reslice them onto one grid")
+    ranges = [_limits([v], w, None, None) for v, w in zip(values, windows or (None, None), strict=True)]
+    counts, x, y = np.histogram2d(*(np.clip(v.ravel(), *r) for v, r in zip(values, ranges, strict=True)), bins=bins, range=ranges)
+    fig, ax = plt.subplots(figsize=(5.2, 4.2))
+    cmap = plt.get_cmap("viridis").with_extremes(bad="white")
+    shown = ax.pcolormesh(x, y, np.ma.masked_equal(counts.T, 0), norm=colors.LogNorm(vmin=1), cmap=cmap, rasterized=True)
+    ax.set(xlabel=names[0], ylabel=names[1], title=title)
+    _bar(fig, shown, ax, "pixels")
+    return fig
+
+
+@_styled
+def window_view(image: Any, window: Window, plane: str | None = "axial", aspect: float = 1.0) -> Figure:
+    """An image through a window, and the histogram of its values with the window as a pale band: what lies outside is cut."""
+    found = as_image(image)
+    fig, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.9), width_ratios=(1, 1.1))
+    shown = _show(left, found, f"level {(window.low + window.high) / 2:g}, width {window.high - window.low:g}", (window.low, window.high),
+                  plane, aspect)  # fmt: skip
+    _bar(fig, shown, left, window.unit, extend=_extend([found], (window.low, window.high)))
+    values = found[np.isfinite(found)]
+    right.axvspan(window.low, window.high, color="#e3e3e3")
+    right.hist(values, bins=120, color=COLOURS[0], log=True)
+    cut = float(np.mean((values < window.low) | (values > window.high)))
+    right.set(xlabel=window.unit, ylabel="pixels", title=f"cut to black or white: {cut:.0%} of the pixels")
+    return fig
+
+
+@_styled
+def contrast_view(image: Any, signals: Mapping[str, float], title: str = "", plane: str | None = "coronal", aspect: float = 1.0) -> Figure:
+    """A simulated image beside the signal of each tissue in it as bars, the brightest on top."""
+    found = as_image(image)
+    order = sorted(signals, key=signals.__getitem__)
+    fig, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.9), width_ratios=(1.1, 1))
+    shown = _show(left, found, title, (0.0, max(float(np.nanmax(found)), 1e-9)), plane, aspect)
+    _bar(fig, shown, left, "signal / a.u.")
+    right.barh([name.replace("_", " ") for name in order], [signals[name] for name in order], color=COLOURS[0])
+    right.set_xlabel("signal / a.u.")
+    right.grid(axis="x")
+    return fig

@@ -1,0 +1,191 @@
+"""Explorables: a drawing under sliders, and the same drawing called with fixed values as its static twin.
+
+A drawing is any function of a few numbers that returns a figure. In a notebook:
+
+    view = widgets.slice_viewer({"MR": mr, "CT": ct}, "coronal")
+    widgets.explore(view)      # sliders, where there is a kernel
+    view(slice=30); plt.show() # the twin: what the text below speaks of
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import ndimage
+
+from mr2ct_lib import figures, physics, tissues
+from mr2ct_lib.files import InputError
+from mr2ct_lib.intensity import Window
+from mr2ct_lib.volumes import Volume, plane_axes, slices_of
+
+
+@dataclass(frozen=True)
+class Explorable:
+    """A drawing with the ranges of its sliders; called with values it draws: `view(slice=30)` -> Figure."""
+
+    draw: Callable[..., Figure]
+    sliders: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, **values: Any) -> Figure:
+        return self.draw(**values)
+
+
+def explore(draw: Callable[..., Figure] | Explorable, **sliders: Any) -> ipywidgets.VBox:
+    """Sliders above the figure that `draw` returns for their values; drawn once at once, then after each move.
+
+    sliders: {name of an argument of draw: (low, high), (low, high, step), a list of choices, or a bool}; an Explorable brings its own,
+    and what is given here takes their place. A slider begins at the argument's default. Raises InputError for a name that draw has not.
+    """
+    known = dict(draw.sliders) if isinstance(draw, Explorable) else {}
+    function = draw.draw if isinstance(draw, Explorable) else draw
+    arguments = inspect.signature(function).parameters
+    controls = {}
+    for name, choice in {**known, **sliders}.items():
+        if name not in arguments:
+            raise InputError(f"slider {name}: the drawing has no such argument; expected one of {', '.join(arguments)}")
+        control = ipywidgets.interactive.widget_from_abbrev(choice, arguments[name].default)
+        if control is None:
+            raise InputError(f"slider {name}: {choice!r}; expected (low, high), (low, high, step), a list or a bool")
+        control.description = name.replace("_", " ")
+        if hasattr(control, "continuous_update"):
+            control.continuous_update = False  # redraw when the slider is let go, not at each pixel of the way
+        controls[name] = control
+
+    def show(**values: Any) -> None:
+        function(**values)
+        plt.show()
+
+    output = ipywidgets.interactive_output(show, controls)
+    rows = ipywidgets.HBox(list(controls.values()), layout=ipywidgets.Layout(flex_flow="row wrap"))
+    return ipywidgets.VBox([rows, output])
+
+
+def moved(image: np.ndarray, shift: float = 0.0, rotation: float = 0.0, contrast: float = 1.0) -> np.ndarray:
+    """An image (H, W) turned about its middle by `rotation` degrees, shifted right by `shift` pixels, times `contrast` (-1 inverts
+    an image in [-1, 1]). Bilinear; what comes in from outside repeats the border.
+
+    >>> moved(np.array([[1.0, 2.0, 3.0]] * 3), shift=1)[1].tolist()
+    [1.0, 1.0, 2.0]
+    """
+    angle = np.deg2rad(rotation)
+    matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    centre = (np.array(image.shape) - 1) / 2
+    offset = centre - matrix @ (centre + (0.0, shift))
+    return contrast * ndimage.affine_transform(np.asarray(image, float), matrix, offset, order=1, mode="nearest")
+
+
+def slice_viewer(volumes: Volume | Mapping[str, Volume], plane: str = "coronal", window: Any = None) -> Explorable:
+    """Slices of one volume, or of several on one grid side by side. Argument: slice. window: one, or {title: Window}."""
+    given = {"": volumes} if isinstance(volumes, Volume) else dict(volumes)
+    shapes = {title: volume.array.shape for title, volume in given.items()}
+    if len(set(shapes.values())) != 1:
+        raise InputError(f"volumes: shapes {shapes}; expected one grid. Reslice them with volumes.reslice")
+    stacks = {title: slices_of(volume, plane) for title, volume in given.items()}
+    first = next(iter(given.values()))
+    _, row, column, _ = plane_axes(plane)
+    last = len(next(iter(stacks.values()))) - 1
+    if window is None:
+        window = {t: Window(float(v.array.min()), max(float(v.array.max()), float(v.array.min()) + 1e-6), v.unit) for t, v in given.items()}
+
+    def draw(slice: int = last // 2) -> Figure:
+        if not 0 <= slice <= last:
+            raise InputError(f"slice: {slice}; expected 0 to {last}")
+        images = {title: stack[slice] for title, stack in stacks.items()}
+        return figures.show_images(images, window, plane=plane, aspect=first.spacing[row] / first.spacing[column])
+
+    return Explorable(draw, {"slice": (0, last, 1)})
+
+
+def transform_explorer(
+    reference: np.ndarray,
+    image: np.ndarray,
+    losses: Mapping[str, Callable[[np.ndarray, np.ndarray], float]],
+    reach: int = 8,
+    steps: int = 17,
+) -> Explorable:
+    """How losses see an image that is moved against a reference. Arguments: shift (pixels), rotation (degrees), contrast (-1 inverts).
+
+    losses: {name: f(reference, moved) -> float} on arrays (H, W). Each curve runs over shifts from -reach to reach at that rotation
+    and contrast.
+    """
+    positions = np.linspace(-reach, reach, steps)
+
+    def draw(shift: float = 0.0, rotation: float = 0.0, contrast: float = 1.0) -> Figure:
+        seen = [moved(image, place, rotation, contrast) for place in positions]
+        curves = {name: [float(loss(reference, one)) for one in seen] for name, loss in losses.items()}
+        title = f"shift {shift:g} px, rotation {rotation:g}°, contrast {contrast:g}"
+        here = moved(image, shift, rotation, contrast)
+        return figures.misalignment(reference, here, positions, curves, shift, titles=("reference", title))
+
+    return Explorable(draw, {"shift": (-float(reach), float(reach), 0.5), "rotation": (-20.0, 20.0, 1.0), "contrast": (-1.0, 1.0, 0.25)})
+
+
+def offset_explorer(image: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> Explorable:
+    """Displacement fields (H, W), or (fields, H, W), drawn on an image that they move. Arguments: strength (1: as learned), field.
+
+    dy, dx in pixels of the image: place (y, x) shows the image at (y + dy, x + dx), read bilinearly, the border repeated.
+    """
+    image = figures.as_image(image)
+    fields = [np.asarray(f.detach().cpu() if hasattr(f, "detach") else f, float).reshape(-1, *np.shape(f)[-2:]) for f in (dy, dx)]
+    if fields[0].shape != fields[1].shape or fields[0].shape[1:] != image.shape:
+        raise InputError(f"offsets: dy {fields[0].shape}, dx {fields[1].shape} on {image.shape}; expected fields of the image's shape")
+    longest = float(np.hypot(*fields).max()) or 1.0
+
+    def draw(strength: float = 1.0, field: int = 0) -> Figure:
+        down, right = (strength * f[field] for f in fields)
+        rows, columns = np.indices(image.shape)
+        warped = ndimage.map_coordinates(image.astype(float), [rows + down, columns + right], order=1, mode="nearest")
+        return figures.offset_field(down, right, warped, limit=longest, title=f"moved, strength {strength:g}")
+
+    return Explorable(draw, {"strength": (-2.0, 2.0, 0.25)} | ({"field": (0, len(fields[0]) - 1, 1)} if len(fields[0]) > 1 else {}))
+
+
+def deform_toggle(
+    undeformed: np.ndarray, deformed: np.ndarray, window: Window | None = None, source: np.ndarray | None = None
+) -> Explorable:
+    """Undeformed | blend | deformed, with the edges of the source (or of the undeformed image) over all. Argument: share (0: undeformed)."""
+    reference = undeformed if source is None else source
+
+    def draw(share: float = 0.5) -> Figure:
+        images = {
+            "undeformed": undeformed,
+            f"blend, {share:.0%} deformed": figures.blend(undeformed, deformed, share),
+            "deformed": deformed,
+        }
+        return figures.edge_overlay(images, reference, window)
+
+    return Explorable(draw, {"share": (0.0, 1.0, 0.1)})
+
+
+def window_explorer(image: np.ndarray, unit: str = "HU", plane: str | None = "axial", aspect: float = 1.0) -> Explorable:
+    """A CT through any window. Arguments: level and width, in the image's unit; they begin at the papers' [-150, 350] HU."""
+
+    def draw(level: float = 100.0, width: float = 500.0) -> Figure:
+        return figures.window_view(image, Window(level - width / 2, level + width / 2, unit), plane, aspect)
+
+    return Explorable(draw, {"level": (-1000.0, 1000.0, 25.0), "width": (50.0, 3000.0, 50.0)})
+
+
+def sequence_explorer(
+    labels: np.ndarray, names: Mapping[int, str], plane: str | None = "coronal", field_strength: float = 1.0
+) -> Explorable:
+    """The same anatomy under other settings of the spoiled gradient echo. Arguments: tr, te (ms), flip (degrees); at first the hip's.
+
+    labels: (H, W) with a name for each value; field_strength: 1.0 or 1.5 T, for T1.
+    """
+    labels = figures.as_image(labels, "labels").astype(int)
+    t1, t2star, pd = (tissues.lookup(dict(names), f) for f in ("t1_10" if field_strength == 1.0 else "t1_15", "t2star", "pd"))
+    present = [value for value in np.unique(labels) if value]
+
+    def draw(tr: float = 7.9, te: float = 3.08, flip: float = 30.0) -> Figure:
+        with np.errstate(divide="ignore", invalid="ignore"):  # tissues without signal have no relaxation time
+            signal = np.nan_to_num(physics.spgr(t1, t2star, pd, tr, te, flip))
+        kinds = {tissues.tissue_of(names[value]).name: float(signal[value]) for value in present}
+        return figures.contrast_view(signal[labels], kinds, f"TR {tr:g} ms, TE {te:g} ms, flip {flip:g}°", plane)
+
+    return Explorable(draw, {"tr": (4.0, 100.0, 0.1), "te": (1.0, 30.0, 0.02), "flip": (2.0, 90.0, 1.0)})

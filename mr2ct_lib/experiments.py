@@ -4,6 +4,7 @@ The notebooks hand work to one another in runs/<profile>/ through these names, a
 differences between two compared runs stand here.
 """
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import mr2ct_lib
 from mr2ct_lib import metrics
 from mr2ct_lib.anatomy_hip import STRUCTURES, structure_labels
 from mr2ct_lib.cohort import make_cohort
-from mr2ct_lib.files import InputError
+from mr2ct_lib.files import InputError, read_json
 from mr2ct_lib.preparation import prepare
 from mr2ct_lib.settings import make_settings
 from mr2ct_lib.slices import PreparedSlices
@@ -23,6 +24,7 @@ from mr2ct_lib.training import train
 from mr2ct_lib.translator import Translator, load_translator
 
 RUNS = Path(mr2ct_lib.__file__).parents[1] / "runs"
+RESULTS = RUNS.parent / "results"
 
 # name: (arguments of make_cohort, patients a domain in the quick, full and paper profile); test patients have seeds of their own
 COHORTS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
@@ -57,19 +59,19 @@ TRAININGS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def cohort(name: str, profile: str = "quick", root: Path = RUNS) -> Path:
+def cohort(name: str, profile: str = "quick", root: Path | None = None) -> Path:
     """The folder of the cohort `name` in runs/<profile>/cohorts/, scanned now if it is not there. InputError for an unknown name."""
     arguments, patients = _known(COHORTS, name)
-    folder = root / profile / "cohorts" / name
+    folder = (root or RUNS) / profile / "cohorts" / name
     if not (folder / "cohort.json").is_file():
         with _Announced(f"cohort {name}: scanning virtual patients"):
             make_cohort(out=folder, patients=patients[profile], profile=profile, **arguments)
     return folder
 
 
-def prepared(name: str, profile: str = "quick", root: Path = RUNS) -> PreparedSlices:
+def prepared(name: str, profile: str = "quick", root: Path | None = None) -> PreparedSlices:
     """The prepared slices of the cohort `name`, in runs/<profile>/prepared/, made now if they are not there."""
-    folder = root / profile / "prepared" / name
+    folder = (root or RUNS) / profile / "prepared" / name
     if not (folder / "prepared.json").is_file():
         scans = cohort(name, profile, root)
         with _Announced(f"slices of {name}: preparing"):
@@ -77,7 +79,7 @@ def prepared(name: str, profile: str = "quick", root: Path = RUNS) -> PreparedSl
     return PreparedSlices(folder)
 
 
-def run(name: str, profile: str = "quick", seed: int = 7, root: Path = RUNS, **changes: Any) -> Path:
+def run(name: str, profile: str = "quick", seed: int = 7, root: Path | None = None, **changes: Any) -> Path:
     """The run folder of the training `name` with `seed`, trained (or resumed) now if it is not finished.
 
     changes: settings on top of the experiment's own; such a run gets a folder of its own name.
@@ -86,7 +88,7 @@ def run(name: str, profile: str = "quick", seed: int = 7, root: Path = RUNS, **c
     own = {key: FEW[profile] if value == "few" else value for key, value in own.items()}
     settings = make_settings(method, profile, seed=seed, **(own | changes))
     suffix = "".join(f"_{key}={value}" for key, value in sorted(changes.items()))
-    folder = root / profile / f"{name}_seed{seed}{suffix}"
+    folder = (root or RUNS) / profile / f"{name}_seed{seed}{suffix}"
     if not (folder / "translator" / "translator.json").is_file():
         data = prepared(data_name, profile, root)
         with _Announced(f"run {folder.name}: training {settings.total_iterations} steps"):
@@ -94,9 +96,20 @@ def run(name: str, profile: str = "quick", seed: int = 7, root: Path = RUNS, **c
     return folder
 
 
-def translator(name: str, profile: str = "quick", seed: int = 7, root: Path = RUNS, **changes: Any) -> Translator:
+def translator(name: str, profile: str = "quick", seed: int = 7, root: Path | None = None, **changes: Any) -> Translator:
     """The trained translator of `run`."""
     return load_translator(run(name, profile, seed, root, **changes))
+
+
+def recorded(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A recorded result of results/: the table <name>.csv and its provenance <name>.json (seeds, settings, versions, machine, minutes).
+
+    Raises InputError when it is not there.
+    """
+    path = RESULTS / f"{name}.csv"
+    if not path.is_file():
+        raise InputError(f"{path}: is not there; expected a table that `python -m tools.record {name}` writes. Run that first")
+    return pd.read_csv(path), read_json(path.with_suffix(".json"))
 
 
 def measure(synthetic: np.ndarray, test: PreparedSlices, direction: str = "source_to_target") -> pd.DataFrame:
@@ -178,9 +191,9 @@ class _Announced:
         self.what = what
 
     def __enter__(self) -> None:
-        print(f"{self.what} ...", flush=True)
+        print(f"{self.what} ...", file=sys.stderr, flush=True)
         self.started = time.perf_counter()
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
-            print(f"{self.what} took {time.perf_counter() - self.started:.0f} s", flush=True)
+            print(f"{self.what} took {time.perf_counter() - self.started:.0f} s", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ its networks, optimisers, pools and step to go on exactly as if it had never sto
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import shutil
@@ -274,6 +275,7 @@ def _fabric(settings: Settings) -> Fabric:
     else:
         fast = settings.precision == "bf16"
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # or it says at each start which precision it takes
     fabric = Fabric(
         accelerator=accelerator,
         strategy="ddp" if world > 1 else "auto",

@@ -7,6 +7,7 @@ Every function raises InputError when shapes disagree.
 """
 
 import functools
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from matplotlib import colors, patches, patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import ndimage
+from skimage.feature import canny
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.intensity import CT_WINDOW, MR_WINDOW, Window
@@ -198,11 +200,14 @@ def synthesis_row(
     """Source | synthetic | truth | error (synthetic - truth) in the target's unit, the error on a diverging scale around 0.
 
     synthetic: one image, or {title: image} to compare methods (their errors then stand below them). mask: where the error counts;
-    grey elsewhere. error_limit: the end of the error's scale, a third of the target's window unless told.
+    grey elsewhere. Errors are of the values as given: a translator's output ends at its window, so clip the truth to it for the same
+    error as in the paper. error_limit: the end of the error's scale, a third of the target's window unless told.
     """
     several = isinstance(synthetic, Mapping)
     made = {f"{title}": as_image(image, title) for title, image in (synthetic if several else {f"synthetic {names[1]}": synthetic}).items()}
     source_title, truth_title = names[0], f"true {names[1]}"
+    if {source_title, truth_title, "mask"} & set(made):
+        raise InputError(f"synthetic: titles {list(made)}; expected others than {source_title}, {truth_title} and mask")
     checked = _images({source_title: source, **made, truth_title: truth} | ({} if mask is None else {"mask": mask}))
     real, true = checked[source_title], checked[truth_title]
     inside = checked["mask"].astype(bool) if mask is not None else np.ones(real.shape, bool)
@@ -210,9 +215,10 @@ def synthesis_row(
     errors = {title: np.where(inside, image.astype(float) - true, np.nan) for title, image in made.items()}
     columns, rows = (2 + len(made), 2) if several else (4, 1)
     cell = (WIDTH - 1.6) / columns
-    height = rows * (cell * aspect * real.shape[0] / real.shape[1] + 0.42) + (0 if several else 0.55)
+    height = rows * (cell * aspect * real.shape[0] / real.shape[1] + 0.42) + (0 if several else 0.85)
     fig, axes = plt.subplots(rows, columns, squeeze=False, figsize=(WIDTH, height))
     low_high = (target_window.low, target_window.high)
+    fig.get_layout_engine().set(w_pad=0.02, wspace=0.01)
     mr = _show(axes[0, 0], real, source_title, (source_window.low, source_window.high), plane, aspect)
     order = [(truth_title, true), *made.items()] if several else [*made.items(), (truth_title, true)]
     for ax, (title, image) in zip(axes[0, 1:], order, strict=False):
@@ -221,7 +227,7 @@ def synthesis_row(
     error_axes = list(axes[1, 2:]) if several else [axes[0, 3]]
     for ax, (_, error) in zip(error_axes, errors.items(), strict=True):
         mean = f"MAE {np.nanmean(np.abs(error)):.3g} {target_window.unit}" if inside.any() else "no voxel"
-        wrong = _show(ax, error, f"error, {mean}" if several else f"error\n{mean}", (-limit, limit), plane, aspect, cmap)
+        wrong = _show(ax, error, f"error ({mean})", (-limit, limit), plane, aspect, cmap)
     label = f"synthetic - true / {target_window.unit}"
     if several:
         for ax in axes[1, :2]:
@@ -299,7 +305,7 @@ def training_curves(
     terms = list(terms or [name for name in known if name not in ("step", "seconds", "learning_rate")])
     if unknown := [term for term in terms if term not in known]:
         raise InputError(f"terms: {unknown}; expected some of {list(known)}")
-    fig, axes = _grid(len(terms), columns, (62, 100), extra=0.1)
+    fig, axes = _grid(len(terms), columns, (78, 100), extra=0.1)
     fig.set_figwidth(WIDTH if len(terms) > 1 else 5)
     for ax, term in zip(axes, terms, strict=True):
         for number, (name, table) in enumerate(tables.items()):
@@ -380,7 +386,9 @@ def bar_table(
             ax.scatter(places, printed, marker="D", s=32, facecolor="white", edgecolor="#222222", zorder=4)
     if paper is not None:
         ax.scatter([], [], marker="D", s=32, facecolor="white", edgecolor="#222222", label="printed in the paper")
-    ax.set_xticks(range(len(means)), [" ".join(map(str, row)) if isinstance(row, tuple) else str(row) for row in means.index])
+    ax.set_xticks(
+        range(len(means)), ["\n".join(map(str, row)) if isinstance(row, tuple) else textwrap.fill(str(row), 14) for row in means.index]
+    )
     ax.set(ylabel=label, title=title)
     ax.grid(axis="y")
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -399,7 +407,7 @@ def dice_bars(
     if not tables or any(table.empty for table in tables.values()):
         raise InputError("scores: an empty table; expected patients in rows and structures in columns")
     structures = list(dict.fromkeys(s for table in tables.values() for s in table.columns))
-    fig, ax = plt.subplots(figsize=(WIDTH * 0.8, 1.0 + len(structures) * (0.16 + 0.12 * len(tables))))
+    fig, ax = plt.subplots(figsize=(WIDTH * 0.8, 1.0 + len(structures) * (0.12 + 0.09 * len(tables))))
     height = 0.8 / len(tables)
     for number, ((name, table), colour) in enumerate(zip(tables.items(), palette(len(tables)), strict=True)):
         table = table.reindex(columns=structures)
@@ -473,9 +481,10 @@ def misalignment(
 def offset_field(
     dy: Any, dx: Any, background: Any = None, step: int | None = None, limit: float | None = None, title: str = "", plane: str | None = None
 ) -> Figure:
-    """Arrows from each place to where it is read (dy down, dx right, pixels; drawn to scale), and the length of each displacement.
+    """Arrows from each place to where it is read (dy down, dx right, pixels), and a map of each displacement's length.
 
-    background: the image below the arrows; step: pixels between arrows; limit: end of the colour scale, the longest arrow unless told.
+    Small displacements are drawn several times as long, and the title says so. background: the image below the arrows; step: pixels
+    between arrows; limit: end of the colour scale, the longest displacement unless told.
     """
     fields = _images({"dy": dy, "dx": dx} | ({} if background is None else {"background": background}))
     down, right = fields["dy"], fields["dx"]
@@ -484,12 +493,23 @@ def offset_field(
     rows, columns = (np.arange(step // 2, side, step) for side in down.shape)
     picked = np.ix_(rows, columns)
     end = limit or float(length.max()) or 1.0
+    longest = end if limit else float(length.max())
+    times = max(1, int(1.3 * step / longest)) if longest > 0 else 1  # arrows of part of a pixel would be dots
     fig, axes = _grid(2, 2, down.shape)
     grey = fields.get("background", np.zeros(down.shape))
-    _show(axes[0], grey, title or "where each place is read", _limits([grey], None, None, None), plane)
+    shown_title = (title or "where each place is read") + (f" (arrows {times} times as long)" if times > 1 else "")
+    _show(axes[0], grey, shown_title, _limits([grey], None, None, None), plane)
     x, y = np.meshgrid(columns, rows)
-    axes[0].quiver(x, y, right[picked], down[picked], length[picked], angles="xy", scale_units="xy", scale=1, cmap="viridis",
-                   clim=(0, end), width=0.006)  # fmt: skip
+    arrows = {
+        "angles": "xy",
+        "scale_units": "xy",
+        "scale": 1 / times,
+        "width": 0.005,
+        "headwidth": 3.5,
+        "headlength": 4,
+        "headaxislength": 3.5,
+    }
+    axes[0].quiver(x, y, right[picked], down[picked], length[picked], cmap="viridis", clim=(0, end), **arrows)
     axes[0].set(xlim=(-0.5, down.shape[1] - 0.5), ylim=(down.shape[0] - 0.5, -0.5))
     shown = _show(axes[1], length, f"length, median {np.median(length):.2f} pixels", (0, end), plane, cmap="viridis")
     _bar(fig, shown, axes, "displacement / pixels", extend=_extend([length], (0, end)))
@@ -524,19 +544,30 @@ def checkerboard(
 
 @_styled
 def edge_overlay(
-    image: Any | Mapping[str, Any], reference: Any, window: Window | None = None, share: float = 0.12, plane: str | None = None
+    image: Any | Mapping[str, Any],
+    reference: Any,
+    window: Window | None = None,
+    reference_window: Window | None = None,
+    share: float = 0.12,
+    plane: str | None = None,
 ) -> Figure:
-    """The strongest edges of `reference` (that share of its pixels) drawn in orange over one image or {title: image}."""
+    """The strongest edges of `reference` (the ridges among that share of its pixels) in orange over one image or {title: image}.
+
+    window: of the images; reference_window: what is cut from the reference before its edges are found (the table, the air).
+    """
     given = image if isinstance(image, Mapping) else {"": image}
-    images = _images({"reference": reference, **given})
-    sharp = ndimage.gaussian_gradient_magnitude(images["reference"].astype(float), 1.0)
-    edges = (sharp >= np.quantile(sharp, 1 - share)) & (sharp > 0)
-    titles = [title for title in images if title != "reference"]
-    fig, axes = _grid(len(titles), 4, edges.shape)
-    for ax, title in zip(axes, titles, strict=True):
-        _show(ax, images[title], title, _limits([images[title]], window, None, None), plane)
-        rgba = np.zeros((*edges.shape, 4))
-        rgba[edges] = (*colors.to_rgb(COLOURS[1]), 0.75)
+    base = as_image(reference, "reference").astype(float)
+    images = {title: as_image(one, title) for title, one in given.items()}
+    for title, one in images.items():
+        _images({f"{title} (image)": one, "reference": base})
+    limits = _limits([base], reference_window, None, None)
+    scaled = (np.nan_to_num(np.clip(base, *limits), nan=limits[0]) - limits[0]) / (limits[1] - limits[0])
+    edges = canny(scaled, 1.0, 1 - 1.5 * share, 1 - share, use_quantiles=True) if np.ptp(scaled) > 0 else np.zeros(base.shape, bool)
+    fig, axes = _grid(len(images), 4, edges.shape)
+    rgba = np.zeros((*edges.shape, 4))
+    rgba[edges] = (*colors.to_rgb(COLOURS[1]), 0.9)
+    for ax, (title, one) in zip(axes, images.items(), strict=True):
+        _show(ax, one, title, _limits([one], window, None, None), plane)
         ax.imshow(rgba)
     return fig
 

@@ -1,0 +1,180 @@
+"""Shared scales, the right panels, refused shapes, no warning, nothing left open."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+matplotlib.use("Agg")
+
+from mr2ct_lib import figures, papers  # noqa: E402
+from mr2ct_lib.files import InputError  # noqa: E402
+from mr2ct_lib.intensity import CT_WINDOW, MR_WINDOW  # noqa: E402
+from mr2ct_lib.volumes import Volume  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("error")
+RNG = np.random.default_rng(0)
+IMAGE = RNG.uniform(-1000, 1000, (24, 20))
+MR = RNG.uniform(0, 100, (24, 20))
+LABELS = (IMAGE > 0).astype(int) + (IMAGE > 500)
+NAMES = {0: "background", 1: "gluteus_medius", 2: "femur"}
+VOLUME = Volume(RNG.uniform(-1000, 1000, (10, 8, 6)), np.diag([1.0, 2.0, 3.0, 1.0]), "HU")
+LOG = [{"step": i, "seconds": 0.1 * i, "learning_rate": 2e-4, "cycle": 1 / (i + 1), "gc": 0.5} for i in range(30)]
+RECORDS = pd.DataFrame({"method": ["no GC", "GC"] * 3, "seed": [0, 0, 1, 1, 2, 2], "MAE": [5.0, 4.0, 6.0, 4.5, 5.5, 4.1]})
+SCORES = pd.DataFrame({"pelvis": [0.8, 0.9], "femur": [0.7, np.nan]}, index=["p1", "p2"])
+PSNR = papers.dicyclegan_errors()["PSNR"]
+
+DRAWINGS = {  # name: (draw, number of panels with colour bars)
+    "show_images": (lambda: figures.show_images({"a": IMAGE, "b": MR}, unit="HU", plane="coronal"), 3),
+    "show_images, own windows": (lambda: figures.show_images({"a": IMAGE, "b": MR}, {"a": CT_WINDOW, "b": MR_WINDOW}), 4),
+    "synthesis_row": (lambda: figures.synthesis_row(MR, IMAGE, IMAGE + 9), 7),
+    "synthesis_row, methods": (lambda: figures.synthesis_row(MR, {"plain": IMAGE, "GC": IMAGE}, IMAGE + 9), 8),
+    "label_overlay": (lambda: figures.label_overlay(IMAGE, {"truth": LABELS, "prediction": LABELS}, NAMES, CT_WINDOW), 2),
+    "training_curves": (lambda: figures.training_curves({"a": LOG, "b": LOG}), 2),
+    "box_comparison": (lambda: figures.box_comparison(RECORDS, "method", "MAE", "seed", {"GC": 4.3}), 1),
+    "bar_table": (lambda: figures.bar_table(PSNR, PSNR * 0 + 1, PSNR, "PSNR / dB"), 1),
+    "dice_bars": (lambda: figures.dice_bars({"a": SCORES, "b": SCORES}, {"femur": (0.88, 0.03)}), 1),
+    "landscape": (lambda: figures.landscape([-1, 0, 1], {"L1": [1, 0, 1], "GC": {"abs": [1, 0, 1], "signed": [0, 1, 0]}}), 2),
+    "misalignment": (lambda: figures.misalignment(IMAGE, MR, [-1, 0, 1], {"L1": [1, 0, 1]}, 0), 3),
+    "offset_field": (lambda: figures.offset_field(MR / 50, -MR / 50, IMAGE), 3),
+    "offset_field, none": (lambda: figures.offset_field(0 * MR, 0 * MR), 3),
+    "checkerboard": (lambda: figures.checkerboard(IMAGE, MR), 3),
+    "edge_overlay": (lambda: figures.edge_overlay({"reference": MR, "b": MR}, IMAGE, plane="sagittal"), 2),
+    "edge_overlay, blank": (lambda: figures.edge_overlay(MR, 0 * IMAGE), 1),
+    "tissue_histogram": (lambda: figures.tissue_histogram({"air": [-1000.0, -990.0], "bone": IMAGE}, window=CT_WINDOW), 1),
+    "receptive_field": (lambda: figures.receptive_field(IMAGE, {"small": 6, "large": 70}), 1),
+    "three_planes": (lambda: figures.three_planes(VOLUME, window=CT_WINDOW, title="hip"), 4),
+    "montage": (lambda: figures.montage(VOLUME, "axial", count=5), 6),
+    "joint_histogram": (lambda: figures.joint_histogram(MR, IMAGE), 2),
+    "window_view": (lambda: figures.window_view(IMAGE, CT_WINDOW), 3),
+    "contrast_view": (lambda: figures.contrast_view(MR, {"fat": 2.0, "muscle": 1.0}), 3),
+}
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    plt.close("all")
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_each_figure_renders_without_a_warning_in_a_notebooks_width_and_closes(name: str, tmp_path) -> None:
+    draw, panels = DRAWINGS[name]
+    before = dict(plt.rcParams)
+    fig = draw()
+    fig.savefig(tmp_path / "figure.png")
+    assert len(fig.axes) == panels
+    assert fig.get_figwidth() * fig.dpi <= 900 and (tmp_path / "figure.png").stat().st_size < 150_000
+    assert dict(plt.rcParams) == before
+    plt.close(fig)
+    assert plt.get_fignums() == []
+
+
+def clims(fig) -> list[tuple[float, float]]:
+    return [ax.images[0].get_clim() for ax in fig.axes if ax.images]
+
+
+def test_images_share_one_scale_by_default() -> None:
+    fig = figures.show_images({"a": np.array([[0.0, 1.0]]), "b": np.array([[2.0, 5.0]])})
+    assert clims(fig) == [(0, 5), (0, 5)]
+
+
+def test_synthetic_and_true_ct_share_the_window_and_the_error_is_centred_on_zero() -> None:
+    fig = figures.synthesis_row(MR, IMAGE, IMAGE + 9)
+    assert clims(fig)[:4] == [(0, 100), (-150, 350), (-150, 350), pytest.approx((-500 / 3, 500 / 3))]
+    np.testing.assert_allclose(fig.axes[3].images[0].get_array(), -9)
+    assert fig.axes[3].get_title() == "error (MAE 9 HU)"
+
+
+def test_error_counts_inside_the_mask_only() -> None:
+    truth, mask = IMAGE.copy(), np.zeros(IMAGE.shape, bool)
+    mask[:5] = True
+    truth[:5] -= 4
+    truth[5:] += 300
+    fig = figures.synthesis_row(MR, IMAGE, truth, mask=mask)
+    assert fig.axes[3].get_title() == "error (MAE 4 HU)"
+    np.testing.assert_array_equal(np.ma.getmaskarray(fig.axes[3].images[0].get_array()), ~mask)
+
+
+def test_a_tensor_is_an_image_and_a_stack_is_not() -> None:
+    tensor = torch.ones(1, 1, 4, 5, requires_grad=True)
+    assert figures.as_image(tensor).shape == (4, 5)
+    with pytest.raises(InputError, match=r"MR: shape \(2, 4, 5\); expected one image"):
+        figures.show_images({"MR": np.ones((2, 4, 5))})
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: figures.synthesis_row(MR, IMAGE[1:], IMAGE),
+        lambda: figures.label_overlay(IMAGE, LABELS[1:], NAMES),
+        lambda: figures.label_overlay(IMAGE, LABELS, {0: "background"}),
+        lambda: figures.offset_field(MR, MR[1:]),
+        lambda: figures.checkerboard(MR, MR[1:]),
+        lambda: figures.edge_overlay(MR, MR[1:]),
+        lambda: figures.joint_histogram(MR, MR[1:]),
+        lambda: figures.blend(MR, MR[1:], 0.5),
+        lambda: figures.landscape([0, 1], {"L1": [1, 2, 3]}),
+        lambda: figures.landscape([0, 1], {}),
+        lambda: figures.training_curves([]),
+        lambda: figures.training_curves(LOG, ["unknown"]),
+        lambda: figures.box_comparison(RECORDS, "method", "PSNR"),
+        lambda: figures.bar_table(pd.DataFrame()),
+        lambda: figures.dice_bars(pd.DataFrame()),
+        lambda: figures.tissue_histogram({}),
+        lambda: figures.show_images({}),
+        lambda: figures.show_images({"a": MR}, plane="oblique"),
+        lambda: figures.show_images({"a": MR}, {"b": MR_WINDOW}),
+        lambda: figures.synthesis_row(MR, {"true CT": IMAGE}, IMAGE),
+        lambda: figures.three_planes(VOLUME, (0, 0, 6)),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_no_empty_figure_stays(draw) -> None:
+    with pytest.raises(InputError, match="expected"):
+        draw()
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize(("plane", "sides"), [("coronal", ["R", "L"]), ("axial", ["R", "L"]), ("sagittal", ["A", "P"]), (None, [])])
+def test_sides_are_marked_as_a_radiologist_expects(plane: str | None, sides: list[str]) -> None:
+    (ax, _) = figures.show_images({"": MR}, plane=plane).axes
+    marks = sorted((text.get_position()[0], text.get_text()) for text in ax.texts)
+    assert [mark for _, mark in marks] == sides
+
+
+def test_three_planes_go_through_the_same_voxel() -> None:
+    coronal, axial, sagittal = (ax.images[0].get_array() for ax in figures.three_planes(VOLUME, (2, 3, 4)).axes[:3])
+    assert coronal.shape == (6, 10) and axial.shape == (8, 10) and sagittal.shape == (6, 8)
+    here = VOLUME.array[2, 3, 4]
+    assert coronal[6 - 1 - 4, 10 - 1 - 2] == axial[8 - 1 - 3, 10 - 1 - 2] == sagittal[6 - 1 - 4, 8 - 1 - 3] == here
+
+
+def test_a_structure_keeps_its_colour_whatever_else_is_there() -> None:
+    full, alone = figures.label_overlay(IMAGE, LABELS, NAMES), figures.label_overlay(IMAGE, np.where(LABELS == 2, 2, 0), NAMES)
+    colour = [f.legends[0].legend_handles[-1].get_facecolor() for f in (full, alone)]
+    assert colour[0] == colour[1]
+
+
+def test_checkerboard_takes_every_pixel_from_one_of_the_two() -> None:
+    board = figures.checkerboard(np.zeros((16, 16)) + [[0, 1] * 8], np.full((16, 16), 0.5), tiles=4).axes[2].images[0].get_array()
+    assert set(np.unique(board[:4, :4])) == {0, 1} and set(np.unique(board[:4, 4:8])) == {0}  # a flat image is all black
+
+
+def test_blend_ends_are_the_two_images() -> None:
+    np.testing.assert_array_equal(figures.blend(MR, IMAGE, 0.0), MR)
+    np.testing.assert_array_equal(figures.blend(MR, IMAGE, 1.0), IMAGE)
+
+
+def test_curves_leave_out_step_time_and_rate_and_mark_the_least_value() -> None:
+    assert [ax.get_title() for ax in figures.training_curves(LOG).axes] == ["cycle", "gc"]
+    (ax,) = figures.landscape([-2, -1, 0, 1], {"GC": [4, 1, 2, 3]}).axes
+    assert ax.lines[1].get_xdata()[0] == -1 and ax.lines[1].get_ydata()[0] == 1
+
+
+def test_points_of_one_seed_are_joined() -> None:
+    (ax,) = figures.box_comparison(RECORDS, "method", "MAE", pair="seed").axes
+    joined = {tuple(line.get_ydata()) for line in ax.lines if list(line.get_xdata()) == [1, 2]}
+    assert {(5.0, 4.0), (6.0, 4.5), (5.5, 4.1)} <= joined

@@ -1,0 +1,126 @@
+"""Sliders call the drawing with their values, without a browser; the twin is the same drawing."""
+
+import inspect
+
+import ipywidgets
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+matplotlib.use("Agg")
+
+from mr2ct_lib import widgets  # noqa: E402
+from mr2ct_lib.files import InputError  # noqa: E402
+from mr2ct_lib.intensity import CT_WINDOW  # noqa: E402
+from mr2ct_lib.volumes import Volume  # noqa: E402
+
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")]
+IMAGE = np.random.default_rng(1).uniform(-1, 1, (24, 20))
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    plt.close("all")
+    yield
+    plt.close("all")
+
+
+def controls(box: ipywidgets.VBox) -> dict[str, ipywidgets.Widget]:
+    return {control.description: control for control in box.children[0].children}
+
+
+def volume(shape=(6, 8, 10)) -> Volume:
+    array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    return Volume(array, np.diag([2.0, 2.0, 4.0, 1.0]), "HU")
+
+
+def test_explore_draws_at_once_and_after_each_move() -> None:
+    seen = []
+    box = widgets.explore(lambda shift=2, flip=False: seen.append((shift, flip)), shift=(-8, 8, 1), flip=False)
+    controls(box)["shift"].value = 5
+    controls(box)["flip"].value = True
+    assert seen == [(2, False), (5, False), (5, True)]
+
+
+def test_sliders_begin_at_the_default_and_wait_until_let_go() -> None:
+    slider = controls(widgets.explore(lambda blend_share=0.25: None, blend_share=(0.0, 1.0, 0.05)))["blend share"]
+    assert (slider.value, slider.min, slider.max, slider.step, slider.continuous_update) == (0.25, 0.0, 1.0, 0.05, False)
+
+
+def test_unknown_slider_and_strange_choice_are_refused() -> None:
+    with pytest.raises(InputError, match="slider turn: the drawing has no such argument; expected one of shift"):
+        widgets.explore(lambda shift=0: None, turn=(0, 1))
+    with pytest.raises(InputError, match="slider shift"):
+        widgets.explore(lambda shift=0: None, shift=object())
+
+
+def explorables() -> dict[str, widgets.Explorable]:
+    labels = np.zeros((20, 20), int)
+    labels[3:17, 3:17] = 1
+    labels[6:14, 6:14] = 2
+    names = {0: "background", 1: "subcutaneous_fat", 2: "muscle"}
+    return {
+        "slices": widgets.slice_viewer({"MR": volume(), "CT": volume()}, "axial"),
+        "transform": widgets.transform_explorer(IMAGE, IMAGE, {"L1": lambda a, b: np.abs(a - b).mean()}, reach=2, steps=5),
+        "offset": widgets.offset_explorer(IMAGE, np.stack([IMAGE, IMAGE]), np.stack([IMAGE, IMAGE])),
+        "deform": widgets.deform_toggle(IMAGE, IMAGE[::-1]),
+        "window": widgets.window_explorer(IMAGE * 1000),
+        "sequence": widgets.sequence_explorer(labels, names),
+    }
+
+
+@pytest.mark.parametrize("name", ["slices", "transform", "offset", "deform", "window", "sequence"])
+def test_every_explorable_builds_without_a_frontend_and_draws_its_ends(name: str) -> None:
+    view = explorables()[name]
+    assert set(view.sliders) == set(inspect.signature(view.draw).parameters)
+    box = widgets.explore(view)
+    for control in controls(box).values():
+        control.value = control.max
+    ends = {slider: limits[0] for slider, limits in view.sliders.items()}
+    assert view(**ends).axes
+
+
+def test_own_sliders_take_the_place_of_an_explorables() -> None:
+    box = widgets.explore(widgets.window_explorer(IMAGE * 100), level=(0.0, 80.0, 10.0))
+    assert controls(box)["level"].max == 80 and controls(box)["width"].max == 3000
+
+
+def test_slice_viewer_shows_the_slice_that_is_asked_for() -> None:
+    view = widgets.slice_viewer(volume(), "axial", CT_WINDOW)
+    shown = view(slice=7).axes[0].images[0]
+    np.testing.assert_array_equal(shown.get_array(), volume().array[::-1, ::-1, 7].T)
+    assert shown.get_clim() == (-150, 350)
+    with pytest.raises(InputError, match="slice: 10; expected 0 to 9"):
+        view(slice=10)
+    with pytest.raises(InputError, match="expected one grid"):
+        widgets.slice_viewer({"MR": volume(), "CT": volume((6, 8, 9))})
+
+
+def test_moved_is_identity_at_zero_and_shifts_right_and_inverts() -> None:
+    np.testing.assert_allclose(widgets.moved(IMAGE), IMAGE, atol=1e-12)
+    np.testing.assert_allclose(widgets.moved(IMAGE, shift=3)[:, 3:], IMAGE[:, :-3], atol=1e-12)
+    np.testing.assert_allclose(widgets.moved(IMAGE, contrast=-1), -IMAGE, atol=1e-12)
+    square = IMAGE[:20, :20]
+    np.testing.assert_allclose(widgets.moved(square, rotation=90), np.rot90(square), atol=1e-9)
+
+
+def test_loss_curve_is_least_where_the_moved_image_meets_the_reference() -> None:
+    view = widgets.transform_explorer(IMAGE, IMAGE, {"L1": lambda a, b: np.abs(a - b).mean()}, reach=4, steps=9)
+    curve = next(ax for ax in view(shift=2.0).axes if ax.get_title() == "L1").lines[0]
+    assert curve.get_xdata()[np.argmin(curve.get_ydata())] == 0 and curve.get_ydata().min() == 0
+
+
+def test_offsets_read_where_they_point() -> None:
+    down = np.ones_like(IMAGE)  # every place shows what lies one row below it
+    shown = widgets.offset_explorer(IMAGE, down, 0 * down)(strength=1.0).axes[0].images[0].get_array()
+    np.testing.assert_allclose(shown[:-1], IMAGE[1:])
+    np.testing.assert_allclose(widgets.offset_explorer(IMAGE, down, 0 * down)(strength=0.0).axes[0].images[0].get_array(), IMAGE)
+    with pytest.raises(InputError, match="expected fields of the image's shape"):
+        widgets.offset_explorer(IMAGE, down[1:], down[1:])
+
+
+def test_sequence_shows_fat_brighter_than_muscle_at_the_hips_settings() -> None:
+    fig = explorables()["sequence"]()
+    bars = {label.get_text(): bar.get_width() for label, bar in zip(fig.axes[1].get_yticklabels(), fig.axes[1].patches, strict=True)}
+    assert bars["fat"] == pytest.approx(0.0871, abs=1e-4) and bars["muscle"] == pytest.approx(0.0227, abs=1e-4)

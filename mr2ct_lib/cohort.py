@@ -28,6 +28,7 @@ from mr2ct_lib.volumes import Volume, read_volume, write_volume
 
 FORMAT = 1
 SCANS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
+NOT_SCANS = ("_labels", "_label", "_seg", "_segmentation", "_mask")  # so end the names of label maps that lie among a user's scans
 
 
 @dataclass(frozen=True)
@@ -355,7 +356,11 @@ def _scans(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     found = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and (p.is_dir() or p.name.lower().endswith(SCANS))]
-    return {_stem(path): path for path in found}
+    scans: dict[str, Path] = {}
+    for path in found:
+        if scans.setdefault(_stem(path), path) != path:
+            raise InputError(f"{path}: has the name of {scans[_stem(path)].name}; expected a name for each patient. Rename or remove one")
+    return scans
 
 
 def guess_modality(volume: Volume) -> str:
@@ -371,6 +376,7 @@ def read_cohort(folder: str | Path) -> Cohort:
     """Read a cohort that make_cohort wrote, or a user's own folder with source/ and target/ (NIfTI, MetaImage or DICOM folders).
 
     A user's folder counts as unpaired unless its cohort.json says {"paired": true}; then equal names are the same patient.
+    Label maps among a user's scans (names that end in _labels, _label, _seg, _segmentation or _mask) are passed over.
     labels/ and names.json are optional. Modality and unit are guessed from the values.
 
     Raises InputError for a missing, empty or unfinished cohort, for CT offered as source, and for domains of mixed kinds.
@@ -386,7 +392,9 @@ def read_cohort(folder: str | Path) -> Cohort:
         raise InputError(f"{folder}: is unfinished; expected a whole cohort. Start the same `mr2ct cohort` command again to finish it")
     source, target, labels = (_scans(folder / kind) for kind in ("source", "target", "labels"))
     own = "settings" not in meta
-    if not own:
+    if own:
+        source, target = ({id_: path for id_, path in paths.items() if not id_.lower().endswith(NOT_SCANS)} for paths in (source, target))
+    else:
         people = meta["patients"]
         source, target, labels = ({id_: paths[id_] for id_ in people if id_ in paths} for paths in (source, target, labels))
         for domain, paths in (("source", source), ("target", target)):

@@ -49,7 +49,6 @@ __all__ = [
 
 PROFILES = ("quick", "full", "paper")
 _PLANE_OF = {"hip": "coronal", "head": "axial", "abdomen": "axial"}
-_NOT_SCANS = ("_labels", "_label", "_seg", "_segmentation", "_mask")
 _ARRAYS = ("source", "target", "labels_source", "labels_target", "valid", "truth_source_to_target", "truth_target_to_source")
 
 
@@ -123,7 +122,7 @@ def prepare(
         raise InputError(f"{out}: holds other things; expected a new folder or one of prepared slices. Choose another name")
     cohort = read_cohort(cohort_folder)
     meta = cohort.meta
-    domains = {domain: _scans(domain, paths) for domain, paths in (("source", cohort.source), ("target", cohort.target))}
+    domains = {"source": cohort.source, "target": cohort.target}
     plan, recorded = _plan(cohort, domains, plane, size, profile, n4, source_window, target_window)
     paired = bool(meta.get("paired"))
     jobs = _jobs(cohort, domains, paired)
@@ -163,17 +162,6 @@ def prepare(
         }
         write_json(content, temporary / "prepared.json")
     return out
-
-
-def _scans(domain: str, paths: dict[str, Path]) -> dict[str, Path]:
-    """Leave out label files that lie among a user's scans, with a notice."""
-    skipped = [id_ for id_ in paths if id_.lower().endswith(_NOT_SCANS)]
-    if skipped:
-        print(f"{domain}: {', '.join(skipped)}: by the name no scan but labels; skipped")
-    kept = {id_: path for id_, path in paths.items() if id_ not in skipped}
-    if not kept:
-        raise InputError(f"{domain}: holds label files only; expected scans. Put the scans there")
-    return kept
 
 
 def _plan(cohort, domains, plane, size, profile, use_n4, source_window, target_window) -> tuple[_Plan, dict]:

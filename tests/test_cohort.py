@@ -227,3 +227,21 @@ def test_empty_and_missing_cohorts_are_refused(tmp_path, spheres):
     made.target["t0001"].unlink()
     with pytest.raises(InputError, match="t0001"):
         read_cohort(made.folder)
+
+
+def test_label_maps_among_a_users_scans_are_no_scans(tmp_path, spheres):
+    made = make_cohort("hip", tmp_path / "a", 1, seed=1, workers=1)
+    folder = own_folder(made, tmp_path)
+    for end in ("_labels", "_seg", "_Mask"):
+        shutil.copy(made.labels["s0001"], folder / "source" / f"s0001{end}.nii.gz")
+    assert list(read_cohort(folder).source) == ["s0001"]
+    (folder / "source" / "s0001.nii.gz").unlink()
+    with pytest.raises(InputError, match="source: holds no scans"):
+        read_cohort(folder)
+
+
+def test_two_scans_of_one_name_are_refused(tmp_path, spheres):
+    folder = own_folder(make_cohort("hip", tmp_path / "a", 1, seed=1, workers=1), tmp_path)
+    shutil.copy(folder / "source" / "s0001.nii.gz", folder / "source" / "s0001.nii")
+    with pytest.raises(InputError, match="has the name of s0001.nii"):
+        read_cohort(folder)

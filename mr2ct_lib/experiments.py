@@ -16,8 +16,9 @@ import mr2ct_lib
 from mr2ct_lib import metrics
 from mr2ct_lib.anatomy_hip import STRUCTURES, structure_labels
 from mr2ct_lib.cohort import make_cohort
-from mr2ct_lib.files import InputError, read_json
+from mr2ct_lib.files import InputError, atomic, read_json
 from mr2ct_lib.preparation import prepare
+from mr2ct_lib.segmentation import Segmenter, cross_validate, load_segmenter, save_segmenter, train_segmenter
 from mr2ct_lib.settings import make_settings
 from mr2ct_lib.slices import PreparedSlices
 from mr2ct_lib.training import train
@@ -56,6 +57,13 @@ TRAININGS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "head_distorted_dicyclegan_gc": ("head_distorted", "dicyclegan", {"lambda_gc": 0.3}),
     "abdomen_cyclegan": ("abdomen", "cyclegan", _HEAD_CYCLEGAN),
     "abdomen_dicyclegan": ("abdomen", "dicyclegan", {}),
+}
+
+# the U-Nets of notebook 06: steps of one network, of the network of each fold, learning rate; the paper's own in "paper"
+UNETS: dict[str, dict[str, Any]] = {
+    "quick": {"iterations": 450, "fold_iterations": 180, "learning_rate": 3e-3},
+    "full": {"iterations": 4000, "fold_iterations": 2000, "learning_rate": 1e-3},
+    "paper": {"iterations": 100_000, "fold_iterations": 100_000, "learning_rate": 1e-4},
 }
 
 
@@ -112,11 +120,14 @@ def recorded(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     return pd.read_csv(path), read_json(path.with_suffix(".json"))
 
 
-def measure(synthetic: np.ndarray, test: PreparedSlices, direction: str = "source_to_target") -> pd.DataFrame:
+def measure(
+    synthetic: np.ndarray, test: PreparedSlices, direction: str = "source_to_target", inside: np.ndarray | None = None
+) -> pd.DataFrame:
     """Errors of a test set's synthetic slices (n, h, w) in [-1, 1] against the truth, a row for each patient.
 
     Columns: patient; MAE and PSNR on the [0, 255] scale of the first paper; MSE, PSNR and SSIM in the window's unit as in the second
-    ("MSE unit", "PSNR unit", SSIM), data range = the window's width. Pixels that the truth's scan does not cover are left out.
+    ("MSE unit", "PSNR unit", SSIM), data range = the window's width. Pixels that the truth's scan does not cover are left out, and with
+    `inside`, a mask (n, h, w) such as the aorta's, all that lie outside it.
     """
     domain = direction.split("_to_")[1]
     truth = getattr(test, f"truth_{direction}")
@@ -124,9 +135,11 @@ def measure(synthetic: np.ndarray, test: PreparedSlices, direction: str = "sourc
     if truth.shape != synthetic.shape:
         raise InputError(f"synthetic: shape {synthetic.shape} against {truth.shape} of {test.folder}; translate the whole test set")
     window = test.windows[domain]
+    masks = [np.asarray(m, bool) for m in (test.valid, inside) if m is not None]
+    counted = np.logical_and.reduce(masks) if masks else None
     rows = []
     for patient, where in test.patients("source"):
-        mask = None if test.valid is None else np.asarray(test.valid[where])
+        mask = None if counted is None else counted[where]
         made, real = synthetic[where], truth[where]
         grey = [(x + 1) * 127.5 for x in (made, real)]
         unit = [window.from_network(x) for x in (made, real)]
@@ -176,6 +189,70 @@ def structures(labels: np.ndarray, data: PreparedSlices) -> tuple[np.ndarray, di
     if data.meta["anatomy"] == "hip" and set(STRUCTURES) <= set(names.values()):
         return structure_labels(labels, names), dict(enumerate(STRUCTURES, start=1))
     return labels, {value: name for value, name in names.items() if value}
+
+
+def segmenter(name: str | None = "hip_many_gc", profile: str = "quick", seed: int = 7, root: Path | None = None) -> Segmenter:
+    """The U-Net that learned the 22 structures from labelled CT and the MR that the translator of the run `name` makes of it.
+
+    None: from labelled CT alone, one channel. Trained now if it is not there; it lies in the translator's run folder, whose fate it
+    shares. Its `training` holds "curve", the mean loss of each tenth of the steps.
+    """
+    folder = (root or RUNS) / profile / f"segmenter_ct_seed{seed}" if name is None else run(name, profile, seed, root) / "segmenter"
+    if not (folder / "segmenter.json").is_file():
+        data = prepared("hip_labelled", profile, root)
+        if name is None:
+            labels, names = structures(np.asarray(data.labels_target), data)
+            channels, shown = np.asarray(data.target)[:, None], ("CT",)
+        else:
+            channels, labels, names = labelled_channels(data, load_translator(folder.parent))
+            shown = ("MR", "CT")
+        steps, losses = UNETS[profile]["iterations"], []
+        with _Announced(f"U-Net on {' + '.join(shown)}, {folder.parent.name}: training {steps} steps"):
+            trained = train_segmenter(
+                channels, labels, names, channel_names=shown, size=profile, iterations=steps, seed=seed, progress=sys.stderr.isatty(),
+                learning_rate=UNETS[profile]["learning_rate"], report=lambda _, loss: losses.append(loss),
+            )  # fmt: skip
+        trained.training["curve"] = [round(float(part.mean()), 4) for part in np.array_split(losses, 10) if len(part)]
+        save_segmenter(trained, folder)
+    return load_segmenter(folder)
+
+
+def mr_only_prediction(profile: str = "quick", seed: int = 7, root: Path | None = None) -> np.ndarray:
+    """Labels (n, h, w) of the test MRs by U-Nets on MR alone, each patient by a network that has not seen it (5 folds).
+
+    This is the bound of Hiasa et al.: what labels on MR itself would bring. Predicted now if it is not there.
+    """
+    path = (root or RUNS) / profile / f"mr_only_seed{seed}.npy"
+    if not path.is_file():
+        test = prepared("hip_test", profile, root)
+        labels, names = structures(np.asarray(test.labels_source), test)
+        owner = [patient for patient, where in test.patients("source") for _ in range(where.stop - where.start)]
+        steps = UNETS[profile]["fold_iterations"]
+        with _Announced(f"U-Net on MR alone: training 5 folds of {steps} steps"):
+            found = cross_validate(
+                np.asarray(test.source)[:, None], labels, names, owner, seed=seed, progress=sys.stderr.isatty(), channel_names=("MR",),
+                size=profile, iterations=steps, learning_rate=UNETS[profile]["learning_rate"],
+            )  # fmt: skip
+        with atomic(path) as temporary:
+            np.save(temporary, found)
+    return np.load(path)
+
+
+def measure_labels(prediction: np.ndarray, test: PreparedSlices) -> pd.DataFrame:
+    """Dice and HD95 (mm) of every structure in a test set's MRs, a row for each patient and structure, over the patient's whole volume.
+
+    prediction: labels (n, h, w) as `structures` numbers them. Columns: patient, structure, Dice, HD95 (NaN where a structure is absent).
+    """
+    labels, names = structures(np.asarray(test.labels_source), test)
+    if prediction.shape != labels.shape:
+        raise InputError(f"prediction: shape {prediction.shape} against {labels.shape} of {test.folder}; segment the whole test set")
+    spacing = (test.meta["slice_spacing"], *test.meta["spacing"])
+    rows = []
+    for patient, where in test.patients("source"):
+        overlap = metrics.dice(prediction[where], labels[where], names)
+        distance = metrics.hausdorff_95(prediction[where], labels[where], names, spacing)
+        rows += [{"patient": patient, "structure": name, "Dice": overlap[name], "HD95": distance[name]} for name in overlap]
+    return pd.DataFrame(rows)
 
 
 def _known(table: dict[str, Any], name: str) -> Any:

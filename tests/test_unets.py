@@ -1,0 +1,55 @@
+"""The U-Nets by name: made once, kept, used again; and their labels measured patient by patient."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mr2ct_lib import experiments
+from mr2ct_lib.anatomy_hip import HIP_NAMES
+from mr2ct_lib.files import InputError
+
+
+@pytest.fixture
+def hips(monkeypatch):
+    """Six patients of one slice with a femur; prepared() gives them whatever it is asked for."""
+    labels = np.zeros((6, 16, 16), np.uint8)
+    labels[:, 4:12, 4:8] = 2  # femur
+    image = np.where(labels > 0, 0.8, -0.8).astype(np.float32)
+    hips = SimpleNamespace(
+        folder="prepared/scratch",
+        meta={"anatomy": "hip", "label_names": {str(v): n for v, n in HIP_NAMES.items()}, "spacing": [5.0, 5.0], "slice_spacing": 6.0},
+        source=image, target=image, labels_source=labels, labels_target=labels,
+        patients=lambda domain: [(f"p{n}", slice(n, n + 1)) for n in range(6)],
+    )  # fmt: skip
+    monkeypatch.setattr(experiments, "prepared", lambda *_: hips)
+    monkeypatch.setitem(experiments.UNETS, "quick", {"iterations": 3, "fold_iterations": 1, "learning_rate": 1e-3})
+    return hips
+
+
+def test_segmenter_is_made_once_and_then_read(hips, tmp_path, capsys):
+    first = experiments.segmenter(None, root=tmp_path)
+    assert "training 3 steps" in capsys.readouterr().err
+    again = experiments.segmenter(None, root=tmp_path)
+    assert capsys.readouterr().err == ""
+    assert first.channels == again.channels == ("CT",) and len(again.names) == 22
+    assert len(again.training["curve"]) == 3 and first.training == again.training
+
+
+def test_mr_only_prediction_is_made_once_and_then_read(hips, tmp_path, capsys):
+    first = experiments.mr_only_prediction(root=tmp_path)
+    assert first.shape == (6, 16, 16) and "5 folds" in capsys.readouterr().err
+    np.testing.assert_array_equal(first, experiments.mr_only_prediction(root=tmp_path))
+    assert capsys.readouterr().err == ""
+
+
+def test_measure_labels_by_hand(hips):
+    prediction = experiments.structures(hips.labels_source, hips)[0]
+    prediction[1] = np.roll(prediction[1], 1, axis=1)  # 8 x 4 pixels moved right by one: 24 of 32 still overlap, 5 mm apart
+    table = experiments.measure_labels(prediction, hips).set_index(["patient", "structure"])
+    assert len(table) == 6 * 22
+    assert table.loc[("p0", "femur")].tolist() == [1.0, 0.0]
+    assert table.loc[("p1", "femur")].tolist() == [0.75, 5.0]
+    assert table.loc[("p0", "sacrum")].isna().all()
+    with pytest.raises(InputError, match="whole test set"):
+        experiments.measure_labels(prediction[:2], hips)

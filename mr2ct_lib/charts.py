@@ -295,3 +295,55 @@ def tissue_histogram(
     ax.set_yticks([])
     fig.legend(loc="outside right upper")
     return fig
+
+
+@styled
+def block_shapes(shapes: Mapping[str, tuple[int, int, int]], title: str = "") -> Figure:
+    """A network as a row of boxes: height as the images' side, width as the number of channels; shapes: {block: (channels, h, w)}."""
+    if not shapes:
+        raise InputError("shapes: none; expected at least one. Give {block: (channels, height, width)}")
+    fig, ax = plt.subplots(figsize=(WIDTH, 3.4))
+    tallest, widest = max(h for _, h, _ in shapes.values()), max(c for c, _, _ in shapes.values())
+    for place, (name, (channels, height, width)) in enumerate(shapes.items()):
+        box = (0.12 + 0.68 * channels / widest, height / tallest)
+        ax.add_patch(patches.Rectangle((place - box[0] / 2, -box[1] / 2), *box, facecolor=COLOURS[0], alpha=0.35, edgecolor=COLOURS[0]))
+        ax.text(place, 0, f"{channels}", ha="center", va="center", fontweight="bold")
+        ax.text(place, 0.53, f"{height} x {width}", ha="center", va="bottom", fontsize=9)
+        ax.text(place, -0.55, textwrap.fill(name, 12), ha="center", va="top", fontsize=9)
+    ax.set(xlim=(-0.6, len(shapes) - 0.4), ylim=(-0.85, 0.65), title=title)
+    ax.set_axis_off()
+    return fig
+
+
+@styled
+def dice_boxes(
+    scores: Mapping[str, pd.DataFrame], structures: Sequence[str], paper: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
+    label: str = "Dice", title: str = "",
+) -> Figure:  # fmt: skip
+    """A box a method for each structure, with a point a patient; a diamond with its SD is what the paper printed for that method.
+
+    scores: {method: patients in rows, structures in columns}; paper: {method: {structure: (mean, SD)}}.
+    """
+    if missing := [f"{s} of {method}" for method, table in scores.items() for s in structures if s not in table]:
+        raise InputError(f"scores: no {', '.join(missing)}; expected all of {', '.join(structures)}")
+    fig, ax = plt.subplots(figsize=(WIDTH, 4.0))
+    width, lines = 0.8 / len(scores), {"color": "#888888"}
+    diamond = {"fmt": "D", "markersize": 5, "color": "#222222", "markerfacecolor": "white", "capsize": 2, "zorder": 5}
+    for number, ((method, table), colour) in enumerate(zip(scores.items(), palette(len(scores)), strict=True)):
+        for place, structure in enumerate(structures):
+            at, values = place + (number - (len(scores) - 1) / 2) * width, table[structure].dropna().to_numpy(float)
+            ax.boxplot([values], positions=[at], widths=width * 0.7, showfliers=False, medianprops={"color": "#222222"}, boxprops=lines,
+                       whiskerprops=lines, capprops=lines)  # fmt: skip
+            spread = at + np.linspace(-0.2, 0.2, len(values)) * width
+            ax.scatter(spread, values, color=colour, s=14, edgecolor="white", linewidth=0.4, zorder=3)
+            if structure in (paper or {}).get(method, {}):
+                mean, sd = paper[method][structure]
+                ax.errorbar(at + 0.4 * width, mean, yerr=sd, **diamond)
+        ax.scatter([], [], color=colour, label=method)
+    if paper:
+        ax.errorbar([], [], yerr=[], **diamond, label="printed in the paper")
+    ax.set_xticks(range(len(structures)), [s.replace("_", " ") for s in structures])
+    ax.set(ylabel=label, title=title, xlim=(-0.5, len(structures) - 0.5))
+    ax.grid(axis="y")
+    fig.legend(loc="outside upper center", ncols=min(4, len(scores) + 1))
+    return fig

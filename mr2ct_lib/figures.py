@@ -19,8 +19,10 @@ from skimage.feature import canny
 
 from mr2ct_lib.charts import COLOURS, WIDTH, draw_curves, panels, styled
 from mr2ct_lib.charts import bar_table as bar_table
+from mr2ct_lib.charts import block_shapes as block_shapes
 from mr2ct_lib.charts import box_comparison as box_comparison
 from mr2ct_lib.charts import dice_bars as dice_bars
+from mr2ct_lib.charts import dice_boxes as dice_boxes
 from mr2ct_lib.charts import landscape as landscape
 from mr2ct_lib.charts import palette as palette
 from mr2ct_lib.charts import style as style
@@ -399,17 +401,25 @@ def joint_histogram(
     first: Any, second: Any, names: tuple[str, str] = ("MR / %", "CT / HU"), windows: tuple[Window, Window] | None = None, bins: int = 64,
     title: str = "",
 ) -> Figure:  # fmt: skip
-    """How often each pair of values occurs at the same place, on a logarithmic colour scale; images or volumes of one shape."""
-    values = [np.asarray(v.detach().cpu() if hasattr(v, "detach") else v, float) for v in (first, second)]
-    if values[0].shape != values[1].shape:
-        raise InputError(f"joint histogram: shapes {values[0].shape} and {values[1].shape}; expected one shape. Reslice them onto one grid")
-    ranges = [_limits([v], w, None, None) for v, w in zip(values, windows or (None, None), strict=True)]
-    counts, x, y = np.histogram2d(*(np.clip(v.ravel(), *r) for v, r in zip(values, ranges, strict=True)), bins=bins, range=ranges)
-    fig, ax = plt.subplots(figsize=(5.2, 4.2))
+    """How often each pair of values occurs at the same place, on a logarithmic colour scale; images or volumes of one shape.
+
+    second: one, or {title: one} for panels side by side in one colour scale.
+    """
+    others = dict(second) if isinstance(second, Mapping) else {title: second}
+    one, *rest = (np.asarray(v.detach().cpu() if hasattr(v, "detach") else v, float) for v in (first, *others.values()))
+    if wrong := [v.shape for v in rest if v.shape != one.shape]:
+        raise InputError(f"joint histogram: shapes {one.shape} and {wrong[0]}; expected one shape. Reslice them onto one grid")
+    ranges = [_limits(v, w, None, None) for v, w in zip(([one], rest), windows or (None, None), strict=True)]
+    tables = [np.histogram2d(*(np.clip(v.ravel(), *r) for v, r in zip((one, v), ranges, strict=True)), bins, ranges) for v in rest]
+    size = (5.2, 4.2) if len(rest) == 1 else (WIDTH, 0.9 + (WIDTH - 1.2) / len(rest))
+    fig, axes = plt.subplots(1, len(rest), squeeze=False, sharex=True, sharey=True, figsize=size)
     cmap = plt.get_cmap("viridis").with_extremes(bad="white")
-    shown = ax.pcolormesh(x, y, np.ma.masked_equal(counts.T, 0), norm=colors.LogNorm(vmin=1), cmap=cmap, rasterized=True)
-    ax.set(xlabel=names[0], ylabel=names[1], title=title)
-    _bar(fig, shown, ax, "pixels")
+    norm = colors.LogNorm(vmin=1, vmax=max(2, *(counts.max() for counts, _, _ in tables)))
+    for ax, name, (counts, x, y) in zip(axes[0], others, tables, strict=True):
+        shown = ax.pcolormesh(x, y, np.ma.masked_equal(counts.T, 0), norm=norm, cmap=cmap, rasterized=True)
+        ax.set(xlabel=names[0], title=name)
+    axes[0, 0].set_ylabel(names[1])
+    _bar(fig, shown, list(axes[0]), "pixels")
     return fig
 
 
@@ -440,4 +450,57 @@ def contrast_view(image: Any, signals: Mapping[str, float], title: str = "", pla
     right.barh([name.replace("_", " ") for name in order], [signals[name] for name in order], color=COLOURS[0])
     right.set_xlabel("signal / a.u.")
     right.grid(axis="x")
+    return fig
+
+
+@styled
+def numbered_images(
+    images: Mapping[str, Any], window: Window | None = None, columns: int = 4, digits: str = "g", cmap: str = "gray"
+) -> Figure:
+    """Tiny images with the value of each pixel written into it, to be followed by hand; one grey scale for all.
+
+    window: what is black and what is white, else the least and the largest value of all; digits: how a value is written.
+    """
+    found = _images(images, same=False)
+    fig, axes = panels(len(found), columns, max((image.shape for image in found.values()), key=lambda s: s[0] / s[1]))
+    low, high = _limits(list(found.values()), window, None, None)
+    for ax, (title, image) in zip(axes, found.items(), strict=True):
+        _show(ax, image, title, (low, high), cmap=cmap)
+        for (row, column), value in np.ndenumerate(image):
+            colour = "black" if (value - low) / (high - low) > 0.5 else "white"
+            ax.text(column, row, format(value, digits), ha="center", va="center", color=colour, fontsize=8.5)
+    return fig
+
+
+@styled
+def channel_rows(
+    rows: Mapping[str, tuple[Any, Any, Any]], synthetic: Mapping[str, str], names: Mapping[int, str], plane: str | None = "coronal",
+    windows: tuple[Window, Window] = (MR_WINDOW, CT_WINDOW),
+) -> Figure:  # fmt: skip
+    """What a two-channel U-Net reads and what it gives: MR | CT | labels, a row for each of {title: (MR, CT, labels or None)}.
+
+    synthetic: {title: "MR" or "CT"}, the channel that a translator made; it has an orange frame, and the labels lie on the other.
+    """
+    if not rows or set(synthetic) != set(rows) or set(synthetic.values()) - {"MR", "CT"}:
+        raise InputError(f'synthetic: {dict(synthetic)}; expected "MR" or "CT" for each of {list(rows)}')
+    values = sorted(int(v) for v in names if int(v) != 0)
+    colour = dict(zip(values, palette(len(values)), strict=True))
+    fig, axes = plt.subplots(len(rows), 3, squeeze=False, figsize=(WIDTH * 0.8, 2.35 * len(rows) + 0.2))
+    for line, (title, (mr, ct, labels)) in zip(axes, rows.items(), strict=True):
+        images = dict(zip(("MR", "CT"), _images({"MR": mr, "CT": ct}).values(), strict=True))
+        limits = {name: (window.low, window.high) for name, window in zip(images, windows, strict=True)}
+        for ax, (name, image) in zip(line, images.items(), strict=False):
+            made = synthetic[title] == name
+            _show(ax, image, f"{'synthetic' if made else 'real'} {name}", limits[name], plane)
+            if made:
+                ax.add_patch(patches.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, edgecolor=COLOURS[1], linewidth=5))
+        base = "CT" if synthetic[title] == "MR" else "MR"
+        _show(line[2], images[base], "labels: none" if labels is None else f"labels on the {base}", limits[base], plane)
+        if labels is not None:
+            rgba = np.zeros((*images[base].shape, 4))
+            for value in np.unique(as_image(labels, "labels")):
+                if value:
+                    rgba[as_image(labels) == value] = (*colour[int(value)], 0.65)
+            line[2].imshow(rgba)
+        line[0].text(-0.06, 0.5, title, transform=line[0].transAxes, rotation=90, ha="right", va="center", fontsize=11, fontweight="bold")
     return fig

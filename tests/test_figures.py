@@ -32,6 +32,9 @@ DRAWINGS = {  # name: (draw, number of panels with colour bars)
     "synthesis_row": (lambda: figures.synthesis_row(MR, IMAGE, IMAGE + 9), 7),
     "synthesis_row, methods": (lambda: figures.synthesis_row(MR, {"plain": IMAGE, "GC": IMAGE}, IMAGE + 9), 8),
     "label_overlay": (lambda: figures.label_overlay(IMAGE, {"truth": LABELS, "prediction": LABELS}, NAMES, CT_WINDOW), 2),
+    "numbered_images": (lambda: figures.numbered_images({"a": IMAGE[:3, :3], "b": MR[:1]}, digits=".0f"), 2),
+    "block_shapes": (lambda: figures.block_shapes({"input": (1, 64, 64), "strided": (32, 32, 32)}), 1),
+    "joint_histogram, several": (lambda: figures.joint_histogram(MR, {"a": IMAGE, "b": IMAGE + 9}), 3),
     "training_curves": (lambda: figures.training_curves({"a": LOG, "b": LOG}), 2),
     "box_comparison": (lambda: figures.box_comparison(RECORDS, "method", "MAE", "seed", {"GC": 4.3}), 1),
     "bar_table": (lambda: figures.bar_table(PSNR, PSNR * 0 + 1, PSNR, "PSNR / dB"), 1),
@@ -178,3 +181,22 @@ def test_points_of_one_seed_are_joined() -> None:
     (ax,) = figures.box_comparison(RECORDS, "method", "MAE", pair="seed").axes
     joined = {tuple(line.get_ydata()) for line in ax.lines if list(line.get_xdata()) == [1, 2]}
     assert {(5.0, 4.0), (6.0, 4.5), (5.5, 4.1)} <= joined
+
+
+def test_dice_boxes_stand_side_by_side_and_the_paper_beside_its_method() -> None:
+    scores = pd.DataFrame({"femur": [0.8, 0.9], "pelvis": [0.7, np.nan]}, index=["p1", "p2"])
+    (ax,) = figures.dice_boxes({"one": scores, "other": scores}, ["femur", "pelvis"], {"other": {"femur": (0.5, 0.1)}}).axes
+    points = np.concatenate([c.get_offsets() for c in ax.collections if hasattr(c, "get_sizes") and len(c.get_offsets())])
+    assert len(points) == 6 and points[:, 0].min() < 0 < points[:, 0].max()
+    assert [list(c[0].get_ydata()) for c in ax.containers] == [[0.5], []]
+    with pytest.raises(InputError, match="sacrum of one"):
+        figures.dice_boxes({"one": scores}, ["sacrum"])
+
+
+def test_channel_rows_frame_what_is_synthetic() -> None:
+    fig = figures.channel_rows({"train": (IMAGE, IMAGE, LABELS), "test": (IMAGE, IMAGE, None)}, {"train": "MR", "test": "CT"}, NAMES)
+    titles = [ax.get_title() for ax in fig.axes]
+    assert titles == ["synthetic MR", "real CT", "labels on the CT", "real MR", "synthetic CT", "labels: none"]
+    assert [len(ax.patches) for ax in fig.axes] == [1, 0, 0, 0, 1, 0]
+    with pytest.raises(InputError, match="synthetic"):
+        figures.channel_rows({"train": (IMAGE, IMAGE, None)}, {"train": "PET"}, NAMES)

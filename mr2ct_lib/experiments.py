@@ -68,10 +68,11 @@ UNETS: dict[str, dict[str, Any]] = {
 
 
 def cohort(name: str, profile: str = "quick", root: Path | None = None) -> Path:
-    """The folder of the cohort `name` in runs/<profile>/cohorts/, scanned now if it is not there. InputError for an unknown name."""
+    """The folder of the cohort `name` in runs/<profile>/cohorts/, scanned (or finished) now if need be. InputError for an unknown name."""
     arguments, patients = _known(COHORTS, name)
     folder = (root or RUNS) / profile / "cohorts" / name
-    if not (folder / "cohort.json").is_file():
+    index = folder / "cohort.json"
+    if not (index.is_file() and read_json(index).get("complete")):  # one that was interrupted goes on where it stopped
         with _Announced(f"cohort {name}: scanning virtual patients"):
             make_cohort(out=folder, patients=patients[profile], profile=profile, **arguments)
     return folder
@@ -174,10 +175,16 @@ def labelled_channels(data: PreparedSlices, translator: Translator) -> tuple[np.
     """What a U-Net of Hiasa et al. learns from: labelled CT slices with the MR that the translator makes of them.
 
     Returns channels (n, 2, h, w) as (synthetic MR, CT), labels (n, h, w), names. For hips the labels are the paper's 22 structures.
-    Raises InputError when the CT patients have no labels.
+    Raises InputError when the CT patients have no labels, and when the slices are not like those that the translator was trained on.
     """
     if data.labels_target is None:
         raise InputError(f"{data.folder}: its CT patients have no labels; expected labels_target.npy, prepare a cohort with labels/")
+    for key in ("plane", "windows", "normalisation"):
+        if translator.preparation[key] != data.meta[key]:
+            raise InputError(
+                f"{data.folder}: its {key} is {data.meta[key]}, the translator's {translator.preparation[key]}; expected slices like those "
+                "that the translator was trained on. Prepare them in the same way"
+            )
     ct = np.asarray(data.target)
     labels, names = structures(np.asarray(data.labels_target), data)
     return np.stack([translator.translate(ct, "target_to_source"), ct], axis=1), labels, names

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mr2ct_lib import experiments
-from mr2ct_lib.files import InputError
+from mr2ct_lib.files import InputError, read_json, write_json
 from mr2ct_lib.intensity import CT_WINDOW
 
 
@@ -54,3 +54,12 @@ def test_measure_refuses_another_shape(test_set):
 def test_recorded_says_what_is_missing():
     with pytest.raises(InputError, match="tools.record no_such_table"):
         experiments.recorded("no_such_table")
+
+
+def test_an_interrupted_cohort_is_finished(tmp_path, monkeypatch):
+    monkeypatch.setitem(experiments.COHORTS, "scratch", ({"anatomy": "head", "seed": 1, "workers": 1, "progress": False}, {"quick": 1}))
+    folder = experiments.cohort("scratch", root=tmp_path)
+    write_json(read_json(folder / "cohort.json") | {"complete": False}, folder / "cohort.json")
+    (folder / "target" / "t0001.nii.gz").unlink()
+    experiments.cohort("scratch", root=tmp_path)
+    assert read_json(folder / "cohort.json")["complete"] and (folder / "target" / "t0001.nii.gz").exists()

@@ -18,7 +18,7 @@ from mr2ct_lib.anatomy_hip import STRUCTURES, structure_labels
 from mr2ct_lib.cohort import make_cohort
 from mr2ct_lib.files import InputError, atomic, read_json
 from mr2ct_lib.preparation import prepare
-from mr2ct_lib.segmentation import Segmenter, cross_validate, load_segmenter, save_segmenter, train_segmenter
+from mr2ct_lib.segmentation import Segmenter, cross_validate, load_segmenter, predict, save_segmenter, train_segmenter
 from mr2ct_lib.settings import make_settings
 from mr2ct_lib.slices import PreparedSlices
 from mr2ct_lib.training import train
@@ -185,7 +185,7 @@ def labelled_channels(data: PreparedSlices, translator: Translator) -> tuple[np.
                 f"{data.folder}: its {key} is {data.meta[key]}, the translator's {translator.preparation[key]}; expected slices like those "
                 "that the translator was trained on. Prepare them in the same way"
             )
-    ct = np.asarray(data.target)
+    ct = np.array(data.target)
     labels, names = structures(np.asarray(data.labels_target), data)
     return np.stack([translator.translate(ct, "target_to_source"), ct], axis=1), labels, names
 
@@ -222,6 +222,13 @@ def segmenter(name: str | None = "hip_many_gc", profile: str = "quick", seed: in
         trained.training["curve"] = [round(float(part.mean()), 4) for part in np.array_split(losses, 10) if len(part)]
         save_segmenter(trained, folder)
     return load_segmenter(folder)
+
+
+def segment_test(name: str = "hip_many_gc", profile: str = "quick", seed: int = 7, root: Path | None = None) -> np.ndarray:
+    """Labels (n, h, w) of the test MRs by their two channels, MR and the synthetic CT of the run `name`, and that run's own U-Net."""
+    mr = np.array(prepared("hip_test", profile, root).source)
+    channels = np.stack([mr, translator(name, profile, seed, root).translate(mr)], axis=1)
+    return predict(segmenter(name, profile, seed, root), channels)
 
 
 def mr_only_prediction(profile: str = "quick", seed: int = 7, root: Path | None = None) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The command `mr2ct`: cohort | prepare | train | synthesize | evaluate | segment. Bad input ends it with one sentence and exit code 2."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -49,13 +50,18 @@ def prepare(
     out: Out,
     plane: Annotated[str | None, typer.Option(help="coronal, axial or sagittal; by default the source's own slices")] = None,
     size: Annotated[int | None, typer.Option(help="pixels a side; by default the source's own")] = None,
+    window: Annotated[
+        tuple[float, float] | None, typer.Option(help="lowest and highest HU of CT that the network sees; the papers': -150 350")
+    ] = None,
     profile: Annotated[str, typer.Option(help="quick, full or paper: how thorough N4 is")] = "quick",
 ) -> None:
     """Bring scans to slices that a network can learn from: N4, field of view, intensity windows."""
+    from mr2ct_lib.intensity import Window
     from mr2ct_lib.preparation import prepare as prepare_cohort
     from mr2ct_lib.slices import PreparedSlices
 
-    slices = PreparedSlices(prepare_cohort(folder, out, plane=plane, size=size, profile=profile))
+    ct = None if window is None else Window(*window, "HU")
+    slices = PreparedSlices(prepare_cohort(folder, out, plane=plane, size=size, profile=profile, target_window=ct))
     print(
         f"{len(slices.source)} source and {len(slices.target)} target slices of {slices.meta['shape'][0]} x {slices.meta['shape'][1]} "
         f"pixels in {out}. Next: mr2ct train cyclegan --data {out} --out runs/{out.name}"
@@ -102,7 +108,8 @@ def synthesize(
     from mr2ct_lib.translator import load_translator
     from mr2ct_lib.volumes import read_volume, write_volume
 
-    result = synthesize_volume(read_volume(scan), load_translator(translator), reverse)
+    _check_output(out)
+    result = synthesize_volume(read_volume(scan), load_translator(translator), reverse, progress=True)
     write_volume(result, out)
     print(f"{out}: {' x '.join(map(str, result.array.shape))} voxels, {result.array.min():.0f} to {result.array.max():.0f} {result.unit}")
 
@@ -114,14 +121,22 @@ def evaluate(
     mask: Annotated[Path | None, typer.Option(help="where to measure: a NIfTI mask")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Compare two scans on one grid: MAE, MSE, PSNR, SSIM, mutual information. CT in HU inside the paper's window."""
+    """Compare two scans on one grid: MAE, MSE, PSNR, SSIM, mutual information.
+
+    CT is compared in HU inside the paper's window, [-150, 350] HU. An MR has no unit: a truth as the scanner wrote it is first brought
+    to the unit of the synthetic MR (standard deviations, or percent of its bright tissue).
+    """
     made, real = _same_grid(prediction, truth)
     inside = None
     if mask is not None:
         inside = _same_grid(mask, truth, "label")[0].array > 0
-    values = _measure(made.array, real.array, inside, _is_ct(real))
+        if not inside.any():
+            raise InputError(f"{mask}: marks no voxel; expected values above 0 where to measure. Choose another mask")
+    real = _alike(made, real, prediction, truth)
+    values = _measure(made.array, real.array, inside, _is_ct(real), real.unit)
     if as_json:
-        print(json.dumps({"prediction": str(prediction), "truth": str(truth), "mask": str(mask) if mask else None, **values}, indent=1))
+        named = {"prediction": str(prediction), "truth": str(truth), "mask": str(mask) if mask else None}
+        print(json.dumps({**named, "unit": real.unit, **values}, indent=1))
     else:
         where = f"inside {mask}" if mask else "over the whole scan"
         print(f"{prediction} against {truth}, {where}:")
@@ -142,18 +157,44 @@ def _same_grid(path: Path, truth: Path, unit: str | None = None):
 
 
 def _is_ct(volume) -> bool:
-    return volume.unit == "HU" or volume.array.min() < -500
+    return volume.unit == "HU" or volume.array.min() <= -100  # a synthetic CT that lost its unit still reaches -150
 
 
-def _measure(made: np.ndarray, real: np.ndarray, inside: np.ndarray | None, ct: bool) -> dict[str, float]:
+def _alike(made, real, prediction: Path, truth: Path):
+    """The truth in the unit of the prediction; InputError when one is CT and the other is not."""
+    from mr2ct_lib.intensity import normalise_mr
+
+    kinds = ["CT" if _is_ct(volume) else "MR" for volume in (made, real)]
+    if kinds[0] != kinds[1]:
+        raise InputError(f"{truth}: looks like {kinds[1]}, {prediction} like {kinds[0]}; expected two scans of one kind. Exchange one")
+    if kinds[0] == "CT":
+        return real.replace(unit="HU")
+    method = {"%": "percentile", "SD": "zscore"}.get(made.unit)
+    return normalise_mr(real, method) if method and real.unit == "a.u." else real
+
+
+def _check_output(path: Path) -> None:
+    """InputError, before any long work, for an output that could not be written as NIfTI."""
+    from mr2ct_lib.volumes import NIFTI
+
+    if not path.name.lower().endswith(NIFTI):
+        raise InputError(f"{path}: the name ends with {path.suffix or 'nothing'!r}; expected .nii or .nii.gz. Rename the output")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; expected the name of a NIfTI file. Choose another name")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{path}: {folder} takes no files; expected a folder that you may write to. Choose another one")
+
+
+def _measure(made: np.ndarray, real: np.ndarray, inside: np.ndarray | None, ct: bool, unit: str) -> dict[str, float]:
     """The measures of both papers; for CT in HU inside the paper's window and on its [0, 255] scale."""
     from mr2ct_lib.intensity import CT_WINDOW
 
     if ct:
         made, real = (np.clip(x, CT_WINDOW.low, CT_WINDOW.high) for x in (made, real))
-        span, unit = CT_WINDOW.high - CT_WINDOW.low, "HU"
+        span = CT_WINDOW.high - CT_WINDOW.low
     else:
-        span, unit = float(real.max() - real.min()), "scan's unit"
+        span = float(real.max() - real.min())
     values = {
         f"MAE ({unit})": metrics.mae(made, real, inside),
         f"MSE ({unit} squared)": metrics.mse(made, real, inside),
@@ -183,12 +224,17 @@ def segment_train(
     from mr2ct_lib.slices import PreparedSlices
     from mr2ct_lib.translator import load_translator
 
+    if out.exists() and not (out / "segmenter.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: holds other things; expected a new folder or one of a trained U-Net. Choose another name")
     channels, labels, names = labelled_channels(PreparedSlices(data), load_translator(translator))
     segmenter = train_segmenter(
         channels, labels, names, size=size, iterations=iterations, learning_rate=learning_rate, seed=seed, progress=sys.stderr.isatty()
     )
     save_segmenter(segmenter, out)
-    print(f"{len(names)} structures learned from {len(channels)} slices. Next: mr2ct segment apply {out} scan.nii.gz ...")
+    print(
+        f"{len(names)} structures learned from {len(channels)} slices, in {out}. "
+        f"Next: mr2ct segment apply {out} scan.nii.gz --translator {translator} --out labels.nii.gz"
+    )
 
 
 @segmenting.command("apply", epilog="Example: mr2ct segment apply runs/seg scan.nii.gz --translator runs/a/translator --out labels.nii.gz")
@@ -204,6 +250,7 @@ def segment_apply(
     from mr2ct_lib.translator import load_translator
     from mr2ct_lib.volumes import read_volume, write_volume
 
+    _check_output(out)
     network = load_segmenter(segmenter)
     labels = segment(read_volume(scan), load_translator(translator), network)
     write_volume(labels, out)
@@ -215,11 +262,12 @@ def segment_apply(
 
 
 def main() -> None:
-    """Run the command line; InputError becomes one sentence on stderr and exit code 2."""
+    """Run the command line; InputError, and what the disk refuses, become one sentence on stderr and exit code 2."""
     try:
         app()
-    except InputError as error:
-        print(f"mr2ct: {error}", file=sys.stderr)
+    except (InputError, OSError) as error:
+        refused = isinstance(error, OSError) and error.strerror
+        print(f"mr2ct: {error.filename or 'writing'}: {error.strerror}" if refused else f"mr2ct: {error}", file=sys.stderr)
         sys.exit(2)
 
 

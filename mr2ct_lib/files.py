@@ -33,10 +33,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
         if path.is_dir():
             path.rename(room / "previous")
         os.replace(room / path.name, path)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise InputError(f"{path}: writing failed ({error.strerror}); free some space or choose another place") from error
+    except OSError as error:  # NumPy's has no strerror, only how much was written
+        raise InputError(f"{path}: writing failed ({error.strerror or error}); free some space or choose another place") from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
 

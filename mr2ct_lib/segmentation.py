@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
 
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
@@ -141,6 +141,8 @@ def train_segmenter(
         raise InputError(f'precision: "{precision}"; expected one of {", ".join(PRECISIONS)}')
     if iterations < 1 or batch_size < 1:
         raise InputError(f"iterations: {iterations}, batch_size: {batch_size}; expected at least 1 each")
+    if not 0 < learning_rate < float("inf") or seed < 0:
+        raise InputError(f"learning_rate: {learning_rate}, seed: {seed}; expected a rate above 0 and a seed of at least 0")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     classes = np.zeros(256, dtype=np.int64)
@@ -255,7 +257,7 @@ def save_segmenter(segmenter: Segmenter, folder: str | Path) -> Path:
     with atomic(folder) as temporary:
         temporary.mkdir()
         tensors = {name: tensor.contiguous().cpu() for name, tensor in segmenter.network.state_dict().items()}
-        save_file(tensors, temporary / "segmenter.safetensors")
+        (temporary / "segmenter.safetensors").write_bytes(save(tensors))  # a full disk is an OSError so
         description = {
             "format": 1,
             "channels": list(segmenter.channels),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from mr2ct_lib.cohort import guess_modality
 from mr2ct_lib.files import InputError
 from mr2ct_lib.intensity import Window, mr_scale, n4
 from mr2ct_lib.segmentation import Segmenter, predict
@@ -13,19 +14,20 @@ from mr2ct_lib.volumes import Volume, plane_axes, reslice, slices_of, volume_fro
 SAME_SPACING = 0.02  # pixels that differ less than so much from the training's are taken as they are
 
 
-def synthesize(volume: Volume, translator: Translator, reverse: bool = False, deform: bool = False) -> Volume:
+def synthesize(volume: Volume, translator: Translator, reverse: bool = False, deform: bool = False, progress: bool = False) -> Volume:
     """The other domain's scan of the patient in `volume`, on the volume's own grid: shape and affine identical.
 
     volume: a scan of the translator's source domain (of its target domain with `reverse`), of any spacing and field of view. It is
     freed of its bias field, normalised and windowed as the training slices were, brought to their pixel size and at least their field of
     view, translated, and brought back. CT comes out in HU, cut to the training's window; MR in the unit of the training ("%" or "SD").
     deform: the deformed pass of a DicycleGAN, for looking at; the undeformed one is the aligned result.
+    progress: a bar at a terminal.
 
     Raises InputError when the volume is of the wrong kind (CT for MR or the reverse).
     """
     here, there = ("target", "source") if reverse else ("source", "target")
     stack, put_back = network_slices(volume, translator, here)
-    translated = translator.translate(stack, f"{here}_to_{there}", deform)
+    translated = translator.translate(stack, f"{here}_to_{there}", deform, progress=progress)
     window = Window.from_dict(translator.preparation["windows"][there])
     result = put_back(window.from_network(translated).astype(np.float32), window.unit, window.low)
     return result.replace(array=np.clip(result.array, window.low, window.high))  # interpolation may round past the window
@@ -67,7 +69,7 @@ def network_slices(volume: Volume, translator: Translator, domain: str) -> tuple
 
 def _check_kind(volume: Volume, window: Window, domain: str) -> None:
     """InputError for a CT where MR is due, and the reverse."""
-    looks_like_ct = volume.unit == "HU" or volume.array.min() < -500
+    looks_like_ct = guess_modality(volume) == "CT"
     if looks_like_ct != (window.unit == "HU"):
         found, expected = ("CT", "MR") if looks_like_ct else ("MR", "CT")
         raise InputError(

@@ -5,6 +5,7 @@ its networks, optimisers, pools and step to go on exactly as if it had never sto
 """
 
 import dataclasses
+import io
 import json
 import logging
 import math
@@ -332,10 +333,12 @@ def _compare(before: Any, now: dict[str, Any], out: Path) -> None:
 
 
 def _save_checkpoint(trainer: Trainer, out: Path, seconds: float) -> None:
-    with atomic(out / "checkpoint.pt") as temporary:
-        torch.save(trainer.state() | {"seconds": seconds}, temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+    written = io.BytesIO()  # torch's own writing to a full disk raises no OSError
+    torch.save(trainer.state() | {"seconds": seconds}, written)
+    with atomic(out / "checkpoint.pt") as temporary, temporary.open("wb") as file:
+        file.write(written.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _load_checkpoint(trainer: Trainer, out: Path) -> float:

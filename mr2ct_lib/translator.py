@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
 from mr2ct_lib.networks import Generator
@@ -47,10 +48,13 @@ class Translator(nn.Module):
         return getattr(self, direction)(slices, deform)
 
     @torch.inference_mode()
-    def translate(self, slices: Any, direction: str = "source_to_target", deform: bool = False, batch_size: int = 16) -> Any:
+    def translate(
+        self, slices: Any, direction: str = "source_to_target", deform: bool = False, batch_size: int = 16, progress: bool = False
+    ) -> Any:
         """As `forward`, for a NumPy array (n, h, w) of any n, in batches and without gradients -> (n, h, w) float32."""
         device = next(self.parameters()).device
-        batches = torch.as_tensor(slices, dtype=torch.float32)[:, None].split(batch_size)
+        batches = torch.tensor(slices, dtype=torch.float32)[:, None].split(batch_size)
+        batches = tqdm(batches, "translate", unit="batch", disable=None if progress else True)  # None: shown at a terminal only
         return torch.cat([self(b.to(device), direction, deform).cpu() for b in batches])[:, 0].numpy()
 
     def save(self, folder: str | Path) -> None:
@@ -59,7 +63,7 @@ class Translator(nn.Module):
             temporary.mkdir()
             for direction in DIRECTIONS:
                 weights = {k: v.detach().cpu().contiguous() for k, v in getattr(self, direction).state_dict().items()}
-                save_file(weights, temporary / f"{direction}.safetensors")
+                (temporary / f"{direction}.safetensors").write_bytes(save(weights))  # a full disk is an OSError so
             record = {"format": FORMAT, "architecture": asdict(self.architecture)}
             write_json(record | {"preparation": self.preparation, "training": self.training_record}, temporary / "translator.json")
 

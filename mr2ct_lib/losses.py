@@ -62,10 +62,11 @@ def gradients(images: Tensor, operator: str = "central", absolute: bool = True) 
 
 
 def normalised_cross_correlation(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
-    """NCC of each image pair: (n, 1, h, w) twice -> (n,) in [-1, 1]; 0, with gradient 0, where either is constant.
+    """NCC of each image pair: (n, 1, h, w) twice -> (n,) in [-1, 1]; 0 where either is constant.
 
     Per image and then the mean over the batch, not over a whole batch at once: a batch must not change an image's loss.
-    eps is added to the variances' product, so a blank slice gives 0 / eps and not 0 / 0.
+    eps is added to the variances' product, so a blank slice gives 0 / sqrt(eps) and not 0 / 0. NCC does not see contrast, so its
+    gradient grows as an image fades; eps bounds it: at a blank b it is (a - mean) / (pixels sqrt(eps)), 0 where a is blank too.
     """
     a, b = (x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in (a, b))
     return (a * b).mean(1) / (a.square().mean(1) * b.square().mean(1) + eps).sqrt()

@@ -82,6 +82,15 @@ def test_blank_slices_give_a_finite_loss_and_a_finite_gradient():
     assert losses.gradient_consistency(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)) == 1
 
 
+def test_gradient_of_ncc_at_a_blank_image_is_bounded_by_eps():
+    a, blank = images(21, n=1), torch.zeros(1, 1, 12, 12, dtype=torch.float64, requires_grad=True)
+    losses.normalised_cross_correlation(a, blank, eps=1e-8).backward()
+    torch.testing.assert_close(blank.grad, (a - a.mean()) / (a.numel() * 1e-4))
+    blank.grad = None
+    losses.normalised_cross_correlation(torch.ones_like(a), blank).backward()
+    assert blank.grad.abs().max() < 1e-12
+
+
 @pytest.mark.parametrize("absolute", [True, False])
 def test_gc_gradient_against_finite_differences(absolute):
     a, b = images(9, n=1, size=5), images(10, n=1, size=5).requires_grad_()

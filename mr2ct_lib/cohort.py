@@ -53,7 +53,7 @@ ACQUISITIONS: dict[str, dict[str, dict[str, Grid]]] = {
     "hip": {
         "quick": {
             "source": Grid((64, 12, 64), (5.0, 76 / 12, 5.0), (2, 2, 2)),
-            "target": Grid((72, 72, 72), (5.0, 5.0, 5.0), (3, 1, 1)),
+            "target": Grid((72, 72, 72), (5.0, 5.0, 5.0), (2, 2, 2)),
         },
         "full": {
             "source": Grid((128, 19, 128), (2.5, 4.0, 2.5), (2, 2, 2)),
@@ -75,15 +75,22 @@ ACQUISITIONS: dict[str, dict[str, dict[str, Grid]]] = {
         "paper": dict.fromkeys(("source", "target"), Grid((256, 256, 40), (1.56, 1.56, 5.0), (1, 1, 3))),
     },
 }
+# Coarser voxels average noise: the share of the paper grid's noise that is left (square root of the voxels' volumes, bounded by texture).
+NOISE_SHARE = {"quick": 1 / 3, "full": 2 / 3, "paper": 1.0}
+# How far from the landmark a radiographer centres the field of view: SD in mm along x, y, z. Heads lie in one template's space, as in IXI.
+POSITIONING_SD = {"hip": (10.0, 5.0, 12.0), "head": (0.0, 0.0, 0.0), "abdomen": (0.0, 0.0, 0.0)}
 _CT = {"modality": "CT", "name": "CT", "unit": "HU", "noise": 12.0}
 DOMAINS: dict[str, dict[str, dict[str, Any]]] = {
-    "hip": {"source": {"modality": "MR", "name": "T1 SPGR", "unit": "a.u.", "sequence": "hip_spgr"}, "target": _CT | {"table": "curved"}},
+    "hip": {
+        "source": {"modality": "MR", "name": "T1 SPGR", "unit": "a.u.", "sequence": "hip_spgr", "noise": 0.04},
+        "target": _CT | {"table": "curved"},
+    },
     "head": {
         "source": {"modality": "MR", "name": "PD", "unit": "a.u.", "sequence": "head_pd", "strip": True, "noise": 0.02},
         "target": {"modality": "MR", "name": "T2", "unit": "a.u.", "sequence": "head_t2", "strip": True, "noise": 0.02},
     },
     "abdomen": {
-        "source": {"modality": "MR", "name": "T2*", "unit": "a.u.", "sequence": "abdomen_t2star"},
+        "source": {"modality": "MR", "name": "T2*", "unit": "a.u.", "sequence": "abdomen_t2star", "noise": 0.04},
         "target": _CT | {"table": None},  # the virtual abdomen brings the table that presses it
     },
 }
@@ -162,22 +169,25 @@ def make_patient(settings: dict[str, Any], folder: Path, id_: str, atlas: LabelM
     distort = settings["distort_target"]
     landmarks: dict[str, Any] = {}
     people = {domain: build_patient(settings, seed, domain, None, atlas, as_is) for domain in domains}
-    centre = people[domains[0]].landmarks["centre"]
+    moves = np.zeros(3) if as_is else np.random.default_rng([seed, 16]).normal(0, settings["positioning_sd"])
+    aims = {domain: tuple(np.asarray(person.landmarks["centre"]) + moves) for domain, person in people.items()}
     for domain in domains:
-        image, labels = scan(settings, people[domain], domain, seed, distort and domain == "target")
+        image, labels = scan(settings, people[domain], domain, seed, distort and domain == "target", centre=aims[domain])
         write_volume(image, folder / domain / f"{id_}.nii.gz")
         moved = distort or settings["posture"]
         if domain == domains[0]:
             write_volume(labels, folder / "labels" / f"{id_}.nii.gz")
         elif moved:
             write_volume(labels, folder / "labels_target" / f"{id_}.nii.gz")
-        landmarks[domain] = {name: [float(v) for v in place] for name, place in people[domain].landmarks.items()}
+        places = people[domain].landmarks | {"centre": aims[domain]}  # where this scan was centred
+        landmarks[domain] = {name: [float(v) for v in place] for name, place in places.items()}
     if role == "p" and (distort or settings["posture"]):
         # source -> target keeps the source's shape, target -> source the target's: the truth is the other scanner's view of that very shape
-        truth, _ = scan(settings, build_patient(settings, seed, "target", "source", atlas, as_is), "target", seed, centre=centre)
+        other = build_patient(settings, seed, "target", "source", atlas, as_is)
+        truth, _ = scan(settings, other, "target", seed, centre=aims["source"])
         write_volume(truth, folder / "truth_source_to_target" / f"{id_}.nii.gz")
-        centre = people["target"].landmarks["centre"]
-        truth, _ = scan(settings, build_patient(settings, seed, "source", "target", atlas, as_is), "source", seed, distort, centre=centre)
+        other = build_patient(settings, seed, "source", "target", atlas, as_is)
+        truth, _ = scan(settings, other, "source", seed, distort, centre=aims["target"])
         write_volume(truth, folder / "truth_target_to_source" / f"{id_}.nii.gz")
     names = {str(value): name for value, name in people[domains[0]].names.items()}
     entry = {"seed": seed, "domains": domains, "landmarks": landmarks[domains[0]], "label_names": names}
@@ -207,13 +217,13 @@ def _settings(anatomy, seed, paired, profile, labels, names, body, distort_targe
             if not Path(path).is_file():
                 raise InputError(f"{given[key]}: does not exist; expected the file of {key}. Check the path")
             sums[key] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    domains = {domain: dict(how) for domain, how in DOMAINS[anatomy].items()}
+    domains = {domain: how | {"noise": how["noise"] * NOISE_SHARE[profile]} for domain, how in DOMAINS[anatomy].items()}
     if anatomy == "abdomen" and labels is not None:
         domains["target"]["table"] = "curved"
     return {
         "anatomy": anatomy, "profile": profile, "seed": seed, "paired": bool(paired), "distort_target": bool(distort_target),
         "posture": anatomy == "abdomen" and labels is None, **files, "sha256": sums,
-        "domains": domains,
+        "domains": domains, "positioning_sd": list(POSITIONING_SD[anatomy]),
         "grids": {domain: asdict(grid) for domain, grid in ACQUISITIONS[anatomy][profile].items()},
         "sequences": {how["sequence"]: SEQUENCES[how["sequence"]].as_dict() for how in DOMAINS[anatomy].values() if "sequence" in how},
     }  # fmt: skip

@@ -84,19 +84,31 @@ class Generator(nn.Module):
         deform: a deformed pass (offset layers act; the generator must have them) or an undeformed one. Any h and w of at least 16:
         the slices are padded to a multiple of 4 and cropped back.
         """
-        if deform and not self.offsets:
+        return self._run(x, len(x) if deform else 0)
+
+    def both(self, undeformed: Tensor, deformed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """An undeformed pass of the one and a deformed pass of the other (by default the same) slices (n, 1, h, w), in one batch.
+
+        These are the two passes of Wang et al. 2018; nothing in the network looks across a batch, so together or apart is the same.
+        """
+        deformed = undeformed if deformed is None else deformed
+        out = self._run(torch.cat([undeformed, deformed]), len(deformed))
+        return out[: len(undeformed)], out[len(undeformed) :]
+
+    def _run(self, x: Tensor, deformed: int) -> Tensor:
+        """Translate (n, 1, h, w); offset layers act on the last `deformed` slices."""
+        if deformed and not self.offsets:
             raise ValueError("this generator has no offset layers; build it with offset_layers='per_channel' for a deformed pass")
         h, w = x.shape[-2:]
         if min(h, w) < 16:
             raise ValueError(f"slices of {h} x {w} pixels are too small; expected at least 16 x 16")
         x = F.pad(x, (0, -w % 4, 0, -h % 4), mode="replicate") if h % 4 or w % 4 else x
+        first = len(x) - deformed
         for i, block in enumerate(self.encoder):
-            x = block(self.offsets[i](x) if deform else x)
+            if deformed:
+                x = torch.cat([x[:first], self.offsets[i](x[first:])]) if first else self.offsets[i](x)
+            x = block(x)
         return self.decoder(x)[..., :h, :w].float()
-
-    def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The undeformed and the deformed translation of slices (n, 1, h, w): the two passes of Wang et al. 2018."""
-        return self(x), self(x, deform=True)
 
 
 class Discriminator(nn.Module):

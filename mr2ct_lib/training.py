@@ -99,16 +99,13 @@ def dicyclegan_losses(networks: Networks, source: Tensor, target: Tensor, s: Set
     to_target, to_source = networks.translator.source_to_target, networks.translator.target_to_source
     aligned_target, deformed_target = to_target.both(source)
     aligned_source, deformed_source = to_source.both(target)
+    cycled_source, dicycled_source = to_source.both(aligned_target, deformed_target)
+    cycled_target, dicycled_target = to_target.both(aligned_source, deformed_source)
     terms = {
         "adversarial": losses.adversarial(networks.judge_target(deformed_target), real=True)
         + losses.adversarial(networks.judge_source(deformed_source), real=True),
-        "cycle": s.lambda_cycle
-        * (losses.cycle(source, to_source(aligned_target)) + losses.cycle(target, to_target(aligned_source))),
-        "dicycle": s.lambda_dicycle
-        * (
-            losses.cycle(source, to_source(deformed_target, deform=True))
-            + losses.cycle(target, to_target(deformed_source, deform=True))
-        ),
+        "cycle": s.lambda_cycle * (losses.cycle(source, cycled_source) + losses.cycle(target, cycled_target)),
+        "dicycle": s.lambda_dicycle * (losses.cycle(source, dicycled_source) + losses.cycle(target, dicycled_target)),
         "align": s.lambda_align * losses.alignment(source, aligned_target, target, aligned_source),
     }
     if s.lambda_gc:

@@ -24,7 +24,7 @@ ORDER = [
     "anatomy", "anatomy_hip", "anatomy_head", "anatomy_abdomen", "physics", "cohort",
     "intensity", "registration", "preparation", "slices",
     "offsets", "networks", "losses", "settings", "translator", "training", "segmentation", "synthesis",
-    "metrics", "statistics", "papers", "experiments", "figures", "widgets", "cli",
+    "metrics", "statistics", "papers", "experiments", "charts", "figures", "widgets", "cli",
 ]
 ONLY = {  # modules that need even less than what stands before them
     "metrics": {"files", "volumes", "intensity", "preparation"},

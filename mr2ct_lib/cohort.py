@@ -366,11 +366,10 @@ def _scans(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     found = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and (p.is_dir() or p.name.lower().endswith(SCANS))]
-    scans: dict[str, Path] = {}
-    for path in found:
-        if scans.setdefault(_stem(path), path) != path:
-            raise InputError(f"{path}: has the name of {scans[_stem(path)].name}; expected a name for each patient. Rename or remove one")
-    return scans
+    scans = {_stem(path): path for path in found}
+    if len(scans) < len(found):
+        raise InputError(f"{folder}: two scans have the same name; expected a name for each patient. Rename or remove one")
+    return {id_: path for id_, path in scans.items() if not id_.lower().endswith(NOT_SCANS)}
 
 
 def guess_modality(volume: Volume) -> str:
@@ -402,9 +401,7 @@ def read_cohort(folder: str | Path) -> Cohort:
         raise InputError(f"{folder}: is unfinished; expected a whole cohort. Start the same `mr2ct cohort` command again to finish it")
     source, target, labels = (_scans(folder / kind) for kind in ("source", "target", "labels"))
     own = "settings" not in meta
-    if own:
-        source, target = ({id_: path for id_, path in paths.items() if not id_.lower().endswith(NOT_SCANS)} for paths in (source, target))
-    else:
+    if not own:
         people = meta["patients"]
         source, target, labels = ({id_: paths[id_] for id_ in people if id_ in paths} for paths in (source, target, labels))
         for domain, paths in (("source", source), ("target", target)):

@@ -246,5 +246,5 @@ def test_label_maps_among_a_users_scans_are_no_scans(tmp_path, spheres):
 def test_two_scans_of_one_name_are_refused(tmp_path, spheres):
     folder = own_folder(make_cohort("hip", tmp_path / "a", 1, seed=1, workers=1), tmp_path)
     shutil.copy(folder / "source" / "s0001.nii.gz", folder / "source" / "s0001.nii")
-    with pytest.raises(InputError, match="has the name of s0001.nii"):
+    with pytest.raises(InputError, match="two scans have the same name"):
         read_cohort(folder)

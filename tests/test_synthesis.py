@@ -84,7 +84,7 @@ def test_slices_are_independent_of_their_neighbours():
     array[:, 2] *= 0.9
     other = synthesize(volume.replace(array=array), tr).array
     changed = np.abs(one - other).max(axis=(0, 2))
-    assert changed[2] > 20 and np.delete(changed, 2).max() < 5  # the percentile's scale may shift all by a little
+    assert changed[2] > 20 and np.delete(changed, 2).max() < 10  # the 99.5th percentile, and so all, may shift by 2 %
 
 
 def test_reverse_takes_ct_and_gives_mr_units():

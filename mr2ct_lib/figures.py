@@ -164,7 +164,7 @@ def synthesis_row(
     error_axes = list(axes[1, 2:]) if several else [axes[0, 3]]
     for ax, (_, error) in zip(error_axes, errors.items(), strict=True):
         mean = f"MAE {np.nanmean(np.abs(error)):.3g} {target_window.unit}" if inside.any() else "no voxel"
-        wrong = _show(ax, error, f"error ({mean})", (-limit, limit), plane, aspect, cmap)
+        wrong = _show(ax, error, mean if len(made) > 2 else f"error ({mean})", (-limit, limit), plane, aspect, cmap)
     label = f"synthetic - true / {target_window.unit}"
     if several:
         for ax in axes[1, :2]:

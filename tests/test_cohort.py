@@ -63,7 +63,8 @@ def test_unpaired_cohort(tmp_path, spheres):
     ct = nib.load(made.target["t0001"])
     assert ct.get_data_dtype() == np.int16
     assert read_volume(made.target["t0001"]).unit == "HU"
-    np.testing.assert_allclose(ct.affine @ [11.5, 11.5, 2.5, 1], [1, 2, 3, 1], atol=1e-4)  # centred on the landmark
+    centre = made.meta["patients"]["t0001"]["landmarks"]["centre"]
+    np.testing.assert_allclose((ct.affine @ [11.5, 11.5, 2.5, 1])[:3], centre, atol=1e-4)
 
 
 def test_seed_decides(tmp_path, spheres):

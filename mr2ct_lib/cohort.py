@@ -416,7 +416,7 @@ def read_cohort(folder: str | Path) -> Cohort:
         for path in list(paths.values())[: None if own else 1]:
             kind = guess_modality(read_volume(path))
             if kinds.setdefault(domain, kind) != kind:
-                raise InputError(f"{path}: looks like {kind}, the other {domain} scans like {kinds[domain]}; expected one modality a domain")
+                raise InputError(f"{path}: looks like {kind}, the other {domain} scans {kinds[domain]}; expected one modality a domain")
     if kinds["source"] == "CT":
         swapped = kinds["target"] == "MR"
         raise InputError(

@@ -246,25 +246,32 @@ def landscape(
     if not curves:
         raise InputError("curves: none; expected at least one. Give {name: values}")
     fig, axes = panels(len(curves), columns, (85, 100), extra=0.1)
+    names = {tuple(lines) if isinstance(lines, Mapping) else ("",) for lines in curves.values()}
+    shared = len(curves) > 1 and len(names) == 1 and len(next(iter(names))) > 1  # the same lines everywhere: one legend above all
     for ax, (title, lines) in zip(axes, curves.items(), strict=True):
-        draw_curves(ax, positions, lines if isinstance(lines, Mapping) else {"": lines}, title, marker)
+        draw_curves(ax, positions, lines if isinstance(lines, Mapping) else {"": lines}, title, marker, legend=not shared)
         ax.set_xlabel(xlabel)
+    if shared:
+        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return fig
 
 
-def draw_curves(ax: Axes, positions: Sequence[float], lines: Mapping[str, Any], title: str, marker: float | None) -> None:
-    """Lines over positions with a dot on the least value of each; a dotted line at `marker`."""
+def draw_curves(
+    ax: Axes, positions: Sequence[float], lines: Mapping[str, Any], title: str, marker: float | None, legend: bool = True
+) -> None:
+    """Lines over positions with a dot on the least value of each; a dotted line at `marker`. All but the first line are dashed, so that
+    one can see through them where lines coincide."""
     places = np.asarray(positions, float)
-    for (name, values), colour in zip(lines.items(), palette(len(lines)), strict=True):
+    for number, ((name, values), colour) in enumerate(zip(lines.items(), palette(len(lines)), strict=True)):
         values = np.asarray(values, float)
         if values.shape != places.shape:
             raise InputError(f"{name or title}: {values.shape} values for {places.shape} positions; expected one for each")
-        ax.plot(places, values, color=colour, label=name)
+        ax.plot(places, values, "--" if number else "-", color=colour, label=name)
         if np.isfinite(values).any():
-            ax.plot(places[np.nanargmin(values)], np.nanmin(values), "o", color=colour, markersize=6)
+            ax.plot(places[np.nanargmin(values)], np.nanmin(values), "o", color=colour, markersize=4 if number else 7)
     if marker is not None:
         ax.axvline(marker, color="#777777", linestyle=":", linewidth=1)
-    if len(lines) > 1:
+    if len(lines) > 1 and legend:
         ax.legend(loc="best")
     ax.set_title(title)
     ax.grid(axis="y")

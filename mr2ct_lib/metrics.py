@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter, uniform_filter
 from skimage import metrics as skimage_metrics
-from skimage.exposure import match_histograms
 
 from mr2ct_lib.files import InputError
 
@@ -283,16 +282,21 @@ def histogram_matching(source: np.ndarray, target_training: np.ndarray) -> np.nd
     """First trivial baseline: the source with the grey-value distribution of the training targets, order kept.
 
     source and target_training may have any shapes; returns the source's shape, in the target's unit, float32. It needs
-    no network, so a translator has to beat it. (scikit-image's match_histograms.)
+    no network, so a translator has to beat it. Equal values take the middle of their ranks, so that a black background
+    becomes background also where it is a little larger than in the training images.
 
     >>> histogram_matching(np.array([3, 1, 2]), np.array([10.0, 30.0, 20.0]))
     array([30., 10., 20.], dtype=float32)
     """
-    source, target_training = np.asarray(source), np.asarray(target_training)
+    source, target_training = np.asarray(source, dtype=np.float64), np.asarray(target_training, dtype=np.float64)
     if not source.size or not target_training.size:
         raise InputError("histogram_matching: no voxels in source or target_training; expected at least one in each")
-    matched = match_histograms(source.ravel().astype(np.float64), target_training.ravel().astype(np.float64))
-    return matched.reshape(source.shape).astype(np.float32)
+
+    _, place, counts = np.unique(source.ravel(), return_inverse=True, return_counts=True)
+    rank = (np.cumsum(counts) - counts / 2) / source.size  # of each distinct value, the middle one
+    ordered = np.sort(target_training, axis=None)
+    chosen = np.ceil(rank * ordered.size).astype(int) - 1  # np.quantile does the same, but takes minutes for so many ranks
+    return ordered[chosen][place].reshape(source.shape).astype(np.float32)
 
 
 def mean_target(target_training: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

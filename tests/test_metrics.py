@@ -208,6 +208,14 @@ def test_histogram_matching_gives_the_targets_distribution_and_keeps_the_order()
     assert metrics.histogram_matching(source, source) == pytest.approx(source, abs=1e-5)
 
 
+def test_histogram_matching_keeps_a_larger_background_black():
+    """Ties at the upper end of their ranks would turn the whole background into tissue here."""
+    training = np.concatenate([np.zeros(60), np.linspace(10, 20, 40)])
+    source = np.concatenate([np.full(70, -3.0), np.linspace(1, 2, 30)])
+    matched = metrics.histogram_matching(source, training)
+    assert (matched[:70] == 0).all() and matched[70:].min() > 10 and matched[70:].max() < 20.1
+
+
 def test_mean_target_minimises_the_squared_error_over_the_training_images():
     rng = np.random.default_rng(4)
     training = rng.normal(size=(5, 6, 8))

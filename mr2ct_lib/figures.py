@@ -246,7 +246,7 @@ def offset_field(
     """Arrows from each place to where it is read (dy down, dx right, pixels), and a map of each displacement's length.
 
     Small displacements are drawn several times as long, and the title says so. background: the image below the arrows; step: pixels
-    between arrows; limit: end of the colour scale, the longest displacement unless told.
+    between arrows; limit: end of the colour scale, the longest displacement unless told. Where a displacement is NaN nothing is drawn.
     """
     fields = _images({"dy": dy, "dx": dx} | ({} if background is None else {"background": background}))
     down, right = fields["dy"], fields["dx"]
@@ -254,8 +254,8 @@ def offset_field(
     step = step or max(1, max(down.shape) // 20)
     rows, columns = (np.arange(step // 2, side, step) for side in down.shape)
     picked = np.ix_(rows, columns)
-    end = limit or float(length.max()) or 1.0
-    longest = end if limit else float(length.max())
+    longest = limit or float(np.nanmax(length))
+    end = longest or 1.0
     times = max(1, int(1.3 * step / longest)) if longest > 0 else 1  # arrows of part of a pixel would be dots
     fig, axes = panels(2, 2, down.shape)
     grey = fields.get("background", np.zeros(down.shape))
@@ -273,7 +273,7 @@ def offset_field(
     }
     axes[0].quiver(x, y, right[picked], down[picked], length[picked], cmap="viridis", clim=(0, end), **arrows)
     axes[0].set(xlim=(-0.5, down.shape[1] - 0.5), ylim=(down.shape[0] - 0.5, -0.5))
-    shown = _show(axes[1], length, f"length, median {np.median(length):.2f} pixels", (0, end), plane, cmap="viridis")
+    shown = _show(axes[1], length, f"length, median {np.nanmedian(length):.2f} pixels", (0, end), plane, cmap="viridis")
     _bar(fig, shown, axes, "displacement / pixels", extend=_extend([length], (0, end)))
     return fig
 

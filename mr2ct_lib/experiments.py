@@ -67,6 +67,10 @@ UNETS: dict[str, dict[str, Any]] = {
 }
 
 
+# steps at the full and at the falling learning rate where a notebook has little time; both methods train equally long on one cohort
+STEPS: dict[str, dict[str, tuple[int, int]]] = {"quick": {"head_distorted": (400, 200), "head": (250, 150), "abdomen": (200, 100)}}
+
+
 def cohort(name: str, profile: str = "quick", root: Path | None = None) -> Path:
     """The folder of the cohort `name` in runs/<profile>/cohorts/, scanned (or finished) now if need be. InputError for an unknown name."""
     arguments, patients = _known(COHORTS, name)
@@ -95,6 +99,8 @@ def run(name: str, profile: str = "quick", seed: int = 7, root: Path | None = No
     """
     data_name, method, own = _known(TRAININGS, name)
     own = {key: FEW[profile] if value == "few" else value for key, value in own.items()}
+    if data_name in STEPS.get(profile, {}):
+        own["iterations"], own["decay_iterations"] = STEPS[profile][data_name]
     settings = make_settings(method, profile, seed=seed, **(own | changes))
     suffix = "".join(f"_{key}={value}" for key, value in sorted(changes.items()))
     folder = (root or RUNS) / profile / f"{name}_seed{seed}{suffix}"

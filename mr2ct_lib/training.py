@@ -4,6 +4,7 @@ Every draw of a run (slices, augmentation, image pools) is a function of the see
 its networks, optimisers, pools and step to go on exactly as if it had never stopped, on any number of processes.
 """
 
+import copy
 import dataclasses
 import io
 import json
@@ -133,9 +134,10 @@ class Trainer:
         judges = [*self.networks.judge_source.parameters(), *self.networks.judge_target.parameters()]
         self.parameters = {"generators": list(self.networks.translator.parameters()), "judges": judges}
         self.optimisers = {
-            name: torch.optim.Adam(parameters, settings.learning_rate, betas=(settings.beta1, 0.999))
+            name: torch.optim.Adam(parameters, settings.learning_rate, betas=(settings.beta1, 0.999), fused=True)
             for name, parameters in self.parameters.items()
         }
+        self.averaged = copy.deepcopy(self.networks.translator).requires_grad_(False)  # what the run is for: saved at the end
         self.pools = {"source": ImagePool(settings.pool_size), "target": ImagePool(settings.pool_size)}
 
     def step(self) -> dict[str, float]:
@@ -168,6 +170,8 @@ class Trainer:
         self._update("judges", sum(judged.values()))
 
         self.step_number += 1
+        share_kept = min(s.average, 1 - 1 / self.step_number)  # a plain mean at first, so that the untrained start is forgotten
+        torch._foreach_lerp_(list(self.averaged.parameters()), self.parameters["generators"], 1 - share_kept)
         values = torch.stack([value.detach().float() for value in (terms | judged).values()])
         values = self.fabric.all_reduce(values, reduce_op="mean")
         return dict(zip(terms | judged, values.tolist(), strict=True))
@@ -195,6 +199,7 @@ class Trainer:
         return {
             "step": self.step_number,
             "networks": self.networks.state_dict(),
+            "averaged": self.averaged.state_dict(),
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "pools": {domain: pool.images for domain, pool in self.pools.items()},
             "random": torch.get_rng_state(),
@@ -203,6 +208,7 @@ class Trainer:
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what `state` returned. Raises RuntimeError or KeyError when it is of another architecture."""
         self.networks.load_state_dict(state["networks"])
+        self.averaged.load_state_dict(state["averaged"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         for domain, pool in self.pools.items():
@@ -251,7 +257,7 @@ def train(settings: Settings, data: str | Path, out: str | Path, resume: bool = 
                     os.fsync(log.fileno())
                     _save_checkpoint(trainer, out, time.perf_counter() - started)
     if fabric.is_global_zero:
-        trainer.networks.translator.save(out / "translator")
+        trainer.averaged.save(out / "translator")
     fabric.barrier()
     return out
 
@@ -372,7 +378,7 @@ def _save_sample(trainer: Trainer, out: Path, step: int) -> None:
     for domain, direction in (("source", "source_to_target"), ("target", "target_to_source")):
         stack = getattr(trainer.data, domain)
         real = np.stack([stack[i] for i in np.linspace(0, len(stack) - 1, 6).astype(int)[1:5]])
-        rows += [np.hstack(real), np.hstack(trainer.networks.translator.translate(real, direction))]
+        rows += [np.hstack(real), np.hstack(trainer.averaged.translate(real, direction))]
     with atomic(out / "samples" / f"{step:07d}.png") as temporary:
         pictures.imsave(temporary, np.vstack(rows), cmap="gray", vmin=-1, vmax=1)
 

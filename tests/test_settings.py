@@ -12,6 +12,7 @@ def test_paper_profiles_hold_the_papers_settings():
     assert (wang.lambda_align, wang.lambda_cycle, wang.lambda_dicycle, wang.lambda_gc) == (0.9, 10.0, 10.0, 0.0)
     assert wang.augment and wang.offset_layers == "per_channel"
     for s in (hiasa, wang):
+        assert s.average == 0
         assert (s.filters, s.blocks, s.discriminator_layers, s.learning_rate, s.batch_size, s.pool_size) == (64, 9, 3, 2e-4, 1, 50)
 
 

@@ -165,6 +165,23 @@ def test_gradient_consistency_is_part_of_the_loss_only_when_weighted(data, tmp_p
     assert "gc" not in read_log(train(settings(lambda_gc=0.0), data, tmp_path / "without"))[0]
 
 
+def test_the_translator_is_the_mean_of_the_weights_of_all_steps(data, tmp_path, monkeypatch):
+    """With average near 1 the mean is the plain one; with 0 it is the last step's weights."""
+    seen, step = [], training.Trainer.step
+
+    def watched(trainer):
+        terms = step(trainer)
+        seen.append([p.detach().clone() for p in trainer.networks.translator.parameters()])
+        return terms
+
+    monkeypatch.setattr(training.Trainer, "step", watched)
+    for average, expected in ((0.999, lambda weights: torch.stack(weights).mean(0)), (0.0, lambda weights: weights[-1])):
+        seen.clear()
+        run = train(settings(average=average), data, tmp_path / str(average))
+        for parameter, *weights in zip(load_translator(run).parameters(), *seen, strict=True):
+            torch.testing.assert_close(parameter, expected(weights), atol=1e-6, rtol=1e-5)
+
+
 def test_the_judges_learn(data, tmp_path):
     log = read_log(train(settings(iterations=60, decay_iterations=0, learning_rate=1e-3, sample_every=0), data, tmp_path / "run"))
     assert np.mean([line["judge_target"] for line in log[-10:]]) < np.mean([line["judge_target"] for line in log[:10]])

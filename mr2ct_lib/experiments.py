@@ -6,6 +6,7 @@ differences between two compared runs stand here.
 
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,8 @@ def prepared(name: str, profile: str = "quick", root: Path | None = None) -> Pre
 def run(name: str, profile: str = "quick", seed: int = 7, root: Path | None = None, **changes: Any) -> Path:
     """The run folder of the training `name` with `seed`, trained (or resumed) now if it is not finished.
 
+    Raises InputError when the folder holds a run of other settings or other data than the experiment's of today: remove it then.
+
     changes: settings on top of the experiment's own; such a run gets a folder of its own name.
     """
     data_name, method, own = _known(TRAININGS, name)
@@ -104,10 +107,10 @@ def run(name: str, profile: str = "quick", seed: int = 7, root: Path | None = No
     settings = make_settings(method, profile, seed=seed, **(own | changes))
     suffix = "".join(f"_{key}={value}" for key, value in sorted(changes.items()))
     folder = (root or RUNS) / profile / f"{name}_seed{seed}{suffix}"
-    if not (folder / "translator" / "translator.json").is_file():
-        data = prepared(data_name, profile, root)
-        with _Announced(f"run {folder.name}: training {settings.total_iterations} steps"):
-            train(settings, data.folder, folder, resume=(folder / "config.json").is_file())
+    data = prepared(data_name, profile, root)
+    finished = (folder / "translator" / "translator.json").is_file()
+    with nullcontext() if finished else _Announced(f"run {folder.name}: training {settings.total_iterations} steps"):
+        train(settings, data.folder, folder, resume=(folder / "config.json").is_file())  # a finished run is only compared
     return folder
 
 

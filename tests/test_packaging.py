@@ -165,7 +165,7 @@ def test_modules_are_short_and_need_no_more_than_they_may(path: Path) -> None:
     assert "monai" not in packages or path.stem in MONAI
     assert "torch" not in packages or path.stem not in WITHOUT_TORCH
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 450
+    assert len(text.splitlines()) <= 520  # an idea that needs more is two ideas
     assert text.count("torch.load(") == text.count("weights_only=True")  # loading never runs code
 
 

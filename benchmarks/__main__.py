@@ -1,4 +1,4 @@
-"""Ratios of durations, each pair measured alternately within this one run; absolute times differ between machines and are shown for scale."""
+"""Ratios of durations, each pair measured in turn within this one run; absolute times are shown for scale."""
 
 import platform
 import statistics

@@ -1,65 +1,89 @@
-"""Errors against the truth, patient by patient: what counts and what does not."""
-
-from types import SimpleNamespace
+"""Experiments by name: what is measured, what is compared, what is refused."""
 
 import numpy as np
 import pytest
 
 from mr2ct_lib import experiments
-from mr2ct_lib.files import InputError, read_json, write_json
-from mr2ct_lib.intensity import CT_WINDOW
+from mr2ct_lib.files import InputError, write_json
+from mr2ct_lib.slices import PreparedSlices
+
+CT = {"low": -150.0, "high": 350.0, "unit": "HU"}
+MR = {"low": 0.0, "high": 100.0, "unit": "%"}
+
+
+def prepared(folder, target, valid=None, patients=2):
+    """Two patients of two slices each, 16 x 16; the source is the negative of the target."""
+    folder.mkdir()
+    np.save(folder / "target.npy", target.astype(np.float32))
+    np.save(folder / "source.npy", -target.astype(np.float32))
+    if valid is not None:
+        np.save(folder / "valid.npy", valid)
+    rows = [{"id": f"p{i}", "first": 2 * i, "count": 2} for i in range(patients)]
+    meta = {"format": 1, "anatomy": "hip", "shape": [16, 16], "patients": {"source": rows, "target": rows}, "label_names": {"0": "background"}}
+    write_json(meta | {"windows": {"source": MR, "target": CT}}, folder / "prepared.json")
+    return PreparedSlices(folder)
 
 
 @pytest.fixture
-def test_set():
-    """Two patients of one slice each, truth 0 everywhere (in the network's range), the first row not covered by the truth's scan."""
-    valid = np.ones((2, 8, 8), bool)
-    valid[:, 0] = False
-    return SimpleNamespace(
-        folder="prepared/scratch",
-        windows={"source": CT_WINDOW, "target": CT_WINDOW},
-        target=np.zeros((2, 8, 8), np.float32),
-        truth_source_to_target=None,
-        valid=valid,
-        patients=lambda domain: [("p0001", slice(0, 1)), ("p0002", slice(1, 2))],
-    )
+def target():
+    return np.random.default_rng(0).uniform(-0.9, 0.5, (4, 16, 16))
 
 
-def test_measure_by_hand(test_set):
-    synthetic = np.zeros((2, 8, 8), np.float32)
-    synthetic[1] = 0.2  # 25.5 grey levels, 50 HU
-    table = experiments.measure(synthetic, test_set).set_index("patient")
-    np.testing.assert_allclose(table["MAE"], [0, 25.5], rtol=1e-6)
-    np.testing.assert_allclose(table.loc["p0002", ["PSNR", "MSE unit", "PSNR unit"]].astype(float), [20, 2500, 20], rtol=1e-6)
+def test_the_truth_itself_has_no_error(tmp_path, target):
+    found = experiments.measure(target.astype(np.float32), prepared(tmp_path / "test", target))
+    assert found.patient.tolist() == ["p0", "p1"]
+    assert found.MAE.max() < 1e-4 and found.SSIM.min() > 1 - 1e-6
 
 
-def test_measure_leaves_out_what_the_truth_does_not_cover(test_set):
-    synthetic = np.zeros((2, 8, 8), np.float32)
-    synthetic[:, 0] = 1
-    assert (experiments.measure(synthetic, test_set)["MAE"] == 0).all()
+def test_an_offset_of_a_tenth_of_the_window_is_25_5_grey_levels_and_50_hu(tmp_path, target):
+    found = experiments.measure((target + 0.2).astype(np.float32), prepared(tmp_path / "test", target))
+    np.testing.assert_allclose(found.MAE, 25.5, rtol=1e-4)
+    np.testing.assert_allclose(found["MSE unit"], 50.0**2, rtol=1e-4)
+    np.testing.assert_allclose(found["PSNR unit"], 20, rtol=1e-4)  # a tenth of the range
+    np.testing.assert_allclose(found.PSNR, found["PSNR unit"], rtol=1e-6)
 
 
-def test_measure_counts_only_inside(test_set):
-    synthetic, inside = np.zeros((2, 8, 8), np.float32), np.zeros((2, 8, 8), bool)
-    synthetic[:, :2] = 0.2
-    inside[:, :2] = True  # its first row is not covered
-    assert experiments.measure(synthetic, test_set, inside=inside)["MAE"].tolist() == pytest.approx([25.5, 25.5])
+def test_pixels_that_the_truth_does_not_cover_are_left_out(tmp_path, target):
+    valid = np.ones((4, 16, 16), bool)
+    valid[:, :, 8:] = False
+    wrong = np.where(valid, target, 1.0).astype(np.float32)
+    assert experiments.measure(wrong, prepared(tmp_path / "test", target, valid)).MAE.max() < 1e-4
 
 
-def test_measure_refuses_another_shape(test_set):
+def test_one_patient_s_error_is_its_own(tmp_path, target):
+    wrong = target.copy()
+    wrong[2:] += 0.2
+    found = experiments.measure(wrong.astype(np.float32), prepared(tmp_path / "test", target))
+    assert found.MAE[0] < 1e-4 < found.MAE[1]
+
+
+def test_baselines_are_slices_like_the_tests(tmp_path, target):
+    train, test = prepared(tmp_path / "train", target), prepared(tmp_path / "test", target + 0.05)
+    made = experiments.baselines(train, test)
+    assert {name: b.shape for name, b in made.items()} == {"histogram matching": (4, 16, 16), "mean training slice": (4, 16, 16)}
+    expected = target.reshape(2, 2, 16, 16).mean(0)  # the mean over patients, slice by slice
+    np.testing.assert_allclose(made["mean training slice"].reshape(2, 2, 16, 16)[1], expected, atol=1e-5)
+
+
+def test_unknown_names_and_unlike_shapes_are_refused(tmp_path, target):
+    with pytest.raises(InputError, match="'hips' is unknown.*hip_many"):
+        experiments.run("hips", root=tmp_path)
+    with pytest.raises(InputError, match="'hips' is unknown.*hip_test"):
+        experiments.prepared("hips", root=tmp_path)
     with pytest.raises(InputError, match="translate the whole test set"):
-        experiments.measure(np.zeros((1, 8, 8)), test_set)
+        experiments.measure(target[:2].astype(np.float32), prepared(tmp_path / "test", target))
+    with pytest.raises(InputError, match="tools.record nothing"):
+        experiments.recorded("nothing")
 
 
-def test_recorded_says_what_is_missing():
-    with pytest.raises(InputError, match="tools.record no_such_table"):
-        experiments.recorded("no_such_table")
-
-
-def test_an_interrupted_cohort_is_finished(tmp_path, monkeypatch):
-    monkeypatch.setitem(experiments.COHORTS, "scratch", ({"anatomy": "head", "seed": 1, "workers": 1, "progress": False}, {"quick": 1}))
-    folder = experiments.cohort("scratch", root=tmp_path)
-    write_json(read_json(folder / "cohort.json") | {"complete": False}, folder / "cohort.json")
-    (folder / "target" / "t0001.nii.gz").unlink()
-    experiments.cohort("scratch", root=tmp_path)
-    assert read_json(folder / "cohort.json")["complete"] and (folder / "target" / "t0001.nii.gz").exists()
+def test_compared_runs_differ_only_in_what_is_compared():
+    """Same data and, but for the method's own losses, the same settings: else a table would compare two things at once."""
+    runs = experiments.TRAININGS
+    for gc, without in (("hip_many_gc", "hip_many"), ("hip_few_gc", "hip_few")):
+        assert runs[gc][:2] == runs[without][:2]
+        assert {**runs[without][2]} == {**runs[gc][2], "lambda_gc": 0.0}
+    for cohort in ("head", "head_distorted", "abdomen"):
+        assert runs[f"{cohort}_cyclegan"][0] == runs[f"{cohort}_dicyclegan"][0] == cohort
+    trained = {cohort for cohort, _, _ in runs.values()}
+    seeds = {name: arguments["seed"] for name, (arguments, _) in experiments.COHORTS.items()}
+    assert all(seeds[name] != seeds[f"{name}_test"] for name in trained)

@@ -19,7 +19,7 @@ def prepared(folder, target, valid=None, patients=2):
     if valid is not None:
         np.save(folder / "valid.npy", valid)
     rows = [{"id": f"p{i}", "first": 2 * i, "count": 2} for i in range(patients)]
-    meta = {"format": 1, "anatomy": "hip", "shape": [16, 16], "patients": {"source": rows, "target": rows}, "label_names": {"0": "background"}}
+    meta = {"format": 1, "anatomy": "hip", "shape": [16, 16], "patients": {"source": rows, "target": rows}, "label_names": {}}
     write_json(meta | {"windows": {"source": MR, "target": CT}}, folder / "prepared.json")
     return PreparedSlices(folder)
 

@@ -69,7 +69,7 @@ UNETS: dict[str, dict[str, Any]] = {
 
 
 # steps at the full and at the falling learning rate where a notebook has little time; both methods train equally long on one cohort
-STEPS: dict[str, dict[str, tuple[int, int]]] = {"quick": {"head_distorted": (400, 200), "head": (250, 150), "abdomen": (200, 100)}}
+STEPS: dict[str, dict[str, tuple[int, int]]] = {"quick": {"head_distorted": (400, 200), "head": (400, 200), "abdomen": (200, 100)}}
 
 
 def cohort(name: str, profile: str = "quick", root: Path | None = None) -> Path:

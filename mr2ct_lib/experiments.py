@@ -70,7 +70,7 @@ UNETS: dict[str, dict[str, Any]] = {
 
 # Steps of DicycleGAN at the full and at the falling learning rate where a notebook has little time. Its step takes eight generator passes
 # and CycleGAN's four, so CycleGAN gets twice as many steps: both see the same number of passes.
-STEPS: dict[str, dict[str, tuple[int, int]]] = {"quick": {"head_distorted": (400, 200), "head": (250, 150), "abdomen": (200, 100)}}
+STEPS: dict[str, dict[str, tuple[int, int]]] = {"quick": {"head_distorted": (400, 200), "head": (200, 100), "abdomen": (200, 100)}}
 PASSES = {"cyclegan": 4, "dicyclegan": 8}
 
 

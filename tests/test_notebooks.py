@@ -3,11 +3,14 @@
 import re
 import subprocess
 import sys
+from base64 import b64decode, b64encode
+from io import BytesIO
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from PIL import Image
 from scratch_notebooks import good_notebook, write
 
 from tools import NOTEBOOKS, ROOT, colab, hygiene, numbered_notebooks
@@ -131,8 +134,13 @@ def test_stored_outputs_have_no_stderr_no_widgets_and_prints_joined() -> None:
     def stream(text: str, name: str = "stdout") -> nbformat.NotebookNode:
         return nbformat.v4.new_output("stream", name=name, text=text)
 
-    outputs = [stream("a\n"), stream("!", "stderr"), stream("b\n"), *_show(hygiene.WIDGET_VIEW, "7"), *_show("image/png", "AA==")]
+    picture = BytesIO()
+    Image.effect_noise((200, 200), 50).convert("RGB").save(picture, "PNG")
+    png = b64encode(picture.getvalue()).decode()
+    outputs = [stream("a\n"), stream("!", "stderr"), stream("b\n"), *_show(hygiene.WIDGET_VIEW, "7"), *_show("image/png", png)]
     kept = clean_outputs(outputs)
+    stored = Image.open(BytesIO(b64decode(kept[1].data["image/png"])))
+    assert stored.size == (200, 200) and len(kept[1].data["image/png"]) < len(png)
     assert [output.output_type for output in kept] == ["stream", "display_data"]
     assert kept[0].text == "a\nb\n"
 

@@ -35,7 +35,6 @@ def quiet_kernels() -> None:
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     os.environ.pop("MPLBACKEND", None)  # Agg would keep figures from being shown
-    AsyncZMQSocketChannel.get_msg = _looks_again  # type: ignore[method-assign]
 
 
 _waits = AsyncZMQSocketChannel.get_msg
@@ -55,3 +54,6 @@ async def _looks_again(channel: AsyncZMQSocketChannel, timeout: float | None = N
         except Empty:
             if end is not None and time.monotonic() >= end:
                 raise
+
+
+AsyncZMQSocketChannel.get_msg = _looks_again  # type: ignore[method-assign]

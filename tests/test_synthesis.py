@@ -76,15 +76,15 @@ def test_an_oblique_flipped_file_keeps_its_affine_and_place(tmp_path):
 
 
 def test_slices_are_independent_of_their_neighbours():
-    """Without N4, changing one slice changes that slice of the result alone."""
+    """Without N4, mirroring one slice, which leaves the scan's percentiles as they are, changes that slice of the result alone."""
     volume = mr()
     tr = translator()
     one = synthesize(volume, tr).array
     array = volume.array.copy()
-    array[:, 2] *= 0.9
+    array[:, 2] = array[::-1, 2]
     other = synthesize(volume.replace(array=array), tr).array
     changed = np.abs(one - other).max(axis=(0, 2))
-    assert changed[2] > 20 and np.delete(changed, 2).max() < 10  # the 99.5th percentile, and so all, may shift by 2 %
+    assert changed[2] > 20 and np.delete(changed, 2).max() == 0
 
 
 def test_reverse_takes_ct_and_gives_mr_units():

@@ -240,6 +240,7 @@ class Malicious:
 def test_loading_a_checkpoint_never_runs_code(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = train(settings(), data, tmp_path / "run")
+    (run / "translator" / "translator.json").unlink()
     torch.save({"step": Malicious()}, run / "checkpoint.pt")
     with pytest.raises(InputError, match="checkpoint.pt"):
         train(settings(), data, run, resume=True)

@@ -124,12 +124,12 @@ def launch(options: str, words: list[str]) -> None:
 
     Raises InputError, one sentence, for a port in use and when a process was killed; SystemExit(2) when the processes said it themselves.
     """
-    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # torchrun's own account of a failed process is a page long
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     arguments = run.parse_args([*shlex.split(options), "-m", "mr2ct_lib.cli", *words])
+    logging.disable(logging.ERROR)  # torchrun's own account of a failed process is a page long
     try:
         run.run(arguments)
     except distributed.DistError as error:

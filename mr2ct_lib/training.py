@@ -210,8 +210,9 @@ class Trainer:
         """All processes' slices in the order of the whole batch, so that every process keeps the same pool."""
         if self.fabric.world_size == 1:
             return slices
-        everyone = self.fabric.all_gather(slices.detach())  # (processes, n, 1, h, w)
-        return everyone.transpose(0, 1).flatten(0, 1)
+        everyone = [torch.empty_like(slices, memory_format=torch.contiguous_format) for _ in range(self.fabric.world_size)]
+        torch.distributed.all_gather(everyone, slices.detach().contiguous())
+        return torch.stack(everyone, dim=1).flatten(0, 1)
 
     def state(self) -> dict[str, Any]:
         """Everything that going on needs, as tensors and plain values."""
@@ -280,6 +281,8 @@ def train(
         seconds = _load_checkpoint(trainer, out) if resume and (out / "checkpoint.pt").exists() else 0.0
         if fabric.broadcast(trainer.step_number) != trainer.step_number:
             raise InputError(f"{out}: holds another checkpoint than on the first machine; expected one folder that all machines share")
+        if fabric.is_global_zero:
+            _cut_log(out, trainer.step_number)
         with _board(out, trainer.step_number, tensorboard and fabric.is_global_zero) as board:
             _go_on(trainer, out, seconds, progress, board)
         fabric.barrier()
@@ -403,7 +406,7 @@ def _save_checkpoint(trainer: Trainer, out: Path, seconds: float) -> None:
 
 
 def _load_checkpoint(trainer: Trainer, out: Path) -> float:
-    """Put the last checkpoint into `trainer` and take later lines off the log; seconds trained so far."""
+    """Put the last checkpoint into `trainer`; seconds trained so far."""
     path = out / "checkpoint.pt"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)  # never runs code from the file
@@ -413,11 +416,14 @@ def _load_checkpoint(trainer: Trainer, out: Path) -> float:
         trainer.load_state(state)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: is of another architecture than this run's settings; resume with the settings that made it") from error
-    if trainer.fabric.is_global_zero:
-        kept = [line for line in read_log(out) if line["step"] <= trainer.step_number]
-        with atomic(out / "log.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     return state["seconds"]
+
+
+def _cut_log(out: Path, step: int) -> None:
+    """Take off the log what a killed run wrote after its last checkpoint, that of `step`; all of it when there is none."""
+    kept = [line for line in read_log(out) if line["step"] <= step]
+    with atomic(out / "log.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
 
 @torch.inference_mode()

@@ -62,11 +62,10 @@ def _connecting() -> Iterator[None]:
     try:
         yield
     except distributed.DistError as error:
-        raise _not_connected(error) from error
+        raise _not_connected(error, ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))) from error
 
 
-def _not_connected(error: Exception) -> InputError:
-    where = f"{os.environ.get('MASTER_ADDR', 'localhost')}:{os.environ.get('MASTER_PORT', '')}".rstrip(":")
+def _not_connected(error: Exception, where: str) -> InputError:
     if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
         return InputError(f"{where}: the port is in use by another program; choose another --master-port, or leave it out on one machine")
     return InputError(f"{where}: the processes of the run did not find each other ({str(error).splitlines()[0][:120]}); check the address")
@@ -133,8 +132,7 @@ def launch(options: str, words: list[str]) -> None:
     try:
         run.run(arguments)
     except distributed.DistError as error:
-        os.environ.update(MASTER_ADDR=arguments.master_addr, MASTER_PORT=str(arguments.master_port))
-        raise _not_connected(error) from error
+        raise _not_connected(error, f"{arguments.master_addr}:{arguments.master_port}") from error
     except SignalException as error:
         raise InputError(f"stopped by {signal.Signals(error.sigval).name}; start the same command with --resume to go on") from error
     except ChildFailedError as error:
@@ -145,3 +143,5 @@ def launch(options: str, words: list[str]) -> None:
                 "others with it; start the same command with --resume, with as many processes as you like"
             ) from None
         raise SystemExit(max(failure.exitcode for failure in error.failures.values())) from None
+    finally:
+        logging.disable(logging.NOTSET)

@@ -448,7 +448,7 @@ def _board(out: Path, step: int, wanted: bool) -> Iterator[Any]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise InputError("tensorboard: is not installed; pip install 'mr2ct[tensorboard]', or train without it") from error
+        raise InputError("tensorboard: is not installed; pip install tensorboard, or train without it") from error
     with SummaryWriter(out / "tensorboard", purge_step=step + 1) as board:
         yield board
 

@@ -8,6 +8,7 @@ import argparse
 import multiprocessing
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -40,9 +41,11 @@ def make_slices(folder: Path, size: int = 32, count: int = 6) -> Path:
 
 def _train(settings: Settings, data: Path, out: Path) -> None:
     import torch
+    from tqdm.auto import tqdm
 
     from mr2ct_lib.training import train
 
+    tqdm.set_lock(threading.RLock())  # not one of the system's, which a kill would leave behind
     torch.set_num_threads(1)
     train(settings, data, out, resume=True, progress=False)
 
@@ -91,23 +94,26 @@ class Kills:
         process.start()
         return process
 
+    def _logged(self, out: Path) -> int:
+        log = out / "log.jsonl"
+        return log.read_bytes().count(b"\n") if log.exists() else 0
+
     def run(self, seed: int) -> tuple[int, int, bool]:
         """One run: how often it was killed, how often of these while it wrote a checkpoint, and whether its end is the same to the bit."""
-        rng, out, writing = np.random.default_rng(seed), self.folder / f"seed{seed}", 0
-        planned, kills = int(rng.integers(1, 4)), 0
-        while kills < planned:
-            process, until = self._start(out.name), time.perf_counter() + rng.uniform(0, self.seconds / planned)
-            while process.is_alive() and time.perf_counter() < until:
+        rng, out, kills, writing = np.random.default_rng(seed), self.folder / f"seed{seed}", 0, 0
+        steps = len(self.whole["log"])
+        for _ in range(int(rng.integers(1, 4))):
+            process, after = self._start(out.name), rng.integers(0, steps)
+            while process.is_alive() and self._logged(out) < after:
                 time.sleep(0.0005)
+            time.sleep(rng.uniform(0, 2 * self.seconds / steps))  # up to two steps: any moment of a step is as likely
             if rng.random() < 1 / 3:  # wait for the next checkpoint to be written
                 while process.is_alive() and not any(out.glob(".checkpoint.pt.*")):
                     pass
             in_time = process.is_alive()
             process.kill()
             process.join()
-            if not in_time:  # finished before
-                break
-            kills, writing = kills + 1, writing + any(out.glob(".checkpoint.pt.*"))
+            kills, writing = kills + in_time, writing + (in_time and any(out.glob(".checkpoint.pt.*")))
         process = self._start(out.name)
         process.join()
         return kills, writing, process.exitcode == 0 and same(contents(out), self.whole)

@@ -77,8 +77,12 @@ def train(
     seed: Annotated[int, typer.Option(help="same seed, same machine, same bits")] = 7,
     change: Annotated[list[str] | None, typer.Option("--set", help="name=value, any setting, as often as needed")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint")] = False,
+    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda")] = "auto",
+    torchrun: Annotated[str | None, typer.Option(help='options of torchrun, for several processes: "--nproc-per-node 2"')] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="also write tensorboard/ in the run's folder")] = False,
 ) -> None:
-    """Train both generators. Several processes: torchrun --nproc-per-node 2 -m mr2ct_lib.cli train ..."""
+    """Train both generators, in one process or, by --torchrun, in many."""
+    from mr2ct_lib.processes import is_first, is_launched, launch
     from mr2ct_lib.settings import make_settings
     from mr2ct_lib.training import read_log
     from mr2ct_lib.training import train as train_run
@@ -91,7 +95,12 @@ def train(
         changes[name.strip()] = value.strip()
     if "seed" in changes or "method" in changes or "profile" in changes:
         raise InputError("--set seed, method or profile: each has a place of its own; give --seed, the method, --profile")
-    run = train_run(make_settings(method, profile, seed=seed, **changes), data, out, resume=resume)
+    settings = make_settings(method, profile, seed=seed, **changes)
+    if torchrun is not None and not is_launched():
+        return launch(torchrun, sys.argv[1:])
+    run = train_run(settings, data, out, resume=resume, device=device, tensorboard=tensorboard)
+    if not is_first():
+        return None
     last = ", ".join(f"{name} {value:.3g}" for name, value in read_log(run)[-1].items())
     print(f"{last}\nTranslator in {run / 'translator'}. Next: mr2ct synthesize {run / 'translator'} scan.nii.gz --out sct.nii.gz")
 
@@ -267,7 +276,9 @@ def main() -> None:
         app()
     except (InputError, OSError) as error:
         refused = isinstance(error, OSError) and error.strerror
-        print(f"mr2ct: {error.filename or 'writing'}: {error.strerror}" if refused else f"mr2ct: {error}", file=sys.stderr)
+        said = f"mr2ct: {error.filename or 'writing'}: {error.strerror}" if refused else f"mr2ct: {error}"
+        if os.environ.get("LOCAL_RANK", "0") == "0" or type(error).__name__ == "LostProcess":  # what all processes found, one says
+            print(said, file=sys.stderr)
         sys.exit(2)
 
 

@@ -116,8 +116,9 @@ def patient_seed(seed: int, role: str, number: int) -> int:
     return int(np.random.SeedSequence([seed, ord(role), number]).generate_state(1)[0])
 
 
-def _ids(patients: int, paired: bool) -> list[str]:
-    return [f"{role}{number:04d}" for role in ("p" if paired else "st") for number in range(1, patients + 1)]
+def _ids(patients: int | tuple[int, int], paired: bool) -> list[str]:
+    counts = (patients, patients) if isinstance(patients, int) else patients
+    return [f"{role}{number:04d}" for role, count in zip("p" if paired else "st", counts, strict=False) for number in range(1, count + 1)]
 
 
 def build_patient(settings: dict[str, Any], seed: int, domain: str, posture: str | None = None, atlas=None, as_is: bool = False):
@@ -291,7 +292,7 @@ def _make_all(settings: dict[str, Any], folder: Path, ids: list[str], atlas, wor
 def make_cohort(
     anatomy: str,
     out: str | Path,
-    patients: int,
+    patients: int | tuple[int, int],
     seed: int,
     paired: bool = False,
     profile: str = "quick",
@@ -305,7 +306,7 @@ def make_cohort(
     """Scan virtual patients and write them to the folder `out`; patients that it already holds are kept.
 
     anatomy: "hip" (T1 SPGR and CT), "head" (PD and T2) or "abdomen" (T2* and CT).
-    patients: how many a domain; unpaired, those of source and target are different people in other poses.
+    patients: how many a domain, or (source, target); unpaired, those of source and target are different people in other poses.
     paired: the same people in both scanners. profile: "quick", "full" or "paper" sets the grids (ACQUISITIONS).
     labels, names, body: a NIfTI label map, the JSON of its structures and an optional body mask take the anatomy's place; the first
     patient (of source, when unpaired) is the map itself, the others are random smooth deformations of it.
@@ -317,7 +318,8 @@ def make_cohort(
 
     Raises InputError for arguments that make no sense and for a folder that holds a cohort made with other settings.
     """
-    if isinstance(patients, bool) or not isinstance(patients, int) or patients < 1:
+    counts = patients if isinstance(patients, tuple) and not paired else (patients,)
+    if any(isinstance(count, bool) or not isinstance(count, int) or count < 1 for count in counts):
         raise InputError(f"patients: {patients!r}; expected a whole number of at least 1")
     settings, folder = _settings(anatomy, seed, paired, profile, labels, names, body, distort_target), Path(out)
     ids, index = _ids(patients, paired), folder / "cohort.json"

@@ -20,17 +20,17 @@ from mr2ct_lib.cohort import make_cohort
 from mr2ct_lib.files import InputError, atomic, read_json
 from mr2ct_lib.preparation import prepare
 from mr2ct_lib.segmentation import Segmenter, cross_validate, load_segmenter, predict, save_segmenter, train_segmenter
-from mr2ct_lib.settings import make_settings
-from mr2ct_lib.slices import PreparedSlices
-from mr2ct_lib.training import train
+from mr2ct_lib.settings import METHOD_IN_PROFILE, make_settings
+from mr2ct_lib.slices import DOMAINS, PreparedSlices
+from mr2ct_lib.training import AnotherRun, train
 from mr2ct_lib.translator import Translator, load_translator
 
 RUNS = Path(mr2ct_lib.__file__).parents[1] / "runs"
 RESULTS = RUNS.parent / "results"
 
-# name: (arguments of make_cohort, patients a domain in the quick, full and paper profile); test patients have seeds of their own
-COHORTS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
-    "hip": ({"anatomy": "hip", "seed": 1}, {"quick": 60, "full": 320, "paper": 613}),
+# name: (arguments of make_cohort, patients in the quick, full and paper profile: of a domain, or of (source, target)); tests have own seeds
+COHORTS: dict[str, tuple[dict[str, Any], dict[str, int | tuple[int, int]]]] = {
+    "hip": ({"anatomy": "hip", "seed": 1}, {"quick": 60, "full": 320, "paper": (302, 613)}),
     "hip_test": ({"anatomy": "hip", "seed": 2, "paired": True}, {"quick": 10, "full": 10, "paper": 10}),
     "hip_labelled": ({"anatomy": "hip", "seed": 3}, {"quick": 20, "full": 20, "paper": 20}),
     "head": ({"anatomy": "head", "seed": 1}, {"quick": 38, "full": 38, "paper": 38}),
@@ -68,11 +68,23 @@ UNETS: dict[str, dict[str, Any]] = {
 }
 
 
-# Steps of DicycleGAN at the full and at the falling learning rate where a notebook has little time. Its step takes eight generator passes
-# and CycleGAN's four, so CycleGAN gets twice as many steps: both see the same number of passes.
-STEPS: dict[str, dict[str, tuple[int, int]]] = {"quick": {"head_distorted": (300, 150), "head": (200, 100), "abdomen": (100, 50)}}
-PASSES = {"cyclegan": 4, "dicyclegan": 8}
-SHORT = {"quick": {"hip_narrow": (250, 150)}}  # a run that is there to fail, which it does early
+# Steps at the full and at the falling learning rate where a profile's own are too many, too few, or not the paper's. A step of DicycleGAN
+# takes eight generator passes and one of CycleGAN four: where both are compared, CycleGAN gets twice the steps for as many passes.
+# hip_narrow is there to fail, which it does early.
+SCHEDULES: dict[str, dict[str, dict[str, Any]]] = {
+    "quick": {
+        "hip_narrow": {"iterations": 250, "decay_iterations": 150},
+        "head_cyclegan": {"iterations": 400, "decay_iterations": 200},
+        "head_dicyclegan": {"iterations": 200, "decay_iterations": 100},
+        "head_distorted_cyclegan": {"iterations": 600, "decay_iterations": 300},
+        "head_distorted_dicyclegan": {"iterations": 300, "decay_iterations": 150},
+        "head_distorted_dicyclegan_gc": {"iterations": 300, "decay_iterations": 150},
+        "abdomen_cyclegan": {"iterations": 200, "decay_iterations": 100},
+        "abdomen_dicyclegan": {"iterations": 100, "decay_iterations": 50},
+    },
+    "full": {},
+    "paper": dict.fromkeys(("head_cyclegan", "head_distorted_cyclegan", "abdomen_cyclegan"), METHOD_IN_PROFILE["dicyclegan", "paper"]),
+}
 
 
 def cohort(name: str, profile: str = "quick", root: Path | None = None) -> Path:
@@ -104,19 +116,19 @@ def run(name: str, profile: str = "quick", seed: int = 7, root: Path | None = No
     changes: settings on top of the experiment's own; such a run gets a folder of its own name.
     """
     data_name, method, own = _known(TRAININGS, name)
-    own = {key: FEW[profile] if value == "few" else value for key, value in own.items()}
-    if data_name in STEPS.get(profile, {}):
-        times = PASSES["dicyclegan"] // PASSES[method]
-        own["iterations"], own["decay_iterations"] = (times * steps for steps in STEPS[profile][data_name])
-    if name in SHORT.get(profile, {}):
-        own["iterations"], own["decay_iterations"] = SHORT[profile][name]
+    own = {key: FEW[profile] if value == "few" else value for key, value in own.items()} | SCHEDULES.get(profile, {}).get(name, {})
     settings = make_settings(method, profile, seed=seed, **(own | changes))
     suffix = "".join(f"_{key}={value}" for key, value in sorted(changes.items()))
     folder = (root or RUNS) / profile / f"{name}_seed{seed}{suffix}"
     data = prepared(data_name, profile, root)
     finished = (folder / "translator" / "translator.json").is_file()
-    with nullcontext() if finished else _Announced(f"run {folder.name}: training {settings.total_iterations} steps"):
-        train(settings, data.folder, folder, resume=(folder / "config.json").is_file())  # a finished run is only compared
+    steps = settings.in_steps(max(data.count(domain, settings.patients) for domain in DOMAINS)).total_iterations
+    with nullcontext() if finished else _Announced(f"run {folder.name}: training {steps} steps"):
+        try:
+            train(settings, data.folder, folder, resume=True)  # a finished run is only compared
+        except AnotherRun as error:
+            found = str(error).split(";")[0]
+            raise InputError(f"{found}, as is asked for now; remove the folder {folder} and run this again to train it anew") from error
     return folder
 
 

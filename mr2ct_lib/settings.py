@@ -23,6 +23,10 @@ class Settings:
     patients: int | None = None  # train on the first so many patients of each domain; None for all
     iterations: int = 100_000  # at the full learning rate (H)
     decay_iterations: int = 100_000  # then falling linearly to 0 (H)
+    epochs: int | None = None  # in the place of iterations: times that each slice of the larger domain is seen (100 in W)
+    decay_epochs: int | None = None  # in the place of decay_iterations (100 in W)
+    patience: int | None = None  # epochs without a lower total loss after which the rate begins to fall (10 in W); None: never
+    decay_patience: int | None = None  # the same while it falls, after which the run ends (20 in W)
     batch_size: int = 1  # slices of each domain a step, over all processes (Z)
     learning_rate: float = 2e-4  # Adam (H, W)
     beta1: float = 0.5  # (Z)
@@ -55,6 +59,24 @@ class Settings:
         into_decay = max(0, step - self.iterations)
         return self.learning_rate * (1 - into_decay / (self.decay_iterations + 1))
 
+    def steps_an_epoch(self, slices: int) -> int:
+        """Steps in which each of `slices` slices, those of the larger domain, is seen once; the last batch reaches into the next epoch.
+
+        >>> make_settings("cyclegan", batch_size=4).steps_an_epoch(10)
+        3
+        """
+        return -(-slices // self.batch_size)
+
+    def in_steps(self, slices: int) -> "Settings":
+        """These settings with `iterations` and `decay_iterations` from the epochs, where those are given, for a domain of `slices`.
+
+        >>> make_settings("dicyclegan", "paper").in_steps(380).iterations
+        38000
+        """
+        epoch = self.steps_an_epoch(slices)
+        given = {"iterations": self.epochs, "decay_iterations": self.decay_epochs}
+        return dataclasses.replace(self, **{name: epochs * epoch for name, epochs in given.items() if epochs is not None})
+
 
 # A thousand steps in the place of 200 000: larger steps, and the mean of the last hundred weights instead of one noisy draw of them.
 QUICK = {
@@ -86,8 +108,10 @@ PROFILES: dict[str, dict[str, Any]] = {"quick": QUICK, "full": FULL, "paper": {}
 # What a profile changes for one method. Quick gives GC more weight: 0.3 shows in the paper's 200 000 steps, hardly in a thousand.
 METHOD_IN_PROFILE: dict[tuple[str, str], dict[str, Any]] = {
     ("cyclegan", "quick"): {"lambda_gc": 1.0},
-    ("dicyclegan", "paper"): {"augment": True},
+    ("dicyclegan", "paper"): {"augment": True, "epochs": 100, "decay_epochs": 100, "patience": 10, "decay_patience": 20},
 }
+ONLY_DICYCLEGAN = ("lambda_align", "lambda_dicycle", "offset_layers")
+ONLY_WITH_GC = ("gc_operator", "gc_absolute")
 
 
 def make_settings(method: str, profile: str = "quick", **changes: Any) -> Settings:
@@ -109,9 +133,18 @@ def make_settings(method: str, profile: str = "quick", **changes: Any) -> Settin
             hint = f"did you mean {near[0]!r}?" if near else f"the settings are {', '.join(fields)}"
             raise InputError(f"setting {name!r} is unknown; {hint}")
     start = METHOD_DEFAULTS[method] | PROFILES[profile] | METHOD_IN_PROFILE.get((method, profile), {})
+    for steps, epochs in (("iterations", "epochs"), ("decay_iterations", "decay_epochs")):
+        if steps in changes:  # what is asked for in steps takes the place of a profile's epochs
+            start.pop(epochs, None)
+            if changes.get(epochs) is not None:
+                raise InputError(f"settings {steps} and {epochs} both say how long to train; expected one of them")
     typed = {name: _typed(name, value, fields[name].type) for name, value in changes.items()}
     settings = Settings(method=method, profile=profile, **(start | typed))
     _check(settings)
+    for names, missing in ((ONLY_DICYCLEGAN, method == "cyclegan"), (ONLY_WITH_GC, settings.lambda_gc == 0)):
+        if missing and (idle := [name for name in names if name in changes]):
+            why = "method cyclegan" if names == ONLY_DICYCLEGAN else "lambda_gc=0"
+            raise InputError(f"setting {idle[0]} does nothing with {why}; expected a setting that does. Leave it out, or change {why}")
     return settings
 
 
@@ -157,9 +190,11 @@ def _check(s: Settings) -> None:
     for name, allowed in choices.items():
         if getattr(s, name) not in allowed:
             raise InputError(f"setting {name}={getattr(s, name)!r} is unknown; expected one of {', '.join(allowed)}")
-    if s.patients is not None and s.patients < 1:
-        raise InputError(f"setting patients={s.patients} is too small; expected at least 1, or none for all")
-    if s.total_iterations < 1:
+    for name in ("patients", "epochs", "patience", "decay_patience", "decay_epochs"):
+        least, value = int(name not in ("epochs", "decay_epochs")), getattr(s, name)
+        if value is not None and value < least:
+            raise InputError(f"setting {name}={value} is too small; expected at least {least}, or none")
+    if not (s.iterations if s.epochs is None else s.epochs) + (s.decay_iterations if s.decay_epochs is None else s.decay_epochs):
         raise InputError("iterations and decay_iterations are both 0; expected at least one step in all")
     for name in ("beta1", "average"):
         if not 0 <= getattr(s, name) < 1:

@@ -8,11 +8,11 @@ import copy
 import dataclasses
 import io
 import json
-import logging
-import math
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ import mr2ct_lib
 from mr2ct_lib import losses
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
 from mr2ct_lib.networks import Discriminator, initialise
+from mr2ct_lib.processes import choose_device, make_fabric, say_to_all, together
 from mr2ct_lib.settings import Settings
-from mr2ct_lib.slices import PreparedSlices, augment, unpaired_batch
+from mr2ct_lib.slices import DOMAINS, PreparedSlices, augment, unpaired_batch
+from mr2ct_lib.stopping import Judges, Patience
 from mr2ct_lib.translator import Architecture, Translator
 
 PREPARATION_KEYS = ("anatomy", "plane", "shape", "spacing", "slice_spacing", "windows", "normalisation", "n4", "profile")
@@ -139,6 +141,13 @@ class Trainer:
         }
         self.averaged = copy.deepcopy(self.networks.translator).requires_grad_(False)  # what the run is for: saved at the end
         self.pools = {"source": ImagePool(settings.pool_size), "target": ImagePool(settings.pool_size)}
+        self.patience, self.judges, self.out_of_patience = Patience(), Judges(), False
+        self.epoch = settings.steps_an_epoch(max(data.count(domain, settings.patients) for domain in DOMAINS))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or nothing was gained for too long in the second phase."""
+        return self.out_of_patience or self.step_number >= self.settings.total_iterations
 
     def step(self) -> dict[str, float]:
         """One update of the generators and one of the judges, as in Zhu et al. 2017; the losses of the step, averaged over processes."""
@@ -176,6 +185,16 @@ class Trainer:
         values = self.fabric.all_reduce(values, reduce_op="mean")
         return dict(zip(terms | judged, values.tolist(), strict=True))
 
+    def lose_patience(self, loss: float) -> None:
+        """Early stopping: after a step of total loss `loss`, begin the second phase, or end it, when nothing was gained for too long."""
+        s, first = self.settings, self.step_number <= self.settings.iterations
+        if self.patience.is_out(loss, self.epoch, s.patience if first else s.decay_patience):
+            if first:
+                self.settings = dataclasses.replace(s, iterations=self.step_number)
+            self.out_of_patience = not first
+        if self.step_number == self.settings.iterations:
+            self.patience = Patience()  # each phase is judged by itself
+
     def _update(self, name: str, loss: Tensor) -> None:
         """Backward, mean of the gradients over processes, one Adam step."""
         optimiser, parameters = self.optimisers[name], self.parameters[name]
@@ -191,8 +210,9 @@ class Trainer:
         """All processes' slices in the order of the whole batch, so that every process keeps the same pool."""
         if self.fabric.world_size == 1:
             return slices
-        everyone = self.fabric.all_gather(slices.detach())  # (processes, n, 1, h, w)
-        return everyone.transpose(0, 1).flatten(0, 1)
+        everyone = [torch.empty_like(slices, memory_format=torch.contiguous_format) for _ in range(self.fabric.world_size)]
+        torch.distributed.all_gather(everyone, slices.detach().contiguous())
+        return torch.stack(everyone, dim=1).flatten(0, 1)
 
     def state(self) -> dict[str, Any]:
         """Everything that going on needs, as tensors and plain values."""
@@ -202,6 +222,12 @@ class Trainer:
             "averaged": self.averaged.state_dict(),
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "pools": {domain: pool.images for domain, pool in self.pools.items()},
+            "stopping": {
+                "iterations": self.settings.iterations,
+                "patience": dataclasses.asdict(self.patience),
+                "out_of_patience": self.out_of_patience,
+                "judges": self.judges.steps,
+            },
             "random": torch.get_rng_state(),
         }
 
@@ -214,52 +240,86 @@ class Trainer:
         for domain, pool in self.pools.items():
             pool.images = [self.fabric.to_device(image) for image in state["pools"][domain]]
         torch.set_rng_state(state["random"].cpu())
+        stopping = state["stopping"]
+        self.settings = dataclasses.replace(self.settings, iterations=stopping["iterations"])
+        self.patience, self.judges = Patience(**stopping["patience"]), Judges(stopping["judges"])
+        self.out_of_patience = stopping["out_of_patience"]
         self.step_number = state["step"]
 
 
-def train(settings: Settings, data: str | Path, out: str | Path, resume: bool = False, progress: bool | None = None) -> Path:
+def train(
+    settings: Settings,
+    data: str | Path,
+    out: str | Path,
+    resume: bool = False,
+    progress: bool | None = None,
+    device: str = "auto",
+    tensorboard: bool = False,
+) -> Path:
     """Train on the prepared slices in `data`, write the run folder `out`, and return it.
 
     The folder: config.json, log.jsonl, checkpoint.pt, samples/, and at the end translator/. With `resume` a run that was stopped goes
     on from its last checkpoint to the same end, bit for bit on the same machine; a finished one is left as it is. Under torchrun all
-    processes share one run. progress: a bar, by default where someone watches.
+    processes share one run. progress: a bar, by default where someone watches. device: "auto" (a GPU if there is one), "cpu", "cuda".
+    tensorboard: also write what log.jsonl and samples/ hold to tensorboard/.
 
     Raises InputError for data that cannot be trained on, a folder that holds another run, a broken checkpoint, a full disk, and
-    when a loss is no longer a number (the last good checkpoint stays).
+    when a loss is no longer a number or a judge has collapsed (the last good checkpoint stays).
     """
     out, prepared = Path(out), PreparedSlices(data)
     _check_data(prepared, settings)
-    fabric = _fabric(settings)
+    settings = settings.in_steps(max(prepared.count(domain, settings.patients) for domain in DOMAINS))
+    fabric = make_fabric(settings.batch_size, _precision(settings, choose_device(device)), device)
     config = {"settings": dataclasses.asdict(settings), "data": prepared.meta, "mr2ct": mr2ct_lib.__version__, "torch": torch.__version__}
     config = json.loads(json.dumps(config))
-    _open_run(out, config, resume, fabric)
-    trainer = Trainer(settings, prepared, fabric)
-    seconds = _load_checkpoint(trainer, out) if resume and (out / "checkpoint.pt").exists() else 0.0
-    if trainer.step_number == settings.total_iterations and (out / "translator").is_dir():
+    _compare(fabric.broadcast(config), config, "the first process")
+    say_to_all(fabric, lambda: _open_run(out, config, resume))
+    if fabric.broadcast((out / "translator" / "translator.json").is_file()):  # what is written last: the run is finished
         return out
-    started, first_step = time.perf_counter() - seconds, trainer.step_number
-    steps = range(first_step, settings.total_iterations)
-    bar = tqdm(steps, settings.method, initial=first_step, total=settings.total_iterations, disable=_quiet(progress, fabric), mininterval=1)
-    with (out / "log.jsonl").open("a", encoding="utf-8") if fabric.is_global_zero else open(os.devnull, "w") as log:
-        for step in bar:
-            terms = trainer.step()
-            _stop_unless_finite(terms, step + 1, out)
-            done = step + 1
-            if done % settings.log_every == 0 or done == settings.total_iterations:
-                line = {"step": done, "seconds": round(time.perf_counter() - started, 2), "learning_rate": settings.learning_rate_at(step)}
+    trainer = Trainer(settings, prepared, fabric)
+    with together(fabric, lambda: f"{out}, step {trainer.step_number}"):
+        seconds = _load_checkpoint(trainer, out) if resume and (out / "checkpoint.pt").exists() else 0.0
+        if fabric.broadcast(trainer.step_number) != trainer.step_number:
+            raise InputError(f"{out}: holds another checkpoint than on the first machine; expected one folder that all machines share")
+        if fabric.is_global_zero:
+            _cut_log(out, trainer.step_number)
+        with _board(out, trainer.step_number, tensorboard and fabric.is_global_zero) as board:
+            _go_on(trainer, out, seconds, progress, board)
+        fabric.barrier()
+    return out
+
+
+def _go_on(trainer: Trainer, out: Path, seconds: float, progress: bool | None, board: Any) -> None:
+    """Step until the run is finished; log, sample and save on the first process. seconds: trained so far; board: of _board."""
+    fabric, started = trainer.fabric, time.perf_counter() - seconds
+    total = trainer.settings.total_iterations
+    bar = tqdm(None, trainer.settings.method, total, initial=trainer.step_number, disable=_quiet(progress, fabric), mininterval=1)
+    with bar, (out / "log.jsonl").open("a", encoding="utf-8") if fabric.is_global_zero else open(os.devnull, "w") as log:
+        while not trainer.finished:
+            rate = trainer.settings.learning_rate_at(trainer.step_number)
+            terms, s = trainer.step(), trainer.settings
+            trainer.judges.look(terms, trainer.step_number, out)
+            trainer.lose_patience(sum(value for name, value in terms.items() if not name.startswith("judge_")))
+            bar.update()
+            done = trainer.step_number
+            if done % s.log_every == 0 or trainer.finished:
+                line = {"step": done, "seconds": round(time.perf_counter() - started, 2), "learning_rate": rate}
                 log.write(json.dumps(line | {name: round(value, 6) for name, value in terms.items()}) + "\n")
                 log.flush()
                 bar.set_postfix({name: f"{value:.3f}" for name, value in terms.items()}, refresh=False)
-            if fabric.is_global_zero:
-                if settings.sample_every and done % settings.sample_every == 0:
-                    _save_sample(trainer, out, done)
-                if done % settings.checkpoint_every == 0 or done == settings.total_iterations:
-                    os.fsync(log.fileno())
-                    _save_checkpoint(trainer, out, time.perf_counter() - started)
+                for name, value in ({"learning_rate": rate} | terms).items() if board else ():
+                    board.add_scalar(name, value, done)
+            if not fabric.is_global_zero:
+                continue
+            if s.sample_every and done % s.sample_every == 0:
+                sample = _save_sample(trainer, out, done)
+                if board:
+                    board.add_image("sample", (sample + 1) / 2, done, dataformats="HW")
+            if trainer.finished or (done % s.checkpoint_every == 0 and not trainer.judges.suspect):
+                os.fsync(log.fileno())
+                _save_checkpoint(trainer, out, time.perf_counter() - started)
     if fabric.is_global_zero:
         trainer.averaged.save(out / "translator")
-    fabric.barrier()
-    return out
 
 
 def read_log(run: str | Path) -> list[dict[str, float]]:
@@ -269,30 +329,17 @@ def read_log(run: str | Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _fabric(settings: Settings) -> Fabric:
-    """One process, or those that torchrun started; bf16 where it is asked for or gains."""
-    world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    if settings.batch_size % world:
-        raise InputError(f"batch_size={settings.batch_size} cannot be shared by {world} processes; expected a multiple of {world}")
+def _precision(settings: Settings, device: str) -> str:
+    """Lightning's name of the precision: bf16 where it is asked for, or gains."""
     if settings.precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_amx_tile_supported()
+        fast = torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_amx_tile_supported()
     else:
         fast = settings.precision == "bf16"
-    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # or it says at each start which precision it takes
-    fabric = Fabric(
-        accelerator=accelerator,
-        strategy="ddp" if world > 1 else "auto",
-        devices=local,
-        num_nodes=world // local,
-        precision="bf16-mixed" if fast else "32-true",
-    )
-    fabric.launch()
-    return fabric
+    return "bf16-mixed" if fast else "32-true"
 
 
 def _check_data(prepared: PreparedSlices, settings: Settings) -> None:
-    """InputError when a domain has fewer slices than a batch, or fewer patients than were asked for."""
+    """InputError for too few slices or patients, slices too small for the judges, and values that no window made."""
     for domain in ("source", "target"):
         patients = prepared.patients(domain)[: settings.patients]
         if settings.patients and len(patients) < settings.patients:
@@ -303,34 +350,48 @@ def _check_data(prepared: PreparedSlices, settings: Settings) -> None:
                 f"{prepared.folder}: has {count} {domain} slices; expected at least a batch of {settings.batch_size}. "
                 "Prepare more patients or set batch_size lower"
             )
+        some = np.asarray(getattr(prepared, domain)[np.linspace(0, count - 1, min(count, 32)).astype(int)])
+        if not (np.abs(some) <= 1 + 1e-3).all():  # NaN is not either
+            raise InputError(
+                f"{prepared.folder}/{domain}.npy: holds values from {some.min():.4g} to {some.max():.4g}; expected -1 to 1, as a window "
+                "brings them to. Prepare again"
+            )
+    side, least = min(prepared.meta["shape"]), 3 * 2**settings.discriminator_layers
+    if side < least:
+        raise InputError(
+            f"{prepared.folder}: its slices have {side} pixels on a side; expected at least {least} for discriminator_layers="
+            f"{settings.discriminator_layers}. Prepare them larger or set discriminator_layers lower"
+        )
 
 
-def _open_run(out: Path, config: dict[str, Any], resume: bool, fabric: Fabric) -> None:
+def _open_run(out: Path, config: dict[str, Any], resume: bool) -> None:
     """Make the run folder, or check that the one that is there is the same run and may go on."""
-    if fabric.is_global_zero:
-        if (out / "config.json").exists():
-            if not resume:
-                raise InputError(f"{out}: already holds a run; add --resume to go on with it, or choose another folder")
-            before = read_json(out / "config.json")
-            _compare(before, config, out)
-            for leftover in out.glob(".*.*"):  # of a write that was killed
-                shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            if out.is_dir() and any(out.iterdir()):
-                raise InputError(f"{out}: is a folder that holds something else; choose an empty or a new one")
-            write_json(config, out / "config.json")
-    fabric.barrier()
+    leftovers = [path for path in (*out.glob(".*.*"), *(out / "samples").glob(".*.*")) if path.is_dir()]  # of writes that were killed
+    if (out / "config.json").exists():
+        if not resume:
+            raise InputError(f"{out}: already holds a run; add --resume to go on with it, or choose another folder")
+        _compare(read_json(out / "config.json"), config, f"{out}/config.json")
+    elif out.is_dir() and set(out.iterdir()) - set(leftovers):
+        raise InputError(f"{out}: is a folder that holds something else; choose an empty or a new one")
+    else:
+        write_json(config, out / "config.json")
+    for leftover in leftovers:
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _compare(before: Any, now: dict[str, Any], out: Path) -> None:
-    """InputError that names what differs between a run's config.json and what is asked for now."""
+class AnotherRun(InputError):
+    """The folder's run was made with other settings or data than are asked for now."""
+
+
+def _compare(before: Any, now: dict[str, Any], where: str) -> None:
+    """AnotherRun that names what differs between a run's config.json and what is asked for now."""
     for part in ("settings", "data"):
         old, new = before.get(part, {}) if isinstance(before, dict) else {}, now[part]
         differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if differing:
             key = differing[0]
-            raise InputError(
-                f"{out}/config.json: the run has {part} {key}={old.get(key)!r}, not {new.get(key)!r}; "
+            raise AnotherRun(
+                f"{where}: the run has {part} {key}={old.get(key)!r}, not {new.get(key)!r}; "
                 "resume with the run's own settings and data, or choose another folder"
             )
 
@@ -345,7 +406,7 @@ def _save_checkpoint(trainer: Trainer, out: Path, seconds: float) -> None:
 
 
 def _load_checkpoint(trainer: Trainer, out: Path) -> float:
-    """Put the last checkpoint into `trainer` and take later lines off the log; seconds trained so far."""
+    """Put the last checkpoint into `trainer`; seconds trained so far."""
     path = out / "checkpoint.pt"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)  # never runs code from the file
@@ -355,25 +416,19 @@ def _load_checkpoint(trainer: Trainer, out: Path) -> float:
         trainer.load_state(state)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: is of another architecture than this run's settings; resume with the settings that made it") from error
-    if trainer.fabric.is_global_zero:
-        kept = [line for line in read_log(out) if line["step"] <= trainer.step_number]
-        with atomic(out / "log.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     return state["seconds"]
 
 
-def _stop_unless_finite(terms: dict[str, float], step: int, out: Path) -> None:
-    for name, value in terms.items():
-        if not math.isfinite(value):
-            raise InputError(
-                f"{out}: the {name} loss is {value} at step {step}; the last good checkpoint is kept. "
-                "Look at the data for odd values, or lower learning_rate"
-            )
+def _cut_log(out: Path, step: int) -> None:
+    """Take off the log what a killed run wrote after its last checkpoint, that of `step`; all of it when there is none."""
+    kept = [line for line in read_log(out) if line["step"] <= step]
+    with atomic(out / "log.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
 
 @torch.inference_mode()
-def _save_sample(trainer: Trainer, out: Path, step: int) -> None:
-    """samples/<step>.png: four source slices, their translations, four target slices, their translations, a row each."""
+def _save_sample(trainer: Trainer, out: Path, step: int) -> np.ndarray:
+    """samples/<step>.png: four source slices, their translations, four target slices, their translations, a row each; in [-1, 1]."""
     rows = []
     for domain, direction in (("source", "source_to_target"), ("target", "target_to_source")):
         stack = getattr(trainer.data, domain)
@@ -381,6 +436,21 @@ def _save_sample(trainer: Trainer, out: Path, step: int) -> None:
         rows += [np.hstack(real), np.hstack(trainer.averaged.translate(real, direction))]
     with atomic(out / "samples" / f"{step:07d}.png") as temporary:
         pictures.imsave(temporary, np.vstack(rows), cmap="gray", vmin=-1, vmax=1)
+    return np.vstack(rows)
+
+
+@contextmanager
+def _board(out: Path, step: int, wanted: bool) -> Iterator[Any]:
+    """A TensorBoard writer to tensorboard/ that forgets what it held after `step`; None when it is not wanted."""
+    if not wanted:
+        yield None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError("tensorboard: is not installed; pip install tensorboard, or train without it") from error
+    with SummaryWriter(out / "tensorboard", purge_step=step + 1) as board:
+        yield board
 
 
 def _quiet(progress: bool | None, fabric: Fabric) -> bool | None:

@@ -5,22 +5,31 @@ A drawing is any function of a few numbers that returns a figure. In a notebook:
     view = widgets.slice_viewer({"MR": mr, "CT": ct}, "coronal")
     widgets.explore(view)      # sliders, where there is a kernel
     view(slice=30); plt.show() # the twin: what the text below speaks of
+
+`follow` draws the curves of a training that runs elsewhere.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython import get_ipython
+from IPython.display import display
 from matplotlib.figure import Figure
 from scipy import ndimage
 
 from mr2ct_lib import figures, physics, tissues
 from mr2ct_lib.files import InputError
 from mr2ct_lib.intensity import Window
+from mr2ct_lib.training import read_log
 from mr2ct_lib.volumes import Volume, plane_axes, slices_of
 
 
@@ -192,3 +201,40 @@ def sequence_explorer(
         return figures.contrast_view(signal[labels], kinds, f"TR {tr:g} ms, TE {te:g} ms, flip {flip:g}°", plane)
 
     return Explorable(draw, {"tr": (4.0, 100.0, 0.1), "te": (1.0, 30.0, 0.02), "flip": (2.0, 90.0, 1.0)})
+
+
+def follow(
+    run: str | Path,
+    until: int | None = None,
+    process: Popen | None = None,
+    terms: Sequence[str] | None = None,
+    every: float = 2.0,
+    timeout: float = 600.0,
+) -> list[dict[str, float]]:
+    """Draw the curves of a run that trains elsewhere, anew whenever its log has grown, until it is finished; return the log's lines.
+
+    run: its folder, on this machine or on a disk that another one writes to; it need not be there yet. until: stop looking at this step,
+    while the run goes on. process: what trains; when it ends, so does this. terms: as in `figures.training_curves`. every, timeout: in
+    seconds. Where nobody watches (`make tutorial`, a script) the curves are drawn once, at the end.
+
+    Raises InputError when there was no step to draw.
+    """
+    watched = get_ipython() is not None and "TQDM_DISABLE" not in os.environ
+    handle, drawn, end = None, 0, time.monotonic() + timeout
+    while True:
+        over = time.monotonic() > end or (process is not None and process.poll() is not None)  # asked before the log is read
+        over = over or (Path(run) / "translator" / "translator.json").is_file()
+        lines = read_log(run)
+        over = over or bool(lines and until is not None and lines[-1]["step"] >= until)
+        if len(lines) > drawn and (watched or over):
+            figure, drawn = figures.training_curves(lines, terms, smooth=0.1), len(lines)
+            if handle is not None:
+                handle.update(figure)
+            else:
+                handle = display(figure, display_id=True)
+            plt.close(figure)
+        if over and not lines:
+            raise InputError(f"{run}: no step was logged until now; expected the folder of a run that trains. Look at what started it says")
+        if over:
+            return lines
+        time.sleep(every if watched else min(every, 0.2))

@@ -5,6 +5,7 @@ import re
 import resource
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -319,6 +320,12 @@ REFUSALS = {  # name: (words, with OUT, TMP and CHAIN in place of folders, what 
     "setting without value": ([*TRAIN, "--set", "lambda_gc"], "name=value"),
     "setting of another type": ([*TRAIN, "--set", "iterations=many"], "expected int"),
     "setting with a place of its own": ([*TRAIN, "--set", "seed=3"], "--seed"),
+    "setting of the other method": ([*TRAIN, "--set", "lambda_align=1"], "does nothing with method cyclegan"),
+    "steps and epochs": ([*TRAIN, "--set", "epochs=1", "--set", "iterations=5"], "expected one of them"),
+    "device": ([*TRAIN, "--device", "tpu"], "expected one of auto, cpu, cuda"),
+    "batch larger than a domain": ([*TRAIN, "--set", "batch_size=99"], "expected at least a batch of 99"),
+    "judges that see too far": ([*TRAIN, "--set", "discriminator_layers=6"], "expected at least 192"),
+    "run below a file": (["train", "cyclegan", "--data", "CHAIN/prepared", "--out", "CHAIN/prepared/source.npy/run"], "cannot be written"),
     "negative training seed": ([*TRAIN, "--seed", "-1"], "seed=-1"),
     "no prepared data": (["train", "cyclegan", "--data", "TMP/empty", "--out", "OUT"], "no prepared.json"),
     "fewer patients than asked": ([*TRAIN, "--set", "patients=9"], "expected 9"),
@@ -365,6 +372,34 @@ def test_what_cannot_be_done_is_said_in_one_sentence(case, chain, mr2ct, tmp_pat
     filled = [word.replace("OUT", str(tmp_path / "out")).replace("TMP", str(tmp_path)).replace("CHAIN", str(chain)) for word in words]
     refused(mr2ct(*filled), says)
     assert (files(tmp_path), files(chain)) == before
+
+
+def test_a_gpu_that_is_not_there_is_named(chain, mr2ct, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    words = ["train", "cyclegan", "--data", chain / "prepared", "--out", tmp_path / "run", "--device", "cuda"]
+    refused(mr2ct(*words), "sees no GPU here; take --device cpu")
+    assert files(tmp_path) == {}
+
+
+def test_a_batch_that_processes_cannot_share_is_said_by_one_of_them(chain, mr2ct, tmp_path, monkeypatch):
+    words = ["train", "cyclegan", "--data", chain / "prepared", "--out", tmp_path / "run"]
+    for name, value in {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    refused(mr2ct(*words), "batch_size=4 cannot be shared by 3 processes; expected a multiple of 3")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert mr2ct(*words) == (2, "", "")
+    assert files(tmp_path) == {}
+
+
+def test_a_port_that_is_in_use_is_named(chain, mr2ct, tmp_path):
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        launcher = f"--nnodes 2 --node-rank 0 --master-addr localhost --master-port {port} --nproc-per-node 1"
+        words = ["train", "cyclegan", "--data", chain / "prepared", "--out", tmp_path / "run", "--torchrun", launcher]
+        refused(mr2ct(*words), f"localhost:{port}: the port is in use by another program; choose another --master-port")
+    assert files(tmp_path) == {}
 
 
 def test_label_maps_need_a_name_for_each_value_and_a_tissue_for_each_name(mr2ct, tmp_path):

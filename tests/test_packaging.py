@@ -23,7 +23,7 @@ ORDER = [
     "files", "volumes", "tissues",
     "anatomy", "anatomy_hip", "anatomy_head", "anatomy_abdomen", "physics", "cohort",
     "intensity", "registration", "preparation", "slices",
-    "offsets", "networks", "losses", "settings", "translator", "training", "segmentation", "synthesis",
+    "offsets", "networks", "losses", "settings", "translator", "stopping", "processes", "training", "segmentation", "synthesis",
     "metrics", "statistics", "papers", "experiments", "charts", "figures", "widgets", "cli",
 ]
 ONLY = {  # modules that need even less than what stands before them
@@ -34,7 +34,7 @@ ONLY = {  # modules that need even less than what stands before them
 FOR_NOTEBOOKS = {"figures": {"widgets"}, "widgets": set()}  # and by which modules they may be imported all the same
 BANNED = {"torchvision", "torchio", "kornia", "hydra", "itk", "pickle", "dill"}  # break installations, or load code with data
 MONAI = {"slices", "segmentation", "metrics"}
-WITHOUT_TORCH = set(ORDER[: ORDER.index("slices")]) | {"settings", "statistics", "papers"}
+WITHOUT_TORCH = set(ORDER[: ORDER.index("slices")]) | {"settings", "statistics", "papers", "stopping"}
 
 
 def constraints() -> dict[str, str]:

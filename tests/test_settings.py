@@ -1,7 +1,13 @@
 """Settings: the papers' values, types from the command line, and refusals in one sentence."""
 
+import ast
+import inspect
+import re
+from pathlib import Path
+
 import pytest
 
+from mr2ct_lib import anatomy_hip, cli, cohort, experiments, intensity, losses, networks, papers, physics, segmentation
 from mr2ct_lib.files import InputError
 from mr2ct_lib.settings import make_settings
 
@@ -43,8 +49,79 @@ def test_text_from_the_command_line_takes_the_settings_type():
         ("cyclegan", "quick", {"gc_operator": "roberts"}, "roberts"),
         ("dicyclegan", "quick", {"offset_layers": "none"}, "offset_layers"),
         ("cyclegan", "quick", {"iterations": 0, "decay_iterations": 0}, "at least one step"),
+        ("cyclegan", "quick", {"epochs": 0, "decay_iterations": 0}, "at least one step"),
+        ("cyclegan", "quick", {"lambda_align": "1"}, "lambda_align does nothing with method cyclegan"),
+        ("cyclegan", "quick", {"lambda_gc": 0.0, "gc_operator": "sobel"}, "gc_operator does nothing with lambda_gc=0"),
+        ("dicyclegan", "quick", {"gc_absolute": False}, "gc_absolute does nothing with lambda_gc=0"),
+        ("cyclegan", "quick", {"iterations": 5, "epochs": 1}, "iterations and epochs both say"),
+        ("cyclegan", "quick", {"epochs": "-1"}, "epochs=-1 is too small"),
+        ("cyclegan", "quick", {"patience": "0"}, "patience=0 is too small; expected at least 1"),
+        ("cyclegan", "quick", {"batch_size": 0}, "batch_size=0"),
     ],
 )
 def test_what_cannot_be_meant_is_named(method, profile, changes, words):
     with pytest.raises(InputError, match=words):
         make_settings(method, profile, **changes)
+
+
+def test_an_epoch_sees_the_larger_domain_once():
+    s = make_settings("cyclegan", epochs=3, decay_epochs=2, batch_size=4)
+    assert s.steps_an_epoch(9) == 3 and s.steps_an_epoch(8) == 2
+    assert (s.in_steps(9).iterations, s.in_steps(9).decay_iterations) == (9, 6)
+    plain = make_settings("cyclegan", iterations=5, decay_iterations=4)
+    assert plain.in_steps(9) == plain
+
+
+def test_steps_that_are_asked_for_take_the_place_of_a_profiles_epochs():
+    s = make_settings("dicyclegan", "paper", iterations=40)
+    assert (s.epochs, s.decay_epochs, s.in_steps(10).iterations, s.in_steps(10).decay_iterations) == (None, 100, 40, 1000)
+
+
+ENGINE = Path(__file__).parents[1] / "docs" / "engine.md"
+CELLS = re.compile(r"^\| (\w+) \| (.+?) \| ([PSI]) \| (.+?) \| `(.+?)` \| (.*?) ?\|$", flags=re.MULTILINE)
+
+
+def table(method):
+    """Rows of the method's table in docs/engine.md: name, paper, mark, here, where, switch."""
+    parts = ENGINE.read_text(encoding="utf-8").split("\n### ")
+    (part,) = (part for part in parts if f"`mr2ct train {method} --profile paper`" in part.splitlines()[0])
+    return CELLS.findall(part)
+
+
+def literal(text):
+    try:
+        return ast.literal_eval(text.split(" (")[0] if not text.startswith("(") else text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+@pytest.mark.parametrize("method", ["cyclegan", "dicyclegan"])
+def test_the_table_of_settings_is_what_the_papers_say_and_what_the_code_does(method):
+    rows = table(method)
+    assert [name for name, *_ in rows] == list(papers.METHODS[method])
+    settings = make_settings(method, "paper")
+    grids = {name: cohort.ACQUISITIONS[name]["paper"]["source"] for name in ("hip", "head", "abdomen")}
+    modules = (anatomy_hip, experiments, intensity, losses, networks, physics, segmentation)
+    names = {module.__name__.split(".")[1]: module for module in modules} | grids | {"settings": settings, "signature": inspect.signature}
+    names |= {"hip_mr": grids["hip"], "hip_ct": cohort.ACQUISITIONS["hip"]["paper"]["target"]}
+    for name, paper, mark, here, where, switch in rows:
+        known = papers.METHODS[method][name]
+        assert (literal(paper), mark) == (known.value, known.mark), name
+        found = eval(where, names)  # expressions of our own document
+        assert callable(found) or found == literal(here), f"{name}: {where} is {found!r}, not {here}"
+        if literal(here) != known.value:
+            assert "(" in here or name in ("gc_operator", "normalisation", "nmi", "augmentation"), f"{name}: say why it differs"
+        if switch.startswith("`--set"):
+            assert hasattr(settings, switch.strip("`").split()[1]), switch
+        elif switch:
+            assert switch.strip("`").split()[-1] in option_names(switch.strip("`").split()[1:-1]), switch
+
+
+def option_names(words):
+    """The options of a command of `mr2ct`."""
+    import typer
+
+    command = typer.main.get_command(cli.app)
+    for word in words:
+        command = command.commands[word]
+    return {name for parameter in command.params for name in parameter.opts}

@@ -1,0 +1,146 @@
+"""Kill a small training at random moments, resume it, compare the bits: python -m tools.kills [KILLS] [--seed 0] [--method cyclegan]
+
+Every run is killed one to three times by SIGKILL, one kill in three while a checkpoint is being written, and resumed to its end. Its
+networks, optimisers, pools, translator and log must equal those of one uninterrupted run, bit for bit.
+"""
+
+import argparse
+import multiprocessing
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from mr2ct_lib.files import write_json
+from mr2ct_lib.settings import Settings, make_settings
+
+TINY = {
+    **{"filters": 4, "blocks": 1, "discriminator_filters": 4, "discriminator_layers": 2, "batch_size": 2, "pool_size": 3},
+    **{"iterations": 20, "decay_iterations": 10, "log_every": 1, "checkpoint_every": 4, "sample_every": 10, "augment": True},
+    **{"patience": 4, "decay_patience": 4},
+}
+
+
+def make_slices(folder: Path, size: int = 32, count: int = 6) -> Path:
+    """Prepared slices of discs, bright in one domain and dark in the other, three patients each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, (rows, columns) = np.random.default_rng(0), np.mgrid[:size, :size]
+    for domain, sign in (("source", 1), ("target", -1)):
+        centres, radii = rng.uniform(0.4, 0.6, (count, 2)) * size, rng.uniform(0.15, 0.25, count) * size
+        inside = [np.hypot(rows - y, columns - x) < r for (y, x), r in zip(centres, radii, strict=True)]
+        np.save(folder / f"{domain}.npy", (sign * (np.stack(inside) * 1.4 - 0.7)).astype(np.float32))
+    patients = [{"id": f"s{i}", "first": i * count // 3, "count": count // 3} for i in range(3)]
+    window = {"low": 0.0, "high": 1.0, "unit": "a.u."}
+    meta = {"format": 1, "shape": [size, size], "patients": {"source": patients, "target": patients}}
+    write_json(meta | {"windows": {"source": window, "target": window}}, folder / "prepared.json")
+    return folder
+
+
+def _train(settings: Settings, data: Path, out: Path) -> None:
+    import torch
+    from tqdm.auto import tqdm
+
+    from mr2ct_lib.training import train
+
+    tqdm.set_lock(threading.RLock())  # not one of the system's, which a kill would leave behind
+    torch.set_num_threads(1)
+    train(settings, data, out, resume=True, progress=False)
+
+
+def contents(run: Path) -> dict[str, object]:
+    """What must be equal: file contents, the checkpoint and the log without seconds."""
+    import torch
+
+    from mr2ct_lib.training import read_log
+
+    checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
+    kept = {str(path.relative_to(run)): path.read_bytes() for folder in ("translator", "samples") for path in (run / folder).iterdir()}
+    log = [{key: value for key, value in line.items() if key != "seconds"} for line in read_log(run)]
+    return kept | {"checkpoint": {key: value for key, value in checkpoint.items() if key != "seconds"}, "log": log}
+
+
+def same(a: object, b: object) -> bool:
+    """Whether two nested structures are equal to the bit."""
+    import torch
+
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+class Kills:
+    """Runs of one small training in processes of their own, forked from a server that has PyTorch loaded already."""
+
+    def __init__(self, folder: Path, method: str = "cyclegan"):
+        self.folder, self.settings = folder, make_settings(method, "quick", **TINY)
+        self.data = make_slices(folder / "slices")
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["mr2ct_lib.training"])
+        self._start("warm").join()
+        started = time.perf_counter()
+        self._start("whole").join()
+        self.seconds = time.perf_counter() - started
+        self.whole = contents(folder / "whole")
+
+    def _start(self, name: str) -> multiprocessing.Process:
+        process = self.context.Process(target=_train, args=(self.settings, self.data, self.folder / name))
+        process.start()
+        return process
+
+    def _logged(self, out: Path) -> int:
+        log = out / "log.jsonl"
+        return log.read_bytes().count(b"\n") if log.exists() else 0
+
+    def run(self, seed: int) -> tuple[int, int, bool]:
+        """One run: how often it was killed, how often of these while it wrote a checkpoint, and whether its end is the same to the bit."""
+        rng, out, kills, writing = np.random.default_rng(seed), self.folder / f"seed{seed}", 0, 0
+        steps = len(self.whole["log"])
+        for _ in range(int(rng.integers(1, 4))):
+            process, after = self._start(out.name), rng.integers(0, steps)
+            while process.is_alive() and self._logged(out) < after:
+                time.sleep(0.0005)
+            time.sleep(rng.uniform(0, 2 * self.seconds / steps))  # up to two steps: any moment of a step is as likely
+            if rng.random() < 1 / 3:  # wait for the next checkpoint to be written
+                while process.is_alive() and not any(out.glob(".checkpoint.pt.*")):
+                    pass
+            in_time = process.is_alive()
+            process.kill()
+            process.join()
+            kills, writing = kills + in_time, writing + (in_time and any(out.glob(".checkpoint.pt.*")))
+        process = self._start(out.name)
+        process.join()
+        return kills, writing, process.exitcode == 0 and same(contents(out), self.whole)
+
+
+def main() -> int:
+    """Print each run and the sum; 1 when one of them differed."""
+    parser = argparse.ArgumentParser(prog="python -m tools.kills", description=__doc__.split("\n\n")[0])
+    parser.add_argument("kills", nargs="?", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0, help="of the first run; the next ones count on")
+    parser.add_argument("--method", default="cyclegan")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        runs, seed, found = Kills(Path(folder), arguments.method), arguments.seed, []
+        print(f"{arguments.method}, {len(runs.whole['log'])} steps in {runs.seconds:.1f} s when nothing kills it")
+        while sum(kills for kills, _, _ in found) < arguments.kills:
+            found.append(runs.run(seed))
+            kills, writing, good = found[-1]
+            print(f"seed {seed}: {kills} kills, {writing} in a checkpoint, {'same bits' if good else 'OTHER BITS'}", flush=True)
+            seed += 1
+    kills, writing, good = (sum(column) for column in zip(*found, strict=True))
+    print(
+        f"{kills} kills, {writing} of them while a checkpoint was written, in {len(found)} runs (seeds {arguments.seed} to {seed - 1}): "
+        f"{good} of {len(found)} runs bit-identical to the uninterrupted one"
+    )
+    return int(good < len(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

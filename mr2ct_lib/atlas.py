@@ -77,13 +77,18 @@ def _plain_name(name: str) -> str:
 
 
 def _belly(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """What a ring of bones and muscles encloses in an axial slice, bool (I, J, K), with streaks of fat left out."""
+    """The wide hollow that bones and muscles surround in axial slices, bool (I, J, K); streaks in it are left to fat."""
     reach = max(1, int(round(RING_MM / spacing[:2].min())))
-    hole = np.zeros_like(inside)
-    for k in np.flatnonzero(inside.any(axis=(0, 1))):
-        ring = ndimage.binary_closing(np.pad(inside[:, :, k], reach + 1), iterations=reach)[reach + 1 : -reach - 1, reach + 1 : -reach - 1]
-        hole[:, :, k] = ndimage.binary_fill_holes(ring) & ~ring
-    return hole & (Waves.of_seed(17, 48.0).on(*voxel_centres(inside.shape, np.diag([*spacing, 1.0]))) > -0.8)
+    around = [(reach + 1, reach + 1), (reach + 1, reach + 1), (0, 0)]
+    cut = tuple(slice(low, -low or None) for low, _ in around)
+    disc = ndimage.generate_binary_structure(3, 1) & np.array([False, True, False])  # in the slice only
+    ring = ndimage.binary_closing(np.pad(inside, around), disc, iterations=reach)[cut]
+    seen = ~ring
+    for axis in (0, 1):  # a ring stands in front, behind and on both sides
+        seen &= np.maximum.accumulate(ring, axis=axis)
+        seen &= np.flip(np.maximum.accumulate(np.flip(ring, axis), axis=axis), axis)
+    wide = ndimage.binary_opening(seen, disc, iterations=reach)
+    return wide & (Waves.of_seed(17, 48.0).on(*voxel_centres(inside.shape, np.diag([*spacing, 1.0]))) > -0.8)
 
 
 def _paint_joints(out: np.ndarray, labels: np.ndarray, bones: list[int], spacing: np.ndarray, cartilage: int) -> None:

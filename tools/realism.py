@@ -231,21 +231,15 @@ def quiet_patches(hu: np.ndarray, count: int = 24) -> list[np.ndarray]:
 
 
 def measure_noise(real: Path) -> dict[str, Any]:
-    """The power spectrum of noise in even soft tissue of a real CT and of a virtual hip with the same pixels; draws the picture, too."""
-    from mr2ct_lib.anatomy_hip import hip_patient
-
-    series = read_volume(real / "dicom_ct")
-    person = hip_patient(4, fat=12.0, muscle=1.3)
-    spacing = series.spacing
-    affine = np.diag([*spacing, 1.0])
-    affine[:3, 3] = np.array(person.landmarks["centre"]) - (np.array([384, 256, 12]) - 1) / 2 * spacing + (0, 0, -100)
-    scan, _ = acquire_ct(person, (384, 256, 12), affine, 4, supersample=(2, 2, 1))
+    """The power spectrum of noise in even soft tissue of a real CT and of a virtual liver with the same pixels; draws the picture, too."""
+    series, shape = read_volume(real / "dicom_ct"), (384, 288, 12)
+    affine = np.diag([*series.spacing, 1.0])
+    affine[:3, 3] = -(np.array(shape) - 1) / 2 * series.spacing + (0, 0, 50)  # where the liver is large
+    scan, _ = acquire_ct(abdomen_patient(3, "ct"), shape, affine, 3, table=None, supersample=(2, 2, 1))
     patches = {"real": quiet_patches(series.array), "virtual": quiet_patches(scan.array)}
     fig, axes = plt.subplots(1, 3, figsize=(10, 3.1), layout="constrained", width_ratios=(1.6, 1, 1))
     values: dict[str, Any] = {}
     for ax, (who, images) in zip(axes[1:], patches.items(), strict=True):
-        if not images:
-            continue
         frequency, power = spectrum(images)
         residual = np.concatenate([(p - ndimage.gaussian_filter(p, 6.0)).ravel() for p in images])
         above = frequency[power >= 0.5]

@@ -1,23 +1,18 @@
-"""Painters that virtual patients share, and any label map as a patient.
+"""Painters that virtual patients share.
 
 A *patient* is an object with `names` (label value -> name), `seed`, `landmarks` (name -> (x, y, z) in mm, RAS+, always
-with "centre") and `paint(shape, affine)` -> label array. Solids are signed distances in mm (negative inside), computed
-on coordinate arrays of any shape; where solids meet, the smaller distance wins, so there are no gaps and no overlaps.
+with "centre") and `paint(shape, affine)` -> label array. Solids are computed on coordinate arrays of any shape: tubes
+and outlines as signed distances in mm (negative inside), chains and ellipsoids as depths (positive inside). Where muscles meet, the
+smaller distance wins, so there are no gaps and no overlaps.
 """
 
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-from mr2ct_lib.files import InputError, read_json
-from mr2ct_lib.tissues import tissue_of
-from mr2ct_lib.volumes import Volume
-
-FAT_MM = 12.0  # subcutaneous fat that complete_labels lays over a map without a body
-SKIN_MM = 2.0
+CHUNK = 400_000  # points painted at once: bounds the memory of large grids
 REACH = 4.0  # mm around a tube's box in which it may still be painted
 
 
@@ -58,7 +53,7 @@ def tube(x: np.ndarray, y: np.ndarray, z: np.ndarray, sections: np.ndarray) -> n
     [-5.0, 2.0, -1.0]
     """
     table, lowest = section_table(sections)
-    height = np.rint(z - np.float32(lowest)).astype(np.int32)
+    height = np.rint(z - np.float32(lowest)).astype(np.intp)
     cx, cy, cos, sin, long, wide, bend = (np.take(column, height, mode="clip") for column in table)
     dx, dy = x - cx, y - cy
     u = (dx * cos + dy * sin) / long
@@ -69,24 +64,6 @@ def tube(x: np.ndarray, y: np.ndarray, z: np.ndarray, sections: np.ndarray) -> n
     distance = (rho - 1) * rho / slope
     top = lowest + table.shape[1] - 1
     return np.maximum(distance, np.maximum(z - np.float32(top), np.float32(lowest) - z))
-
-
-def chain(x: np.ndarray, y: np.ndarray, z: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Signed distance (mm) to a chain of round cones; `points` (n, 4): x, y, z, radius in mm.
-
-    >>> chain(*np.array([[5.0], [4.0], [0.0]], dtype=np.float32), [(0, 0, 0, 1), (10, 0, 0, 3)]).tolist()
-    [2.0]
-    """
-    points = np.asarray(points, dtype=np.float32)
-    best = None
-    for start, end in zip(points[:-1], points[1:], strict=True):
-        axis = end[:3] - start[:3]
-        px, py, pz = x - start[0], y - start[1], z - start[2]
-        along = np.clip((px * axis[0] + py * axis[1] + pz * axis[2]) / max(float(axis @ axis), 1e-6), 0, 1)
-        px, py, pz = px - along * axis[0], py - along * axis[1], pz - along * axis[2]
-        distance = np.sqrt(px * px + py * py + pz * pz) - (start[3] + along * (end[3] - start[3]))
-        best = distance if best is None else np.minimum(best, distance)
-    return best
 
 
 def tube_bounds(sections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -106,17 +83,40 @@ def chain_bounds(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (rows[:, :3] - rows[:, 3:]).min(axis=0), (rows[:, :3] + rows[:, 3:]).max(axis=0)
 
 
-def ellipsoid(x: np.ndarray, y: np.ndarray, z: np.ndarray, centre: tuple, radii: tuple, power: float = 2) -> np.ndarray:
-    """Signed distance (mm, scaled by the mean radius: exact for a sphere) to an ellipsoid; `power` > 2 makes it boxier.
+def ellipsoid_depth(points: np.ndarray, centre: tuple, radii: tuple) -> np.ndarray:
+    """Depth in mm below an ellipsoid's surface, at `points` (..., 3): positive inside; first-order exact at the surface.
 
-    >>> float(ellipsoid(np.float32(3), np.float32(0), np.float32(0), (0, 0, 0), (2, 2, 2)))
-    1.0
+    >>> ellipsoid_depth(np.array([[0.0, 0, 0], [9, 0, 0], [12, 0, 0]]), (0, 0, 0), (10, 10, 10)).round(3).tolist()
+    [10.0, 1.0, -2.0]
     """
-    ratio = sum(
-        np.abs((axis - np.float32(middle)) / np.float32(radius)) ** np.float32(power)
-        for axis, middle, radius in zip((x, y, z), centre, radii, strict=True)
-    )
-    return (ratio ** np.float32(1 / power) - 1) * np.float32(np.mean(radii))
+    scaled = (points - np.asarray(centre, points.dtype)) / np.asarray(radii, points.dtype)
+    rho = np.sqrt(np.einsum("...j,...j->...", scaled, scaled))
+    steep = scaled / np.asarray(radii, points.dtype)
+    slope = np.sqrt(np.einsum("...j,...j->...", steep, steep))
+    return np.where(rho > 1e-3, (1 - rho) * rho / np.maximum(slope, 1e-9), np.float32(min(radii)))
+
+
+def chain_depth(x: np.ndarray, y: np.ndarray, z: np.ndarray, line: np.ndarray, flat: tuple = (1, 1, 1)) -> np.ndarray:
+    """Depth in mm inside a chain of round cones: `line` (m, 4) holds x, y, z, radius of its knots; positive inside.
+
+    `flat` stretches each axis before distances are taken (values below 1 make the chain wider along that axis).
+
+    >>> chain_depth(*np.array([[0.0, 0], [0, 3], [5, 5]]), np.array([[0.0, 0, 0, 2], [0, 0, 10, 4]])).tolist()
+    [3.0, 0.0]
+    """
+    line = np.asarray(line, x.dtype)
+    wx, wy, wz = np.asarray(flat, x.dtype)
+    best = None
+    for first, second in zip(line[:-1], line[1:], strict=True):
+        ax, ay, az = (second[:3] - first[:3]) * (wx, wy, wz)
+        px, py, pz = ((axis - start) * weight for axis, start, weight in zip((x, y, z), first, (wx, wy, wz), strict=False))
+        t = np.clip((px * ax + py * ay + pz * az) * (1 / (ax * ax + ay * ay + az * az)), 0, 1)
+        px -= t * ax
+        py -= t * ay
+        pz -= t * az
+        depth = first[3] + t * (second[3] - first[3]) - np.sqrt(px * px + py * py + pz * pz)
+        best = depth if best is None else np.maximum(best, depth)
+    return best
 
 
 def outline(x: np.ndarray, y: np.ndarray, z: np.ndarray, rows: tuple) -> np.ndarray:
@@ -126,7 +126,7 @@ def outline(x: np.ndarray, y: np.ndarray, z: np.ndarray, rows: tuple) -> np.ndar
     """
     heights, *columns = np.array(rows, dtype=np.float64).T
     fine = np.arange(heights[0], heights[-1] + 1.0)
-    index = np.rint(z - np.float32(fine[0])).astype(np.int32)
+    index = np.rint(z - np.float32(fine[0])).astype(np.intp)
     middle_x, wide, middle_y, deep = (
         np.take(np.interp(fine, heights, column).astype(np.float32), index, mode="clip") for column in columns
     )
@@ -156,16 +156,59 @@ def turn(vector: np.ndarray, rotation: np.ndarray) -> np.ndarray:
     return vector * np.cos(angle) + cross * np.sin(angle) + axis * along * (1 - np.cos(angle))
 
 
-def waves(x: np.ndarray, y: np.ndarray, z: np.ndarray, seed: int, length: float, count: int = 6) -> np.ndarray:
-    """Smooth noise of about zero mean and unit SD: `count` plane waves of wavelength about `length` mm; any points."""
-    rng = np.random.default_rng(seed)
-    total = np.float32(0)
-    for _ in range(count):
-        direction = rng.normal(size=3)
-        direction *= 2 * np.pi / (length * rng.uniform(0.7, 1.5) * np.linalg.norm(direction))
-        kx, ky, kz = direction.astype(np.float32)
-        total = total + np.sin(kx * x + ky * y + kz * z + np.float32(rng.uniform(0, 2 * np.pi)))
-    return total * np.float32(np.sqrt(2 / count))
+@dataclass(frozen=True)
+class Waves:
+    """A smooth random field of unit variance: sum of `amplitude * cos(k . p + phase)`; k in rad/mm (n, 3), phase in rad (n,)."""
+
+    k: np.ndarray
+    phase: np.ndarray
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, count: int, wavelength: float, spread: float = 0.25) -> "Waves":
+        """`count` plane waves of random direction, wavelengths within a fraction `spread` of `wavelength` (mm)."""
+        direction = rng.normal(size=(count, 3))
+        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+        length = 2 * np.pi / (wavelength * rng.uniform(1 - spread, 1 + spread, (count, 1)))
+        return cls((direction * length).astype(np.float32), rng.uniform(0, 2 * np.pi, count).astype(np.float32))
+
+    @classmethod
+    def of_seed(cls, seed: int, length: float, count: int = 6) -> "Waves":
+        """The `count` waves of a seed, of lengths from 0.7 to 1.5 times `length` (mm)."""
+        rng = np.random.default_rng(seed)
+        k, phase = np.empty((count, 3)), np.empty(count)
+        for wave in range(count):
+            direction = rng.normal(size=3)
+            k[wave] = direction * 2 * np.pi / (length * rng.uniform(0.7, 1.5) * np.linalg.norm(direction))
+            phase[wave] = rng.uniform(0, 2 * np.pi) - np.pi / 2
+        return cls(k.astype(np.float32), phase.astype(np.float32))
+
+    def on(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """Values at coordinates of any one shape, a wave at a time: little memory where there are many points."""
+        total = np.float32(0)
+        for (kx, ky, kz), phase in zip(self.k, self.phase, strict=True):
+            total = total + np.cos(kx * x + ky * y + kz * z + phase)
+        return total * np.float32(np.sqrt(2 / len(self.phase)))
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Values (n,) at `points` (n, 3) in mm."""
+        return np.cos(points @ self.k.T + self.phase).sum(1) * np.float32(np.sqrt(2 / len(self.phase)))
+
+    def value_and_slope(self, points: np.ndarray, phase: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Values (n,) and the length of their gradient (n,) per mm; `phase` (n, waves) or (waves,) in the place of the own one."""
+        angle = points @ self.k.T + (self.phase if phase is None else phase)
+        scale = np.float32(np.sqrt(2 / len(self.phase)))
+        slope = (np.sin(angle) @ self.k) * scale
+        return np.cos(angle).sum(1) * scale, np.sqrt(np.einsum("ij,ij->i", slope, slope))
+
+
+def grid_points(shape: tuple[int, int, int], affine: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield (slice of the flattened grid, its points (n, 3) in mm, float32), a bounded number at a time."""
+    affine = np.asarray(affine, float)
+    total = int(np.prod(shape))
+    for start in range(0, total, CHUNK):
+        part = slice(start, min(start + CHUNK, total))
+        index = np.stack(np.unravel_index(np.arange(part.start, part.stop), shape), 1).astype(np.float32)
+        yield part, index @ affine[:3, :3].T.astype(np.float32) + affine[:3, 3].astype(np.float32)
 
 
 def interpolate_lattice(values: np.ndarray, origin: np.ndarray, step: float, shape: tuple, affine: np.ndarray) -> np.ndarray:
@@ -210,179 +253,43 @@ class Boxes:
         return tuple(slices)
 
 
-def read_names(path: str | Path) -> dict[int, str]:
-    """Read a JSON object of label values and names; value 0 is "background" when absent.
+def join_strays(labels: np.ndarray, structures: np.ndarray, inner_faces: tuple[tuple[int, int], ...] = ()) -> None:
+    """Give every stray piece of a structure to what surrounds it, in place: afterwards a structure is one connected piece.
 
-    Raises InputError when it is not such an object or a name has no tissue.
+    `labels` (I, J, K) values; `structures` (I, J, K) which structure they belong to (0: not looked at). On a coarse grid a thin tip may
+    hang on to its muscle by less than a voxel, or a neighbour may cut it off. A piece that touches a face of the grid may go on beyond it
+    and stays; `inner_faces` (axis, 0 or -1) are faces beyond which it does not, such as the midline.
     """
-    content = read_json(path)
-    if not isinstance(content, dict) or not content:
-        raise InputError(f"{path}: holds no names; expected a JSON object such as {{\"1\": \"femur\"}}. Write one")
-    names = {}
-    for key, name in content.items():
-        if not str(key).strip().isdigit() or not isinstance(name, str):
-            raise InputError(f"{path}: entry {key!r}: {name!r}; expected a label value and a name, as \"1\": \"femur\"")
-        names[int(key)] = name
-    names.setdefault(0, "background")
-    for value, name in names.items():
-        try:
-            tissue_of(name)
-        except InputError as error:
-            raise InputError(f"{path}: label {value}: {error}") from error
-    return dict(sorted(names.items()))
-
-
-def _largest(mask: np.ndarray) -> np.ndarray:
-    parts, count = ndimage.label(mask)
-    return mask if count < 2 else parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
-
-
-def _guess_body(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """Closing of the labelled part in each axial slice (convex hull of its pieces), widened by FAT_MM."""
-    from skimage.morphology import convex_hull_image
-
-    hull = np.zeros_like(inside)
-    for k in np.flatnonzero(inside.any(axis=(0, 1))):
-        parts, count = ndimage.label(ndimage.binary_dilation(inside[:, :, k], iterations=max(1, int(12 / spacing[0]))))
-        for part in range(1, count + 1):
-            piece = inside[:, :, k] & (parts == part)
-            if piece.sum() > 3:
-                hull[:, :, k] |= convex_hull_image(piece)
-    return ndimage.distance_transform_edt(~hull, sampling=spacing) <= FAT_MM + SKIN_MM
-
-
-def complete_labels(
-    labels: np.ndarray, names: dict[int, str], spacing: np.ndarray, body: np.ndarray | None = None
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Turn a map of muscles and bones into one of a whole patient.
-
-    `labels` (I, J, K) whole numbers; `names` value -> name; `spacing` (3,) mm; `body` bool (I, J, K) or None (then it
-    is guessed: closing of the labelled part, plus subcutaneous fat). Voxels that have a label keep it, except that the
-    outer shell of each bone becomes `<bone>_cortex`; what is unlabelled inside the body becomes intermuscular fat near
-    muscle and bone, else subcutaneous fat, and its rim skin. A map that already names skin and fat comes back as it is.
-
-    Returns the new labels (uint8 or int16) and names. Raises InputError for values without a name, names without a
-    tissue, or a map without any label.
-    """
-    present = np.unique(labels)
-    missing = [int(value) for value in present if int(value) not in names and value != 0]
-    if missing:
-        raise InputError(f"label map: values {missing} have no name; expected one for each value. Add them to the names")
-    tissues = {value: tissue_of(name).name for value, name in names.items()}
-    if not (present != 0).any():
-        raise InputError("label map: holds background only; expected some structures. Choose another file")
-    have = {names[int(value)] for value in present if value}
-    names = {0: "background"} | dict(names)
-    if "skin" in have or {"subcutaneous_fat", "fat"} & have:
-        return labels.astype(np.uint8 if max(names) < 256 else np.int16), names
-
-    spacing = np.asarray(spacing, dtype=float)
-    inside = labels > 0
-    step = [max(1, int(round(3.0 / mm))) for mm in spacing[:2]]  # soft outlines need no more than 3 mm in plane
-    coarse, wide = inside[:: step[0], :: step[1]], spacing * (*step, 1)
-
-    def fine(mask: np.ndarray) -> np.ndarray:
-        return mask.repeat(step[0], axis=0).repeat(step[1], axis=1)[: labels.shape[0], : labels.shape[1]]
-
-    if body is None:
-        body = fine(_guess_body(coarse, wide))
-    body = _largest(np.asarray(body, bool) | inside)
-    body = np.stack([ndimage.binary_fill_holes(body[:, :, k]) for k in range(body.shape[2])], axis=2)
-    out = labels.astype(np.int16)
-    following = max(names) + 1
-    rim = np.ones((3, 3, 1), bool)  # skin is counted in the axial plane: a scan's first and last slice are cuts
-    within = ndimage.binary_erosion(body, rim, iterations=max(1, int(round(SKIN_MM / spacing[:2].min()))))
-    near = ndimage.distance_transform_edt(~coarse, sampling=wide) <= 8.0
-    core = fine(ndimage.binary_closing(np.pad(near, 6), iterations=5)[6:-6, 6:-6, 6:-6])
-    empty = body & ~inside
-    for name, where in (
-        ("skin", empty & ~within),
-        ("intermuscular_fat", empty & core),
-        ("subcutaneous_fat", empty),
-    ):
-        names[following] = name
-        out[where & (out == 0)] = following
-        following += 1
-    thick = 2.2 + 0.5 * spacing.min()  # mm, from the centre of the first voxel outside
-    for value in [int(v) for v in present if v and tissues[int(v)] == "trabecular_bone"]:
-        bone = labels == value
-        box = ndimage.find_objects(bone.astype(np.uint8))[0]
-        grown = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in box)
-        solid = ndimage.binary_closing(np.pad(bone[grown], 2, mode="edge"), iterations=1)[2:-2, 2:-2, 2:-2]
-        inner = np.pad(solid, 1, mode="edge")  # a bone cut by the scan's edge has no cortex there
-        shell = bone[grown] & (ndimage.distance_transform_edt(inner, sampling=spacing)[1:-1, 1:-1, 1:-1] <= thick)
-        names[following] = f"{names[value]}_cortex"
-        out[grown][shell] = following
-        following += 1
-    return out.astype(np.uint8 if following <= 256 else np.int16), names
-
-
-@dataclass(frozen=True)
-class LabelMapPatient:
-    """Any label map through the interface of the virtual patients: nearest voxel, optionally smoothly deformed by seed.
-
-    `labels` a Volume of unit "label"; `names` value -> name; `body` an optional Volume mask on the same grid; `seed`
-    chooses the deformation (about `amplitude` mm, wavelength 150 mm, so that it stays invertible); `deform=False` or
-    seed 0 gives the map as it is. Without skin and fat the map is completed first (see `complete_labels`).
-
-    Raises InputError as `complete_labels`, or when the body lies on another grid.
-    """
-
-    labels: Volume
-    names: dict[int, str]
-    body: Volume | None = None
-    seed: int = 0
-    deform: bool = True
-    amplitude: float = 5.0
-    completed: Volume = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.body is not None and self.body.array.shape != self.labels.array.shape:
-            raise InputError(
-                f"body mask: has shape {self.body.array.shape}; expected that of the label map, "
-                f"{self.labels.array.shape}. Reslice it onto the label map"
-            )
-        body = None if self.body is None else self.body.array > 0
-        array, names = complete_labels(self.labels.array, self.names, self.labels.spacing, body)
-        object.__setattr__(self, "names", names)
-        object.__setattr__(self, "completed", self.labels.replace(array=array, unit="label"))
-
-    def with_seed(self, seed: int, deform: bool = True) -> "LabelMapPatient":
-        """Return another patient from the same map, without completing it again."""
-        return LabelMapPatient(self.completed, self.names, None, seed, deform, self.amplitude)
-
-    @cached_property
-    def landmarks(self) -> dict[str, tuple[float, float, float]]:
-        """"centre": between the femoral heads when the map names a femur (its highest 40 mm), else the map's middle."""
-        array, affine = self.completed.array, self.completed.affine
-        values = [value for value, name in self.names.items() if name in ("femur", "femur_left", "femur_right")]
-        index = np.argwhere(np.isin(array, values)) if values else np.empty((0, 3))
-        if len(index) == 0:
-            index = np.argwhere(array > 0)
-            return {"centre": tuple(float(v) for v in affine[:3, :3] @ index.mean(axis=0) + affine[:3, 3])}
-        points = index @ affine[:3, :3].T + affine[:3, 3]
-        heads = []
-        middle = 0.5 * (points[:, 0].min() + points[:, 0].max())
-        for sign in (1, -1):
-            side = points[sign * (points[:, 0] - middle) > 0]
-            if len(side) == 0:
-                continue
-            top = side[side[:, 2] > side[:, 2].max() - 45]
-            inner = (sign * top[:, 0]).min()
-            head = top[sign * top[:, 0] < inner + 45]
-            heads.append(0.5 * (head.min(axis=0) + head.max(axis=0)) * (1, 1, 0) + (0, 0, head[:, 2].max() - 23))
-        return {"centre": tuple(float(v) for v in np.mean(heads, axis=0))}
-
-    def paint(self, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
-        """Return labels (I, J, K) at the voxel centres of a grid; background outside of the map."""
-        points = voxel_centres(shape, affine)
-        if self.deform and self.seed:
-            # a displacement of 5 mm over 150 mm has a gradient of about 0.2, far below 1: invertible
-            shift = [waves(*points, seed=3 * self.seed + axis, length=150.0) for axis in range(3)]
-            points = points + np.float32(self.amplitude) * np.stack(shift)
-        inverse = np.linalg.inv(self.completed.affine).astype(np.float32)
-        index = np.rint(np.tensordot(inverse[:3, :3], points, axes=1) + inverse[:3, 3, None, None, None]).astype(np.int32)
-        size = np.array(self.completed.array.shape)[:, None, None, None]
-        valid = ((index >= 0) & (index < size)).all(axis=0)
-        index = np.clip(index, 0, size - 1)
-        return np.where(valid, self.completed.array[tuple(index)], self.completed.array.dtype.type(0))
+    if min(labels.shape) < 3:  # each voxel touches a face
+        return
+    stray = np.zeros(labels.shape, bool)
+    for value, box in enumerate(ndimage.find_objects(structures), start=1):
+        if box is None:
+            continue
+        pieces, count = ndimage.label(structures[box] == value, np.ones((3, 3, 3)))
+        if count < 2:
+            continue
+        sizes = np.bincount(pieces.ravel())
+        kept = {0, 1 + int(sizes[1:].argmax())}
+        for axis, part in enumerate(box):
+            for end, cut in ((0, part.start == 0), (-1, part.stop == labels.shape[axis])):
+                if cut and (axis, end) not in inner_faces:
+                    kept |= set(np.unique(pieces.take(end, axis=axis)).tolist())
+        stray[box] |= ~np.isin(pieces, list(kept))
+    left = np.argwhere(stray)
+    while len(left):
+        found = np.zeros(len(left), bool)
+        taken = np.empty(len(left), labels.dtype)
+        for step in np.concatenate([np.eye(3, dtype=int), -np.eye(3, dtype=int)]):
+            place = left + step
+            inside = ((place >= 0) & (place < labels.shape)).all(axis=1) & ~found
+            place = tuple(place[inside].T)
+            usable = ~stray[place]
+            where = np.flatnonzero(inside)[usable]
+            taken[where] = labels[place][usable]
+            found[where] = True
+        if not found.any():
+            return
+        labels[tuple(left[found].T)] = taken[found]
+        stray[tuple(left[found].T)] = False
+        left = left[~found]

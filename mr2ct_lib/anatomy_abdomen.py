@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mr2ct_lib.anatomy_head import Waves, ellipsoid_depth, grid_points, tube_depth
+from mr2ct_lib.anatomy import Waves, chain_depth, ellipsoid_depth, grid_points
 from mr2ct_lib.files import InputError
 from mr2ct_lib.tissues import tissue_of
 
@@ -247,13 +247,13 @@ class AbdomenPatient:
         knots = _COLON.copy()
         knots[:, :3] += np.linspace(right, left, len(knots), dtype=np.float32)
         haustra = 2.2 * np.sin(z / 5 + x / 7)
-        colon = np.minimum(tube_depth(p, knots) + haustra, cavity - 1)
+        colon = np.minimum(chain_depth(*p.T, knots) + haustra, cavity - 1)
         label[colon > -2] = _V["visceral_fat"]
         label[colon > 0] = _V["bowel"]
         inner = np.flatnonzero(colon > 2.6)
         label[inner] = _V["bowel_contents"]
         raised = knots + np.float32([0, 24 + self.gas, 0, 16])  # gas rises to the front of the loop
-        label[inner[tube_depth(p[inner], raised) > 12]] = _V["bowel_gas"]
+        label[inner[chain_depth(*p[inner].T, raised) > 12]] = _V["bowel_gas"]
         for centre, shift in (((69, -21, 4), kidney_right), ((-66, -20, 14), kidney_left)):
             middle = np.asarray(centre, np.float32) + shift.astype(np.float32)
             inward = -np.sign(middle[0])

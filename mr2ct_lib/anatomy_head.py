@@ -4,11 +4,11 @@ Everything is a closed form of the place, so a head can be painted on any grid. 
 near the anterior commissure); each person stretches, bends, shrinks and folds them in an own way.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from mr2ct_lib.anatomy import Waves, chain_depth, ellipsoid_depth, grid_points
 from mr2ct_lib.files import InputError
 from mr2ct_lib.tissues import tissue_of
 
@@ -28,77 +28,6 @@ HEAD_NAMES: dict[int, str] = {
 }
 HEAD_TISSUES: dict[str, str] = {name: tissue_of(name).name for name in HEAD_NAMES.values()}
 _VALUE = {name: value for value, name in HEAD_NAMES.items()}
-_CHUNK = 400_000  # points painted at once: bounds the memory of large grids
-
-
-@dataclass(frozen=True)
-class Waves:
-    """A smooth random field of unit variance: sum of `amplitude * cos(k . p + phase)`; k in rad/mm (n, 3), phase in rad (n,)."""
-
-    k: np.ndarray
-    phase: np.ndarray
-
-    @classmethod
-    def random(cls, rng: np.random.Generator, count: int, wavelength: float, spread: float = 0.25) -> "Waves":
-        """`count` plane waves of random direction, wavelengths within a fraction `spread` of `wavelength` (mm)."""
-        direction = rng.normal(size=(count, 3))
-        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-        length = 2 * np.pi / (wavelength * rng.uniform(1 - spread, 1 + spread, (count, 1)))
-        return cls((direction * length).astype(np.float32), rng.uniform(0, 2 * np.pi, count).astype(np.float32))
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        """Values (n,) at `points` (n, 3) in mm."""
-        return np.cos(points @ self.k.T + self.phase).sum(1) * np.float32(np.sqrt(2 / len(self.phase)))
-
-    def value_and_slope(self, points: np.ndarray, phase: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Values (n,) and the length of their gradient (n,) per mm; `phase` (n, waves) or (waves,) in the place of the own one."""
-        angle = points @ self.k.T + (self.phase if phase is None else phase)
-        scale = np.float32(np.sqrt(2 / len(self.phase)))
-        slope = (np.sin(angle) @ self.k) * scale
-        return np.cos(angle).sum(1) * scale, np.sqrt(np.einsum("ij,ij->i", slope, slope))
-
-
-def ellipsoid_depth(points: np.ndarray, centre: tuple, radii: tuple) -> np.ndarray:
-    """Depth in mm below an ellipsoid's surface (n,): positive inside; first-order exact at the surface.
-
-    >>> ellipsoid_depth(np.array([[0.0, 0, 0], [9, 0, 0], [12, 0, 0]]), (0, 0, 0), (10, 10, 10)).round(3).tolist()
-    [10.0, 1.0, -2.0]
-    """
-    scaled = (points - np.asarray(centre, points.dtype)) / np.asarray(radii, points.dtype)
-    rho = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
-    steep = scaled / np.asarray(radii, points.dtype)
-    slope = np.sqrt(np.einsum("ij,ij->i", steep, steep))
-    return np.where(rho > 1e-3, (1 - rho) * rho / np.maximum(slope, 1e-9), np.float32(min(radii)))
-
-
-def tube_depth(points: np.ndarray, line: np.ndarray, flat: tuple = (1, 1, 1)) -> np.ndarray:
-    """Depth in mm inside a tube (n,): `line` (m, 4) holds x, y, z, radius of its knots; positive inside.
-
-    `flat` stretches each axis before distances are taken (values below 1 make the tube wider along that axis).
-
-    >>> tube_depth(np.array([[0.0, 0, 5], [0, 3, 5]]), np.array([[0.0, 0, 0, 2], [0, 0, 10, 4]])).tolist()
-    [3.0, 0.0]
-    """
-    best = np.full(len(points), -np.inf, points.dtype)
-    weight = np.asarray(flat, points.dtype)
-    for first, second in zip(line[:-1], line[1:], strict=True):
-        along = (second[:3] - first[:3]).astype(points.dtype) * weight
-        away = (points - first[:3].astype(points.dtype)) * weight
-        t = np.clip(away @ along / (along @ along), 0, 1)
-        away -= t[:, None] * along
-        depth = first[3] + t * (second[3] - first[3]) - np.sqrt(np.einsum("ij,ij->i", away, away))
-        np.maximum(best, depth, out=best)
-    return best
-
-
-def grid_points(shape: tuple[int, int, int], affine: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield (slice of the flattened grid, its points (n, 3) in mm, float32), a bounded number at a time."""
-    affine = np.asarray(affine, float)
-    total = int(np.prod(shape))
-    for start in range(0, total, _CHUNK):
-        part = slice(start, min(start + _CHUNK, total))
-        index = np.stack(np.unravel_index(np.arange(part.start, part.stop), shape), 1).astype(np.float32)
-        yield part, index @ affine[:3, :3].T.astype(np.float32) + affine[:3, 3].astype(np.float32)
 
 
 def _line(*knots: tuple) -> np.ndarray:
@@ -158,7 +87,7 @@ class HeadPatient:
         hull, rho = _cerebrum_depth(half)
         labels = np.zeros(len(points), np.uint8)
         cerebellum = _cerebellum_depth(half)
-        stem = tube_depth(bent, _STEM, (0.9, 1, 1))
+        stem = chain_depth(*bent.T, _STEM, (0.9, 1, 1))
         cistern = np.maximum.reduce([
             ellipsoid_depth(half, (0, -15, -16), (22, 28, 20)),
             ellipsoid_depth(half, (0, -42, -9), (24, 19, 14)),
@@ -223,12 +152,12 @@ class HeadPatient:
         lentiform = np.concatenate([(side + 0.35 * lentiform[:, 1] * (lentiform[:, 1] < 0))[:, None], lentiform[:, 1:]], 1)
         label[ellipsoid_depth(lentiform, (25.5, 0, 1), (7.5, 18, 11)) > 0] = _VALUE["putamen"]
         label[ellipsoid_depth(lentiform, (19, -4, -1), (5.5, 10, 7)) > 0] = _VALUE["pallidum"]
-        label[tube_depth(half, _CAUDATE) > 0] = _VALUE["caudate"]
+        label[chain_depth(*half.T, _CAUDATE) > 0] = _VALUE["caudate"]
         turned = np.stack([side + 0.35 * (y + 18), y, z], 1)
         label[ellipsoid_depth(turned, (11, -18, 8), (9.5, 16, 9.5)) > 0] = _VALUE["thalamus"]
         lateral = _LATERAL * np.float32([1, 1, 1, grow])
         temporal = _TEMPORAL_HORN * np.float32([1, 1, 1, grow])
-        fluid = np.maximum(tube_depth(half, lateral, (1, 1, 0.85)), tube_depth(half, temporal))
+        fluid = np.maximum(chain_depth(*half.T, lateral, (1, 1, 0.85)), chain_depth(*half.T, temporal))
         fluid = np.where(side > 0.7, fluid, -1)
         third = ellipsoid_depth(half, (0, -12, 0), (1.6 + 1.2 * grow, 15, 10))
         fourth = ellipsoid_depth(half, (0, -43, -33), (7 * grow**0.5, 5 * grow**0.5, 10))

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from mr2ct_lib import anatomy as solid
-from mr2ct_lib.anatomy import Boxes, interpolate_lattice, smoothstep, turn, voxel_centres, waves
+from mr2ct_lib.anatomy import Boxes, Waves, interpolate_lattice, join_strays, smoothstep, turn, voxel_centres
 from mr2ct_lib.files import InputError
 
 STRUCTURES = (
@@ -31,6 +31,10 @@ _NAMES = (
 )  # fmt: skip
 HIP_NAMES: dict[int, str] = dict(enumerate(_NAMES))
 _VALUE = {name: value for value, name in HIP_NAMES.items()}
+# label value -> the muscle or bone that it is part of, 0 for what may lie in several pieces; a vertebra is a bone of its own
+_PIECE = np.zeros(len(HIP_NAMES), dtype=np.uint8)
+for _name in (*STRUCTURES, "erector_spinae", "quadratus_lumborum", "rectus_abdominis", "latissimus_dorsi", "oblique_muscles"):
+    _PIECE[[value for value, name in HIP_NAMES.items() if name.removesuffix("_cortex").removesuffix("_marrow") == _name]] = _VALUE[_name]
 
 # Sections of the muscles: (z, x, y, half length, half width, angle in degrees, bend), mm; see anatomy.tube. Typical
 # positions, rounded; muscles that go on below the field of view end at its lower edge (z = -260).
@@ -50,8 +54,8 @@ MUSCLES: dict[str, tuple[tuple[float, ...], ...]] = {
         (-31, 64, -6, 40, 14, -28, 4), (-23, 64, -1, 23, 9, -37, 1)),
     "obturator_internus": ((-36, 47, -23, 21, 4, -45, -2), (-22, 50, -17, 34, 9, -56, -4), (-7, 53, -20, 31, 9, -67, 0),
         (8, 61, -27, 19, 6, -77, 1), (22, 67, -30, 12, 4, -83, 0), (37, 69, -23, 6, 2.5, -81, 0)),
-    "pectineus": ((-101, 103, 17, 11, 2.5, -16, -1), (-83, 95, 16, 18, 4, -26, -3), (-64, 79, 13, 20, 7, -20, 3),
-        (-46, 60, 17, 28, 5, -20, 4), (-28, 49, 23, 23, 4, -25, 3), (-9, 51, 28, 20, 2.5, -22, 2)),
+    "pectineus": ((-101, 103, 17, 10, 2.5, -16, -1), (-83, 95, 16, 17, 3.5, -26, -3), (-64, 79, 13, 19, 5.6, -20, 3),
+        (-46, 60, 17, 26, 4, -20, 4), (-28, 49, 23, 21, 3.2, -25, 3), (-9, 51, 28, 18, 2.5, -22, 2)),
     "piriformis": ((24, 77, -53, 5, 2.5, 31, 0), (32, 66, -56, 22, 6, 38, -2), (40, 55, -61, 27, 8, 47, -3),
         (49, 48, -63, 24, 10, 48, -2), (57, 45, -61, 22, 10, 33, -2), (66, 37, -61, 6, 3, 34, -1)),
     "psoas_major": ((19, 77, 25, 4, 3, -51, 0), (62, 64, 13, 10, 7, 38, 0), (105, 55, 0, 15, 12, -47, 0),
@@ -140,6 +144,7 @@ CAVITY = (
     (85, 0, 6, 84, 52, 0, 0),
     (120, 0, 34, 100, 58, 0, 0), (170, 0, 56, 118, 74, 0, 0), (300, 0, 52, 120, 74, 0, 0),
 )  # fmt: skip
+FAR = 60.0  # mm outside the reference's skin: no patient is so fat
 _STEP = 14.0  # mm between the nodes on which a patient's own shape is computed
 _RANGES = {
     "flexion": (-25, 25, "degrees"), "abduction": (-20, 20, "degrees"), "rotation": (-35, 35, "degrees"),
@@ -180,7 +185,7 @@ class HipPatient:
     def _shape_of(self, q: np.ndarray, sign: int) -> np.ndarray:
         """Smooth personal displacement (mm) at reference points `q` (3, ...), lateral coordinate of the side `sign`."""
         x = sign * q[0]
-        shift = np.stack([waves(x, q[1], q[2], 7 * self.seed + axis, 220.0) for axis in range(3)]).astype(np.float64)
+        shift = np.stack([Waves.of_seed(7 * self.seed + axis, 220.0).on(x, q[1], q[2]) for axis in range(3)]).astype(np.float64)
         shift[0] *= sign * np.clip(np.abs(q[0]) / 40, 0, 1)  # the midline stays on the midline
         return 2.2 * shift
 
@@ -244,10 +249,14 @@ class HipPatient:
             half = (last - first, *shape[1:])
             painted = self._paint_side(half, moved, sign)
             if aligned:
+                midline = (0, 0 if sign > 0 else -1)
+                join_strays(painted, _PIECE[painted], (midline,) if len(inside) < shape[0] else ())
                 labels[first:last] = painted
             else:
                 world_x = voxel_centres(half, moved)[0] - self.origin[0]
                 labels = np.where(world_x >= 0 if sign > 0 else world_x < 0, painted, labels)
+        if not aligned:
+            join_strays(labels, _PIECE[labels] + np.uint8(len(HIP_NAMES)) * ((world_x >= 0) & (_PIECE[labels] > 0)))
         return labels
 
     def _reference_grid(self, shape: tuple[int, int, int], affine: np.ndarray, sign: int) -> np.ndarray:
@@ -266,14 +275,14 @@ class HipPatient:
         q = self._reference_grid(shape, affine, sign)
         rng = np.random.default_rng((self.seed, 11, sign + 1))
         labels = np.zeros(shape, dtype=np.uint8)
-        skin = _body(*q) + np.float32((FAT - self.fat) * 0.85 - 34 * (np.sqrt(self.muscle) - 1))
+        boxes = Boxes(q)
+        skin = _body(q, boxes) + np.float32((FAT - self.fat) * 0.85 - 34 * (np.sqrt(self.muscle) - 1))
         fat = np.float32(self.fat)
         labels[skin < 0] = _VALUE["skin"]
         labels[skin < -2.0] = _VALUE["subcutaneous_fat"]
         labels[skin < -0.8 * fat] = _VALUE["intermuscular_fat"]
         deep = skin < -4.0  # nothing but skin and fat lies nearer to the surface
         best = np.full(shape, 1.0, dtype=np.float32)  # muscles grow by up to 1 mm towards their neighbours
-        boxes = Boxes(q)
         _paint_contents(labels, q, boxes, self.bladder, self.seed)
         for name, sections in self._muscles(rng):
             low, high = solid.tube_bounds(sections)
@@ -287,7 +296,7 @@ class HipPatient:
         for points in VESSELS:
             box = boxes.of(*solid.chain_bounds(points))
             if box is not None:
-                labels[box][solid.chain(*q[(slice(None), *box)], points) < 0] = _VALUE["vessels"]
+                labels[box][solid.chain_depth(*q[(slice(None), *box)], points) > 0] = _VALUE["vessels"]
         _paint_bones(labels, q, boxes)
         return labels
 
@@ -358,9 +367,14 @@ def structure_labels(labels: np.ndarray, names: dict[int, str]) -> np.ndarray:
     return table[labels]
 
 
-def _body(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Signed distance (mm) to the skin at FAT mm of fat: trunk and leg of one side."""
-    return np.minimum(solid.outline(x, y, z, TRUNK), solid.outline(x, y, z, LEG))
+def _body(q: np.ndarray, boxes: Boxes) -> np.ndarray:
+    """Signed distance (mm) to the skin at FAT mm of fat: trunk and leg of one side; FAR or more where it is further away."""
+    distance = np.full(q.shape[1:], FAR, dtype=np.float32)
+    for rows in (TRUNK, LEG):
+        box = boxes.of((-np.inf, -np.inf, rows[0][0] - FAR), (np.inf, np.inf, rows[-1][0] + FAR))
+        if box is not None:
+            distance[box] = np.minimum(distance[box], solid.outline(*q[(slice(None), *box)], rows))
+    return distance
 
 
 def _paint_contents(labels: np.ndarray, q: np.ndarray, boxes: Boxes, bladder: float, seed: int) -> None:
@@ -370,14 +384,14 @@ def _paint_contents(labels: np.ndarray, q: np.ndarray, boxes: Boxes, bladder: fl
         return
     x, y, z = q[(slice(None), *box)]
     inside = solid.tube(x, y, z, CAVITY) < 0
-    texture = waves(x, y, z, seed + 17, 48.0)
+    texture = Waves.of_seed(seed + 17, 48.0).on(x, y, z)
     low = z < 62 + 12 * texture
     part = labels[box]
     part[inside & (texture > -0.1)] = _VALUE["bowel"]
     part[inside & (texture > 1.75) & (z > 40)] = _VALUE["bowel_gas"]
     part[inside & low & (texture > -1.0)] = _VALUE["pelvic_contents"]
     full = (40 * bladder, 27 * bladder, 27 * bladder)
-    part[solid.ellipsoid(x, y, z, (0, -2, 8 + 20 * bladder), full) < 0] = _VALUE["bladder"]
+    part[solid.ellipsoid_depth(np.stack([x, y, z], axis=-1), (0, -2, 8 + 20 * bladder), full) > 0] = _VALUE["bladder"]
 
 
 def _paint_bones(labels: np.ndarray, q: np.ndarray, boxes: Boxes) -> None:
@@ -421,7 +435,7 @@ def _paint_spine(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray
 def _paint_pelvis(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
     bone = solid.tube(x, y, z, ILIUM)
     for points in PELVIS_CHAINS:
-        bone = np.minimum(bone, solid.chain(x, y, z, points))
+        bone = np.minimum(bone, -solid.chain_depth(x, y, z, points))
     dx, dy, dz = x - HEAD[0], y - HEAD[1], z - HEAD[2]
     radius = np.sqrt(dx * dx + dy * dy + dz * dz)
     opening = 0.74 * dx + 0.22 * dy - 0.63 * dz  # towards the rim: lateral, anterior, inferior
@@ -439,9 +453,9 @@ def _paint_pelvis(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarra
 def _paint_femur(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
     shaft = solid.tube(x, y, z, SHAFT)
     head = np.sqrt((x - HEAD[0]) ** 2 + (y - HEAD[1]) ** 2 + (z - HEAD[2]) ** 2) - HEAD_RADIUS
-    bone = np.minimum(np.minimum(shaft, head), solid.chain(x, y, z, NECK))
-    for points in TROCHANTERS:
-        bone = np.minimum(bone, solid.chain(x, y, z, points))
+    bone = np.minimum(shaft, head)
+    for points in (NECK, *TROCHANTERS):
+        bone = np.minimum(bone, -solid.chain_depth(x, y, z, points))
     cortex = 1.6 + 4.4 * smoothstep(-z, 45, 100)
     labels[bone < 0] = _VALUE["femur_cortex"]
     inside = bone < -cortex

@@ -32,9 +32,9 @@ def cohort(
     seed: Annotated[int, typer.Option(help="same seed, same patients")] = 1,
     paired: Annotated[bool, typer.Option("--paired", help="the same people in both scanners, for testing")] = False,
     profile: Annotated[str, typer.Option(help="quick, full or paper: how fine the scans are")] = "quick",
-    labels: Annotated[Path | None, typer.Option(help="a NIfTI label map in the place of the built-in anatomy")] = None,
+    labels: Annotated[list[Path] | None, typer.Option(help="a label map in the place of the built-in anatomy; again for more")] = None,
     names: Annotated[Path | None, typer.Option(help="JSON from the label map's values to structure names")] = None,
-    body: Annotated[Path | None, typer.Option(help="NIfTI mask of the body, where the label map lacks fat and skin")] = None,
+    body: Annotated[list[Path] | None, typer.Option(help="mask of the body, where a label map lacks fat and skin; one a map")] = None,
     distort_target: Annotated[bool, typer.Option("--distort-target", help="one fixed distortion of the target domain (head)")] = False,
 ) -> None:
     """Scan virtual patients: unpaired MR and CT with their labels, written as NIfTI."""

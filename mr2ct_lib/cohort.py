@@ -7,6 +7,7 @@ cohort.json. What a scan looks like depends on the seed and the patient's number
 import hashlib
 import os
 import platform
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ import scipy
 from tqdm.auto import tqdm
 
 from mr2ct_lib import __version__
-from mr2ct_lib.anatomy import LabelMapPatient, read_names
+from mr2ct_lib.atlas import LabelMapPatient, read_names
 from mr2ct_lib.files import InputError, read_json, write_json
 from mr2ct_lib.physics import SEQUENCES, acquire_ct, acquire_mr, thin_plate_distortion
 from mr2ct_lib.volumes import Volume, read_volume, write_volume
@@ -121,6 +122,9 @@ def _ids(patients: int | tuple[int, int], paired: bool) -> list[str]:
     return [f"{role}{number:04d}" for role, count in zip("p" if paired else "st", counts, strict=False) for number in range(1, count + 1)]
 
 
+Atlas = Sequence[LabelMapPatient]  # the people of an atlas cohort, completed and undeformed; each is many patients
+
+
 def build_patient(settings: dict[str, Any], seed: int, domain: str, posture: str | None = None, atlas=None, as_is: bool = False):
     """Return the virtual patient of `seed` in the scanner of `domain` ("source" or "target").
 
@@ -137,10 +141,23 @@ def build_patient(settings: dict[str, Any], seed: int, domain: str, posture: str
     return getattr(module, f"{anatomy}_patient")(seed)
 
 
-def read_atlas(labels: str | Path, names: str | Path, body: str | Path | None = None) -> LabelMapPatient:
-    """Return the person of a label map (NIfTI), the JSON of its structures and an optional body mask, completed and undeformed."""
-    outline = read_volume(body, unit="label") if body else None
-    return LabelMapPatient(read_volume(labels, unit="label"), read_names(names), body=outline, seed=0, deform=False)
+def read_atlas(labels: Sequence[str | Path], names: str | Path, bodies: Sequence[str | Path] = ()) -> list[LabelMapPatient]:
+    """Return the people of label maps (NIfTI), the JSON of their structures and their body masks (none, or one each), undeformed.
+
+    Raises InputError for a bad map or mask, and for maps that, completed, don't name the same structures.
+    """
+    known = read_names(names)
+    people = []
+    for number, path in enumerate(labels):
+        outline = read_volume(bodies[number], unit="label") if bodies else None
+        try:
+            person = LabelMapPatient(read_volume(path, unit="label"), known, body=outline, seed=0, deform=False)
+        except InputError as error:
+            raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
+        if people and person.names != people[0].names:
+            raise InputError(f"{path}: names skin or fat, which {labels[0]} does not, or the other way round; expected maps of one kind")
+        people.append(person)
+    return people
 
 
 def scan(settings: dict[str, Any], patient, domain: str, seed: int, distort: bool = False, centre=None) -> tuple[Volume, Volume]:
@@ -161,12 +178,25 @@ def scan(settings: dict[str, Any], patient, domain: str, seed: int, distort: boo
     return acquire_mr(patient, grid.shape, affine, SEQUENCES[how["sequence"]], seed, **options)
 
 
-def make_patient(settings: dict[str, Any], folder: Path, id_: str, atlas: LabelMapPatient | None = None) -> dict[str, Any]:
-    """Make one patient's files in `folder` and return its entry for cohort.json."""
+_atlas: Atlas = ()  # of a worker process: sent once, not with each patient
+
+
+def _set_atlas(atlas: Atlas) -> None:
+    global _atlas
+    _atlas = atlas
+
+
+def _make_with_atlas(settings: dict[str, Any], folder: Path, id_: str) -> dict[str, Any]:
+    return make_patient(settings, folder, id_, _atlas)
+
+
+def make_patient(settings: dict[str, Any], folder: Path, id_: str, atlas: Atlas = ()) -> dict[str, Any]:
+    """Make one patient's files in `folder` and return its entry for cohort.json. The people of `atlas` take turns."""
     role, number = id_[0], int(id_[1:])
     seed = patient_seed(settings["seed"], role, number)
     domains = {"s": ["source"], "t": ["target"], "p": ["source", "target"]}[role]
-    as_is = number == 1 and role in "sp"
+    as_is = number <= max(1, len(atlas)) and role in "sp"
+    atlas = atlas[(number - 1) % len(atlas)] if atlas else None
     distort = settings["distort_target"]
     landmarks: dict[str, Any] = {}
     people = {domain: build_patient(settings, seed, domain, None, atlas, as_is) for domain in domains}
@@ -208,26 +238,33 @@ def _settings(anatomy, seed, paired, profile, labels, names, body, distort_targe
         raise InputError(f"distort_target: {anatomy}; expected head, the anatomy that has this distortion. Leave it out")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed: {seed!r}; expected a whole number >= 0")
-    if (labels is None) != (names is None) or (body is not None and labels is None):
+    if bool(labels) != bool(names) or (body and not labels):
         raise InputError("labels, names, body: only part of them given; expected labels and names together (body is optional)")
-    given = {"labels": labels, "names": names, "body": body}
-    files = {key: None if path is None else str(Path(path).resolve()) for key, path in given.items()}
-    sums = {}
-    for key, path in files.items():
-        if path is not None:
-            if not Path(path).is_file():
-                raise InputError(f"{given[key]}: does not exist; expected the file of {key}. Check the path")
-            sums[key] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    given = {"labels": _paths(labels), "names": _paths(names), "body": _paths(body)}
+    if given["body"] and len(given["body"]) != len(given["labels"]):
+        raise InputError(f"body: {len(given['body'])} masks for {len(given['labels'])} label maps; expected one for each map, or none")
+    for key, paths in given.items():
+        for path in paths:
+            if not path.is_file():
+                raise InputError(f"{path}: does not exist; expected the file of {key}. Check the path")
+    files = {key: [str(path.resolve()) for path in paths] for key, paths in given.items()}
+    sums = {key: [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths] for key, paths in given.items() if paths}
     domains = {domain: how | {"noise": how["noise"] * NOISE_SHARE[profile]} for domain, how in DOMAINS[anatomy].items()}
-    if anatomy == "abdomen" and labels is not None:
+    if anatomy == "abdomen" and labels:
         domains["target"]["table"] = "curved"
     return {
         "anatomy": anatomy, "profile": profile, "seed": seed, "paired": bool(paired), "distort_target": bool(distort_target),
-        "posture": anatomy == "abdomen" and labels is None, **files, "sha256": sums,
+        "posture": anatomy == "abdomen" and not labels, **files, "sha256": sums,
         "domains": domains, "positioning_sd": list(POSITIONING_SD[anatomy]),
         "grids": {domain: asdict(grid) for domain, grid in ACQUISITIONS[anatomy][profile].items()},
         "sequences": {how["sequence"]: SEQUENCES[how["sequence"]].as_dict() for how in DOMAINS[anatomy].values() if "sequence" in how},
     }  # fmt: skip
+
+
+def _paths(given: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    if given is None:
+        return []
+    return [Path(given)] if isinstance(given, str | Path) else [Path(path) for path in given]
 
 
 def _fingerprint(settings: dict[str, Any]) -> dict[str, Any]:
@@ -266,7 +303,7 @@ def _one_thread_each():
                 os.environ[name] = value
 
 
-def _make_all(settings: dict[str, Any], folder: Path, ids: list[str], atlas, workers: int, progress: bool) -> None:
+def _make_all(settings: dict[str, Any], folder: Path, ids: list[str], atlas: Atlas, workers: int, progress: bool) -> None:
     bar = tqdm(total=len(ids), desc=f"{settings['anatomy']} patients", unit="patient", disable=None if progress and ids else True)
     with bar:
         if workers == 1 or len(ids) < 2:
@@ -274,9 +311,10 @@ def _make_all(settings: dict[str, Any], folder: Path, ids: list[str], atlas, wor
                 make_patient(settings, folder, id_, atlas)
                 bar.update()
             return
-        with _one_thread_each(), ProcessPoolExecutor(min(workers, len(ids)), mp_context=get_context("spawn")) as pool:
+        start = {"mp_context": get_context("spawn"), "initializer": _set_atlas, "initargs": (atlas,)}
+        with _one_thread_each(), ProcessPoolExecutor(min(workers, len(ids)), **start) as pool:
             try:
-                for done in as_completed([pool.submit(make_patient, settings, folder, id_, atlas) for id_ in ids]):
+                for done in as_completed([pool.submit(_make_with_atlas, settings, folder, id_) for id_ in ids]):
                     done.result()
                     bar.update()
             except BrokenProcessPool as error:
@@ -296,9 +334,9 @@ def make_cohort(
     seed: int,
     paired: bool = False,
     profile: str = "quick",
-    labels: str | Path | None = None,
+    labels: str | Path | Sequence[str | Path] | None = None,
     names: str | Path | None = None,
-    body: str | Path | None = None,
+    body: str | Path | Sequence[str | Path] | None = None,
     distort_target: bool = False,
     workers: int | None = None,
     progress: bool = True,
@@ -309,7 +347,8 @@ def make_cohort(
     patients: how many a domain, or (source, target); unpaired, those of source and target are different people in other poses.
     paired: the same people in both scanners. profile: "quick", "full" or "paper" sets the grids (ACQUISITIONS).
     labels, names, body: a NIfTI label map, the JSON of its structures and an optional body mask take the anatomy's place; the first
-    patient (of source, when unpaired) is the map itself, the others are random smooth deformations of it.
+    patient (of source, when unpaired) is the map itself, the others are random smooth invertible deformations of it. Several maps (with
+    as many masks, or none) take turns.
     distort_target (head): one fixed distortion on every target scan.
     workers: processes (None: one a core). progress: shown at a terminal only.
 
@@ -339,7 +378,7 @@ def make_cohort(
         raise InputError(f"{folder}: holds other files and no cohort.json; expected a new or empty folder. Choose another folder")
     meta = {"format": FORMAT, "complete": False, "settings": _plain(settings), "patients": {}}
     todo = [id_ for id_ in ids if not all(path.exists() for path in _expected(folder, settings, id_))]
-    atlas = read_atlas(labels, names, body) if todo and labels is not None else None  # refuses a bad map before anything is written
+    atlas = read_atlas(_paths(labels), names, _paths(body)) if todo and labels else []  # refuses a bad map before anything is written
     if todo:
         write_json(meta, index)
     _make_all(settings, folder, todo, atlas, workers or os.cpu_count() or 1, progress)

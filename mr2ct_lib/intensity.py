@@ -67,6 +67,9 @@ MR_WINDOW = Window(0.0, 100.0, "%")  # the first paper's [0, 100], here percent 
 WHOLE_BODY_WINDOW = Window(-1024.0, 1500.0, "HU")  # air to cortical bone
 ZSCORE_WINDOW = Window(-1.0, 6.0, "SD")  # stripped heads: background about -0.7, fluid on T2 about 5
 MR_WINDOWS = {"percentile": MR_WINDOW, "zscore": ZSCORE_WINDOW}
+COIL_MM = 110.0  # over which a coil's sensitivity may bend: shorter, and N4 takes muscles for it
+# N4's longest side in voxels, iterations, and full width of the histogram's blur: a wider one gets there in fewer iterations
+N4_PROFILES = {"quick": (16, 14, 0.4), "full": (24, 30, 0.3), "paper": (48, 50, 0.2)}
 
 
 def body_mask(volume: Volume) -> np.ndarray:
@@ -103,29 +106,26 @@ def body_mask(volume: Volume) -> np.ndarray:
 def n4(volume: Volume, mask: np.ndarray | None = None, profile: str = "full") -> Volume:
     """Return an MR without its bias field (N4, Tustison 2010, by SimpleITK); the mean log field inside the mask is 0.
 
-    The field is fitted to a shrunk copy (longest side about 12 voxels in quick, 48 in full, 128 in paper) and
-    divided out at full resolution. `mask` (I, J, K) bool; the body where None. A volume without a body is returned
-    as it is.
+    The field is a cubic B-spline with a knot each COIL_MM or less. It is fitted to a shrunk copy with about equal voxels, the
+    longest side about 16 of them in quick, 24 in full, 48 in paper, and divided out at full resolution. `mask` (I, J, K) bool; the
+    body where None. A volume without a body is returned as it is.
     """
     mask = body_mask(volume) if mask is None else mask
     if not mask.any():
         return volume
-    # longest side, iterations at each level, full width of the histogram's blur: a wider one gets there in fewer
-    # iterations
-    size, iterations, blur = {
-        "quick": (12, [4, 14], 0.5),
-        "full": (48, [10, 20], 0.3),
-        "paper": (128, [50, 50, 50, 50], 0.15),
-    }[profile]
+    size, iterations, blur = N4_PROFILES[profile]
     lift = max(0.0, -float(volume.array.min()))  # N4 takes logarithms
     image = to_sitk(volume.replace(array=volume.array.astype(np.float32) + lift))
     inside = to_sitk(volume.replace(array=mask.astype(np.uint8)))
-    shrink = [max(1, min(math.ceil(n / size), n // 4)) for n in volume.array.shape]
+    extent = np.array(volume.array.shape) * volume.spacing
+    voxel = extent.max() / size
+    shrink = [int(np.clip(round(voxel / mm), 1, max(1, n // 4))) for n, mm in zip(volume.array.shape, volume.spacing, strict=True)]
     correct = sitk.N4BiasFieldCorrectionImageFilter()
-    correct.SetMaximumNumberOfIterations(iterations)
+    # one level: a coarser one first would explain away as coil what is anatomy, and the finer one does not mend that
+    correct.SetMaximumNumberOfIterations([iterations])
     correct.SetBiasFieldFullWidthAtHalfMaximum(blur)
     correct.SetConvergenceThreshold(1e-4)
-    correct.SetNumberOfControlPoints([4, 4, 4])
+    correct.SetNumberOfControlPoints([3 + math.ceil(mm / COIL_MM) for mm in extent])
     with one_thread():
         correct.Execute(sitk.Shrink(image, shrink), sitk.Shrink(inside, shrink))
         log_field = from_sitk(correct.GetLogBiasFieldAsImage(image)).array

@@ -2,7 +2,7 @@
 
 A scan is made in the order of nature: the patient is painted on a grid finer than the scan's, each small voxel gets its tissue's signal
 and a little texture, the signals (not the labels) are averaged over the voxel, which gives partial volume, and then come coil bias,
-gain and noise. Left out: chemical shift, flow, motion, metal, beam hardening.
+noise and, over both, the receiver's gain. Left out: chemical shift, flow, motion, metal, beam hardening.
 """
 
 from collections.abc import Callable

@@ -4,7 +4,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from mr2ct_lib.files import InputError
+from mr2ct_lib.intensity import CT_WINDOW
 from mr2ct_lib.volumes import Volume, one_thread, to_sitk
+
+BINS = 32
 
 
 @one_thread()
@@ -20,57 +23,71 @@ def register(
     Mattes' mutual information.
 
     `landmarks`: (points in fixed, points in moving), each (n >= 3, 3) mm RAS; None starts from the geometric
-    centres. `mask` (of fixed, bool) restricts where the metric looks; `spacing` of the B-spline's control points in
-    mm. Deterministic: seeded samples, one thread. Returns `moving` on the grid of `fixed`, and the transform from
+    centres. `mask` (of fixed, bool) restricts where the metric looks; `spacing` of the B-spline's finest control
+    points in mm. Deterministic: seeded samples, one thread. The metric sees a CT through the papers' window and an MR up to its
+    99.5th percentile: of its bins none is spent on air, metal or a bright vessel.
+
+    Returns `moving` (its own values, not the windowed ones) on the grid of `fixed`, and the transform from
     fixed to moving points (LPS mm, as SimpleITK has it).
     """
-    still, move = (sitk.Cast(to_sitk(volume), sitk.sitkFloat32) for volume in (fixed, moving))
-    rigid = sitk.VersorRigid3DTransform()
-    if landmarks is None:
-        kind = sitk.CenteredTransformInitializerFilter.GEOMETRY
-        start = sitk.CenteredTransformInitializer(still, move, rigid, kind)
-    else:
-        pairs = [np.asarray(points, dtype=float) * [-1, -1, 1] for points in landmarks]
-        if pairs[0].shape != pairs[1].shape or pairs[0].ndim != 2 or len(pairs[0]) < 3:
-            raise InputError(f"landmarks: shapes {pairs[0].shape} and {pairs[1].shape}; expected (n, 3) twice with n >= 3. Give pairs")
-        start = sitk.LandmarkBasedTransformInitializer(rigid, pairs[0].ravel().tolist(), pairs[1].ravel().tolist())
-        start = sitk.VersorRigid3DTransform(start)
-        centre = still.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in still.GetSize()])
-        moved = start.TransformPoint(centre)  # turn about the centre of the scan, not about the origin of the scanner
-        start.SetCenter(centre)
-        start.SetTranslation([b - a for a, b in zip(centre, moved, strict=True)])
-
-    def method(levels: list[int], fraction: float) -> sitk.ImageRegistrationMethod:
-        search = sitk.ImageRegistrationMethod()
-        search.SetMetricAsMattesMutualInformation(32)
-        search.SetMetricSamplingStrategy(search.RANDOM)
-        search.SetMetricSamplingPercentage(fraction, seed + 1)  # 0 would mean the clock
-        search.SetInterpolator(sitk.sitkLinear)
-        search.SetShrinkFactorsPerLevel(levels)
-        search.SetSmoothingSigmasPerLevel([level / 2 if level > 1 else 0 for level in levels])
-        search.SetSmoothingSigmasAreSpecifiedInPhysicalUnits(False)
-        if mask is not None:
-            search.SetMetricFixedMask(to_sitk(fixed.replace(array=mask.astype(np.uint8))))
-        return search
-
+    still, move = (to_sitk(volume.replace(array=_seen(volume))) for volume in (fixed, moving))
+    inside = None if mask is None else to_sitk(fixed.replace(array=mask.astype(np.uint8), unit="label"))
     fraction = float(np.clip(20_000 / fixed.array.size, 0.02, 1.0))
     levels = [level for level in (4, 2, 1) if min(fixed.array.shape) // level >= 8] or [1]
-    search = method(levels, fraction)
+
+    search = _search(levels, fraction, seed, inside)
     search.SetOptimizerAsRegularStepGradientDescent(2.0, 1e-3, 100)
     search.SetOptimizerScalesFromPhysicalShift()
-    search.SetInitialTransform(start, inPlace=False)
-    start = search.Execute(still, move)
+    search.SetInitialTransform(_start(still, move, landmarks), inPlace=False)
+    rigid = search.Execute(still, move)
 
     extent = np.array(fixed.array.shape) * fixed.spacing
     mesh = np.maximum(np.round(extent / spacing), 1).astype(int).tolist()
-    bend = sitk.BSplineTransformInitializer(still, mesh)
-    search = method(levels[-2:], fraction)
-    search.SetMovingInitialTransform(start)
-    search.SetInitialTransform(bend, inPlace=False)
+    search = _search(levels[-2:], fraction, seed, inside)
+    search.SetMovingInitialTransform(rigid)
+    search.SetInitialTransform(sitk.BSplineTransformInitializer(still, mesh), inPlace=False)
     search.SetOptimizerAsLBFGSB(gradientConvergenceTolerance=1e-5, numberOfIterations=20)
     bend = search.Execute(still, move)
-    whole = sitk.CompositeTransform([start, bend])
+
+    whole = sitk.CompositeTransform([rigid, bend])
     fill = -1000.0 if moving.unit == "HU" else 0.0
-    result = sitk.Resample(move, still, whole, sitk.sitkLinear, fill)
-    array = sitk.GetArrayFromImage(result).transpose(2, 1, 0)
-    return fixed.replace(array=np.ascontiguousarray(array), unit=moving.unit), whole
+    whole_range = sitk.Cast(to_sitk(moving), sitk.sitkFloat32)
+    result = sitk.GetArrayFromImage(sitk.Resample(whole_range, still, whole, sitk.sitkLinear, fill)).transpose(2, 1, 0)
+    return fixed.replace(array=np.ascontiguousarray(result), unit=moving.unit), whole
+
+
+def _seen(volume: Volume) -> np.ndarray:
+    """The values that the metric sees, float32."""
+    low, high = (CT_WINDOW.low, CT_WINDOW.high) if volume.unit == "HU" else (volume.array.min(), np.percentile(volume.array, 99.5))
+    return np.clip(volume.array, low, max(high, low)).astype(np.float32)
+
+
+def _start(still: sitk.Image, move: sitk.Image, landmarks: tuple[np.ndarray, np.ndarray] | None) -> sitk.VersorRigid3DTransform:
+    rigid = sitk.VersorRigid3DTransform()
+    if landmarks is None:
+        kind = sitk.CenteredTransformInitializerFilter.GEOMETRY
+        return sitk.VersorRigid3DTransform(sitk.CenteredTransformInitializer(still, move, rigid, kind))
+    pairs = [np.asarray(points, dtype=float) * [-1, -1, 1] for points in landmarks]
+    if pairs[0].shape != pairs[1].shape or pairs[0].ndim != 2 or len(pairs[0]) < 3:
+        raise InputError(f"landmarks: shapes {pairs[0].shape} and {pairs[1].shape}; expected (n, 3) twice with n >= 3. Give pairs")
+    start = sitk.LandmarkBasedTransformInitializer(rigid, pairs[0].ravel().tolist(), pairs[1].ravel().tolist())
+    start = sitk.VersorRigid3DTransform(start)
+    centre = still.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in still.GetSize()])
+    moved = start.TransformPoint(centre)  # turn about the centre of the scan, not about the origin of the scanner
+    start.SetCenter(centre)
+    start.SetTranslation([b - a for a, b in zip(centre, moved, strict=True)])
+    return start
+
+
+def _search(levels: list[int], fraction: float, seed: int, mask: sitk.Image | None) -> sitk.ImageRegistrationMethod:
+    search = sitk.ImageRegistrationMethod()
+    search.SetMetricAsMattesMutualInformation(BINS)
+    search.SetMetricSamplingStrategy(search.RANDOM)
+    search.SetMetricSamplingPercentage(fraction, seed + 1)  # 0 would mean the clock
+    search.SetInterpolator(sitk.sitkLinear)
+    search.SetShrinkFactorsPerLevel(levels)
+    search.SetSmoothingSigmasPerLevel([level / 2 if level > 1 else 0 for level in levels])
+    search.SetSmoothingSigmasAreSpecifiedInPhysicalUnits(False)
+    if mask is not None:
+        search.SetMetricFixedMask(mask)
+    return search

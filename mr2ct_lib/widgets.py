@@ -116,6 +116,7 @@ def transform_explorer(
     losses: Mapping[str, Callable[[np.ndarray, np.ndarray], float]],
     reach: int = 8,
     steps: int = 17,
+    plane: str | None = "coronal",
 ) -> Explorable:
     """How losses see an image that is moved against a reference. Arguments: shift (pixels), rotation (degrees), contrast (-1 inverts).
 
@@ -129,7 +130,7 @@ def transform_explorer(
         curves = {name: [float(loss(reference, one)) for one in seen] for name, loss in losses.items()}
         title = f"shift {shift:g} px, rotation {rotation:g}°, contrast {contrast:g}"
         here = moved(image, shift, rotation, contrast)
-        return figures.misalignment(reference, here, positions, curves, shift, titles=("reference", title))
+        return figures.misalignment(reference, here, positions, curves, shift, titles=("reference", title), plane=plane)
 
     return Explorable(draw, {"shift": (-float(reach), float(reach), 0.5), "rotation": (-20.0, 20.0, 1.0), "contrast": (-1.0, 1.0, 0.25)})
 
@@ -183,24 +184,39 @@ def window_explorer(image: np.ndarray, unit: str = "HU", plane: str | None = "ax
     return Explorable(draw, {"level": (-1000.0, 1000.0, 25.0), "width": (50.0, 3000.0, 50.0)})
 
 
-def sequence_explorer(
-    labels: np.ndarray, names: Mapping[int, str], plane: str | None = "coronal", field_strength: float = 1.0
-) -> Explorable:
-    """The same anatomy under other settings of the spoiled gradient echo. Arguments: tr, te (ms), flip (degrees); at first the hip's.
+def sequence_explorer(labels: np.ndarray, names: Mapping[int, str], plane: str | None = "coronal") -> Explorable:
+    """The same anatomy under other settings of the spoiled gradient echo: tr, te (ms), flip (degrees), field (1.0 or 1.5 T).
 
-    labels: (H, W) with a name for each value; field_strength: 1.0 or 1.5 T, for T1.
+    labels: (H, W) with a name for each value. The settings begin as the hip's.
     """
     labels = figures.as_image(labels, "labels").astype(int)
-    t1, t2star, pd = (tissues.lookup(dict(names), f) for f in ("t1_10" if field_strength == 1.0 else "t1_15", "t2star", "pd"))
+    tables = {name: tissues.lookup(dict(names), name) for name in ("t1_10", "t1_15", "t2star", "pd")}
     present = [value for value in np.unique(labels) if value]
 
-    def draw(tr: float = 7.9, te: float = 3.08, flip: float = 30.0) -> Figure:
+    def draw(tr: float = 7.9, te: float = 3.08, flip: float = 30.0, field: float = 1.0) -> Figure:
+        t1 = tables["t1_10" if field == 1.0 else "t1_15"]
         with np.errstate(divide="ignore", invalid="ignore"):  # tissues without signal have no relaxation time
-            signal = np.nan_to_num(physics.spgr(t1, t2star, pd, tr, te, flip))
+            signal = np.nan_to_num(physics.spgr(t1, tables["t2star"], tables["pd"], tr, te, flip))
         kinds = {tissues.tissue_of(names[value]).name: float(signal[value]) for value in present}
-        return figures.contrast_view(signal[labels], kinds, f"TR {tr:g} ms, TE {te:g} ms, flip {flip:g}°", plane)
+        return figures.contrast_view(signal[labels], kinds, f"TR {tr:g} ms, TE {te:g} ms, flip {flip:g}°, {field:g} T", plane)
 
-    return Explorable(draw, {"tr": (4.0, 100.0, 0.1), "te": (1.0, 30.0, 0.02), "flip": (2.0, 90.0, 1.0)})
+    return Explorable(draw, {"tr": (4.0, 100.0, 0.1), "te": (1.0, 30.0, 0.02), "flip": (2.0, 90.0, 1.0), "field": [1.0, 1.5]})
+
+
+def scanner_explorer(signal: Volume, seed: int = 0, plane: str = "coronal") -> Explorable:
+    """What coil and electronics make of a clean signal (one slice). Arguments: noise (SD, share of the body's mean signal) and bias
+    (SD of the logarithm of the coil's sensitivity)."""
+    body = signal.array > 0
+    mean = float(signal.array[body].mean()) if body.any() else 1.0
+    window = Window(0.0, max(1.6 * float(signal.array.max()), 1e-9), signal.unit)
+
+    def draw(noise: float = 0.04, bias: float = 0.15) -> Figure:
+        coil = physics.bias_field(signal.array.shape, signal.affine, bias, seed)
+        scan = physics.rician(signal.array * coil, noise * mean, np.random.default_rng(seed))
+        images = {"clean": signal.array, f"bias {bias:g}, noise {noise:g}": scan}
+        return figures.show_images({title: slices_of(image, plane)[0] for title, image in images.items()}, window, plane=plane)
+
+    return Explorable(draw, {"noise": (0.0, 0.3, 0.02), "bias": (0.0, 0.6, 0.05)})
 
 
 def follow(

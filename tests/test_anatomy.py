@@ -1,35 +1,9 @@
-"""Painters and label map patients."""
-
-import json
+"""Painters: laws of the solids, and of what becomes of stray pieces."""
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
-from mr2ct_lib.anatomy import (
-    Boxes,
-    LabelMapPatient,
-    chain,
-    complete_labels,
-    ellipsoid,
-    interpolate_lattice,
-    read_names,
-    tube,
-    voxel_centres,
-    waves,
-)
-from mr2ct_lib.files import InputError
-from mr2ct_lib.volumes import Volume, read_volume
-
-NAMES = {0: "background", 1: "femur", 5: "gluteus_maximus"}
-
-
-def small_map() -> tuple[np.ndarray, np.ndarray]:
-    """A 'leg': a bone of 15 mm radius inside a muscle of 40 mm radius, voxels of 3 mm."""
-    affine = np.diag([3.0, 3.0, 3.0, 1.0])
-    x, y, _ = voxel_centres((48, 48, 20), affine)
-    radius = np.hypot(x - 70.5, y - 70.5)
-    return np.where(radius < 15, 1, np.where(radius < 40, 5, 0)).astype(np.uint8), affine
+from mr2ct_lib.anatomy import Boxes, Waves, chain_depth, ellipsoid_depth, interpolate_lattice, join_strays, tube, voxel_centres
 
 
 def test_voxel_centres_follow_an_oblique_affine():
@@ -61,23 +35,39 @@ def test_angles_go_the_short_way_round():
 def test_chain_of_two_points_is_a_capsule():
     points = np.random.default_rng(1).uniform(-20, 20, (3, 200)).astype(np.float32)
     along = np.clip(points[2], 0, 10)
-    expected = np.sqrt(points[0] ** 2 + points[1] ** 2 + (points[2] - along) ** 2) - 4
-    assert chain(*points, [(0, 0, 0, 4), (0, 0, 10, 4)]) == pytest.approx(expected, abs=1e-4)
+    expected = 4 - np.sqrt(points[0] ** 2 + points[1] ** 2 + (points[2] - along) ** 2)
+    assert chain_depth(*points, [(0, 0, 0, 4), (0, 0, 10, 4)]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_flattened_chain_is_wide():
+    points = np.array([[7.0, 0.0], [0.0, 7.0], [5.0, 5.0]])
+    wide, narrow = chain_depth(*points, [(0, 0, 0, 4), (0, 0, 10, 4)], flat=(0.5, 1, 1))
+    assert wide == pytest.approx(0.5) and narrow == pytest.approx(-3)
 
 
 def test_ellipsoid_with_equal_radii_is_a_ball():
-    points = np.random.default_rng(2).normal(0, 5, (3, 100)).astype(np.float32)
-    expected = np.linalg.norm(points, axis=0) - 3
-    assert ellipsoid(*points, (0, 0, 0), (3, 3, 3)) == pytest.approx(expected, abs=1e-4)
+    points = np.random.default_rng(2).normal(0, 8, (500, 3))
+    np.testing.assert_allclose(ellipsoid_depth(points, (0, 0, 0), (9, 9, 9)), 9 - np.linalg.norm(points, axis=1), atol=1e-9)
 
 
-def test_waves_have_zero_mean_unit_spread_and_are_those_of_their_seed():
+def test_waves_of_a_seed_have_zero_mean_unit_spread_and_are_its_own():
     points = np.random.default_rng(3).uniform(-2000, 2000, (3, 20000))
-    first = waves(*points, seed=4, length=50)
+    first = Waves.of_seed(4, 50).on(*points)
     assert abs(first.mean()) < 0.05
     assert first.std() == pytest.approx(1, abs=0.05)
-    assert np.array_equal(first, waves(*points, seed=4, length=50))
-    assert not np.array_equal(first, waves(*points, seed=5, length=50))
+    assert np.array_equal(first, Waves.of_seed(4, 50).on(*points))
+    assert not np.array_equal(first, Waves.of_seed(5, 50).on(*points))
+
+
+def test_waves_have_unit_variance_and_the_slope_of_their_differences():
+    wave = Waves.random(np.random.default_rng(0), 16, 20.0)
+    points = np.random.default_rng(1).uniform(-300, 300, (4000, 3))
+    value, slope = wave.value_and_slope(points)
+    assert value.std() == pytest.approx(1, abs=0.1)
+    steps = [(wave(points + 1e-3 * axis) - wave(points - 1e-3 * axis)) / 2e-3 for axis in np.eye(3)]
+    np.testing.assert_allclose(slope, np.linalg.norm(steps, axis=0), atol=1e-3)
+    np.testing.assert_allclose(value, wave(points))
+    np.testing.assert_allclose(wave.on(*points.T), wave(points), atol=1e-4)
 
 
 @pytest.mark.parametrize("oblique", [False, True])
@@ -103,111 +93,24 @@ def test_boxes_hold_every_voxel_of_a_range():
     assert Boxes(q).of(np.array([100, 0, 0]), np.array([120, 9, 9])) is None
 
 
-def test_completed_map_keeps_labels_and_adds_skin_fat_and_cortex():
-    labels, _ = small_map()
-    out, names = complete_labels(labels, NAMES, (3, 3, 3))
-    value = {name: key for key, name in names.items()}
-    assert (out[labels == 5] == 5).all()
-    assert set(np.unique(out[labels == 1])) == {1, value["femur_cortex"]}
-    for k in range(out.shape[2]):  # from outside to inside: air, skin, fat, muscle, cortex, marrow
-        row = out[:24, 24, k]
-        order = [row[0]] + [b for a, b in zip(row[:-1], row[1:], strict=True) if a != b]
-        inner = [names[int(v)] for v in order]
-        assert inner[:2] == ["background", "skin"] and inner[-3:] == ["gluteus_maximus", "femur_cortex", "femur"]
-        assert all("fat" in name for name in inner[2:-3])
+def test_strays_go_to_their_surroundings_and_what_may_go_on_beyond_the_grid_stays():
+    labels = np.full((12, 10, 8), 9, np.uint8)
+    labels[1:5, 2:8, 2:6] = 3  # the structure
+    labels[8, 5, 4] = labels[8, 6, 4] = 3  # a stray piece of it
+    labels[11, 2, 2] = 3  # touches a face: may be the tip of something larger
+    labels[9, 9, 6] = 5  # another structure's only piece
+    expected = labels.copy()
+    expected[8, 5:7, 4] = 9
+    join_strays(labels, np.where(labels == 9, 0, labels))
+    np.testing.assert_array_equal(labels, expected)
+    join_strays(labels, np.where(labels == 9, 0, labels), inner_faces=((0, -1),))  # nothing goes on beyond this face
+    expected[11, 2, 2] = 9
+    np.testing.assert_array_equal(labels, expected)
 
 
-def test_given_body_is_used():
-    labels, _ = small_map()
-    body = np.zeros(labels.shape, bool)
-    body[2:-2, 2:-2] = True
-    out, names = complete_labels(labels, NAMES, (3, 3, 3), body)
-    assert np.array_equal(out > 0, body)
-    assert "subcutaneous_fat" in names.values()
-
-
-def test_complete_map_comes_back_unchanged():
-    labels, _ = small_map()
-    once, names = complete_labels(labels, NAMES, (3, 3, 3))
-    twice, names_again = complete_labels(once, names, (3, 3, 3))
-    assert np.array_equal(once, twice) and names == names_again
-
-
-def test_values_without_name_and_empty_maps_are_refused():
-    labels, _ = small_map()
-    with pytest.raises(InputError, match=r"\[5\]"):
-        complete_labels(labels, {0: "background", 1: "femur"}, (3, 3, 3))
-    with pytest.raises(InputError, match="background only"):
-        complete_labels(np.zeros((3, 3, 3), int), NAMES, (3, 3, 3))
-    with pytest.raises(InputError, match="no tissue is known"):
-        complete_labels(labels, NAMES | {5: "unobtainium"}, (3, 3, 3))
-
-
-@pytest.mark.parametrize(
-    ("content", "match"),
-    [({"1": "unobtainium"}, "label 1"), ({"one": "femur"}, "'one'"), ([1], "names"), ({"1": 4}, "entry"), ({}, "names")],
-)
-def test_bad_names_are_refused(tmp_path, content, match):
-    path = tmp_path / "names.json"
-    path.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=match) as caught:
-        read_names(path)
-    assert str(path) in str(caught.value)
-
-
-def test_names_gain_a_background(tmp_path):
-    path = tmp_path / "names.json"
-    path.write_text('{"2": "femur"}')
-    assert read_names(path) == {0: "background", 2: "femur"}
-
-
-def test_label_map_patient_without_deformation_is_the_map():
-    labels, affine = small_map()
-    patient = LabelMapPatient(Volume(labels, affine, "label"), NAMES, deform=False, seed=9)
-    painted = patient.paint(labels.shape, affine)
-    assert np.array_equal(painted, patient.completed.array)
-    assert np.array_equal(painted[::2, 1::2], patient.paint((24, 24, 20), affine @ np.diag([2, 2, 1, 1.0]) + np.array(
-        [[0, 0, 0, 0], [0, 0, 0, 3], [0, 0, 0, 0], [0, 0, 0, 0]])))  # fmt: skip
-
-
-def test_deformation_is_that_of_the_seed_and_keeps_the_structures():
-    labels, affine = small_map()
-    first = LabelMapPatient(Volume(labels, affine, "label"), NAMES, seed=1)
-    other = first.with_seed(2)
-    a, b = first.paint(labels.shape, affine), other.paint(labels.shape, affine)
-    assert np.array_equal(a, first.with_seed(1).paint(labels.shape, affine))
-    assert (a != b).mean() > 0.01
-    for value in (1, 5):
-        assert (b == value).sum() == pytest.approx((first.completed.array == value).sum(), rel=0.3)
-
-
-def test_outside_of_the_map_is_background():
-    labels, affine = small_map()
-    patient = LabelMapPatient(Volume(labels, affine, "label"), NAMES)
-    far = affine.copy()
-    far[:3, 3] = 1e4
-    assert not patient.paint((4, 4, 4), far).any()
-
-
-def test_body_of_another_shape_is_refused():
-    labels, affine = small_map()
-    with pytest.raises(InputError, match="body mask"):
-        LabelMapPatient(Volume(labels, affine, "label"), NAMES, Volume(np.ones((2, 2, 2)), affine, "label"))
-
-
-def test_real_label_map_becomes_a_recognisable_patient(real_data):
-    folder = real_data / "hip_labels"
-    names = read_names(folder / "names.json")
-    scan = read_volume(folder / "hip_labels.nii.gz", unit="label")
-    scan = scan.replace(array=scan.array[::3, ::3], affine=scan.affine @ np.diag([3, 3, 1, 1.0]))
-    truth = read_volume(folder / "body_mask.nii.gz", unit="label").array[::3, ::3] > 0
-    patient = LabelMapPatient(scan, names, deform=False)
-    body = patient.completed.array > 0
-    # the guessed outline resembles the scanned one where bones and muscles show where the body is
-    rows = np.flatnonzero((scan.array > 0).any(axis=(0, 1)))[5:-5]
-    overlap = 2 * (body & truth)[:, :, rows].sum() / (body[:, :, rows].sum() + truth[:, :, rows].sum())
-    assert overlap > 0.85
-    assert {"pelvis_cortex", "femur_cortex", "skin", "subcutaneous_fat"} <= set(patient.names.values())
-    assert ndimage.label(body)[1] == 1
-    # centre: between the femoral heads, measured by fitting balls to them
-    assert patient.landmarks["centre"] == pytest.approx((-0.9, 47.6, 302.5), abs=8)
+def test_pieces_that_meet_at_a_corner_are_one():
+    labels = np.zeros((6, 6, 6), np.uint8)
+    labels[1:3, 1:3, 1:3] = labels[3, 3, 3] = 1
+    before = labels.copy()
+    join_strays(labels, labels.copy())
+    np.testing.assert_array_equal(labels, before)

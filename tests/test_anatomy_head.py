@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mr2ct_lib.anatomy_head import HEAD_NAMES, HEAD_TISSUES, Waves, ellipsoid_depth, head_patient, tube_depth
+from mr2ct_lib.anatomy_head import HEAD_NAMES, HEAD_TISSUES, head_patient
 from mr2ct_lib.files import InputError
 from mr2ct_lib.tissues import tissue_of
 
@@ -76,20 +76,3 @@ def test_overrides_act_in_their_direction():
     assert volume("white_matter", size=1.05) > 1.2 * volume("white_matter", size=0.95)
     with pytest.raises(InputError, match="ventricles"):
         head_patient(9, ventricles=-1)
-
-
-def test_waves_have_unit_variance_and_the_slope_of_their_differences():
-    wave = Waves.random(np.random.default_rng(0), 16, 20.0)
-    points = np.random.default_rng(1).uniform(-300, 300, (4000, 3))
-    value, slope = wave.value_and_slope(points)
-    assert value.std() == pytest.approx(1, abs=0.1)
-    steps = [(wave(points + 1e-3 * axis) - wave(points - 1e-3 * axis)) / 2e-3 for axis in np.eye(3)]
-    np.testing.assert_allclose(slope, np.linalg.norm(steps, axis=0), atol=1e-3)
-    np.testing.assert_allclose(value, wave(points))
-
-
-def test_depths_are_distances_where_they_can_be_known():
-    points = np.random.default_rng(2).normal(size=(500, 3)) * 8
-    np.testing.assert_allclose(ellipsoid_depth(points, (0, 0, 0), (9, 9, 9)), 9 - np.linalg.norm(points, axis=1), atol=1e-9)
-    ball = np.array([[0.0, 0, 0, 5], [1e-6, 0, 0, 5]])
-    np.testing.assert_allclose(tube_depth(points, ball), 5 - np.linalg.norm(points, axis=1), atol=1e-5)

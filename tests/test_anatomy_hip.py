@@ -13,6 +13,10 @@ VALUE = {name: value for value, name in HIP_NAMES.items()}
 REAL_ML = {
     "pelvis": 787, "femur": 463, "sacrum": 264, "gluteus_maximus": 1409, "gluteus_medius": 650,
     "gluteus_minimus": 122, "iliacus": 190, "psoas_major": 211, "adductor_muscles": 664,
+    # measured on the same map
+    "obturator_externus": 92, "obturator_internus": 77, "pectineus": 52, "piriformis": 43, "biceps_femoris": 35, "gracilis": 51,
+    "rectus_femoris": 195, "sartorius": 96, "semitendinosus": 76, "tensor_fasciae_latae": 88, "vastus_medialis": 42,
+    "vastus_lateralis_and_intermedius": 424,
 }  # fmt: skip
 
 
@@ -56,9 +60,7 @@ def test_each_structure_is_one_piece_a_side(painted):
     for index, name in enumerate(STRUCTURES, start=1):
         for half in (structures[:middle], structures[middle:]):
             parts, _ = ndimage.label(half == index, np.ones((3, 3, 3)))
-            sizes = np.bincount(parts.ravel())[1:]
-            # a voxel or two may hang on by less than the grid resolves
-            assert sizes.max() > 0.995 * sizes.sum(), name
+            assert parts.max() == 1, name
 
 
 def test_nothing_touches_the_air_but_skin(painted):
@@ -71,19 +73,58 @@ def test_nothing_touches_the_air_but_skin(painted):
     assert (labels[air] == VALUE["skin"]).mean() > 0.7
 
 
-def test_mean_volumes_are_those_of_an_adult():
-    volumes = []
-    for seed in range(6):
+@pytest.fixture(scope="module")
+def hundred():
+    """100 virtual adults at 8 mm: volumes (100, 23) in mL, and what was found wrong with any of them."""
+    volumes, wrong = [], []
+    for seed in range(100):
         patient = hip_patient(seed)
-        shape, affine = grid_around(patient, 4.0)
-        structures = structure_labels(patient.paint(shape, affine), HIP_NAMES)
-        volumes.append(np.bincount(structures.ravel(), minlength=23) * 4.0**3 / 1000)
-    mean = np.mean(volumes, axis=0)
+        shape, affine = grid_around(patient, 8.0)
+        labels = patient.paint(shape, affine)
+        structures = structure_labels(labels, HIP_NAMES)
+        volumes.append(np.bincount(structures.ravel(), minlength=23) * 8.0**3 / 1000)
+        middle = np.searchsorted(affine[0, 3] + affine[0, 0] * np.arange(shape[0]), patient.origin[0])
+        for index, name in enumerate(STRUCTURES, start=1):
+            for half in (structures[:middle], structures[middle:]):
+                pieces = ndimage.label(half == index, np.ones((3, 3, 3)))[1]
+                if pieces != 1:
+                    wrong.append(f"seed {seed}: {name} in {pieces} pieces")
+        near_air = ndimage.binary_dilation(labels == 0, np.ones((3, 3, 1))) & (labels > 0)
+        touching = {HIP_NAMES[value] for value in np.unique(labels[near_air])} - {"skin", "subcutaneous_fat", "intermuscular_fat"}
+        if touching:
+            wrong.append(f"seed {seed}: {touching} at the surface")
+        if ndimage.label(labels > 0)[1] != 1:
+            wrong.append(f"seed {seed}: the body in several pieces")
+    return np.array(volumes), wrong
+
+
+def test_each_structure_of_100_adults_is_one_piece_a_side_and_none_leaves_the_skin(hundred):
+    assert not hundred[1]
+
+
+def test_mean_volumes_of_100_adults_are_those_of_a_real_one(hundred):
+    mean = hundred[0].mean(axis=0)
     for name, expected in REAL_ML.items():
         assert mean[1 + STRUCTURES.index(name)] == pytest.approx(expected, rel=0.3), name
 
 
-@pytest.mark.parametrize("seed", range(8))
+def test_femoral_cortex_is_thick_at_the_shaft_and_thin_at_the_head():
+    """Textbooks: some 5 to 9 mm about the middle of the shaft, 1 to 3 mm at head and trochanters."""
+    for seed in range(4):
+        patient = hip_patient(seed, flexion=0, abduction=0, rotation=0)
+        shaft, head = (np.array(patient.landmarks[f"{name}_right"]) for name in ("shaft_lower", "head"))
+        for place, low, high in ((shaft + [0, 0, 25], 4.5, 9.0), (head, 1.0, 3.0)):
+            close = np.diag([0.5, 0.5, 1.0, 1.0])
+            close[:3, 3] = place - [40, 40, 0]
+            labels = patient.paint((161, 161, 1), close)[:, :, 0]
+            bone = np.isin(labels, [VALUE["femur"], VALUE["femur_cortex"], VALUE["femur_marrow"]])
+            inner = bone & (labels != VALUE["femur_cortex"])
+            depth = ndimage.distance_transform_edt(bone, sampling=0.5)
+            thickness = np.median(depth[ndimage.binary_dilation(inner) & (labels == VALUE["femur_cortex"])])
+            assert low < thickness < high, (seed, thickness)
+
+
+@pytest.mark.parametrize("seed", range(0, 100, 5))
 def test_neck_shaft_angle_and_head_diameter_are_in_the_textbook_range(seed):
     patient = hip_patient(seed)
     for side in ("right", "left"):

@@ -1,7 +1,12 @@
 """Cohorts on disk: what decides the bits, what is kept, what is refused."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import nibabel as nib
 import numpy as np
@@ -161,6 +166,100 @@ def test_label_map_takes_the_anatomys_place(tmp_path):
     with pytest.raises(InputError, match="2"):
         make_cohort("hip", tmp_path / "b", 2, seed=1, paired=True, workers=1, **files)
     assert not (tmp_path / "b").exists()
+
+
+def write_maps(tmp_path, *seeds):
+    """Label maps of several people, and the names of their structures."""
+    affine = np.diag([4.0, 4.0, 6.0, 1.0])
+    affine[:3, 3] = -80, -80, -60
+    for seed in seeds:
+        write_volume(Volume(Spheres(seed).paint((40, 40, 20), affine), affine, "label"), tmp_path / f"map{seed}.nii.gz")
+    (tmp_path / "names.json").write_text(json.dumps({"1": "muscle", "2": "subcutaneous_fat"}))
+    return {"labels": [tmp_path / f"map{seed}.nii.gz" for seed in seeds], "names": tmp_path / "names.json"}
+
+
+def test_several_label_maps_take_turns(tmp_path):
+    files = write_maps(tmp_path, 1, 2)
+    both = make_cohort("hip", tmp_path / "both", 4, seed=1, paired=True, workers=1, **files)
+    alone = make_cohort("hip", tmp_path / "alone", 1, seed=9, paired=True, workers=1, labels=files["labels"][1], names=files["names"])
+
+    def volume(made, id_):
+        return (read_volume(made.labels[id_], "label").array > 0).sum()
+
+    # the first two are the maps themselves (the second one's own size), the next two deformations of them in the same order
+    assert volume(both, "p0002") == volume(alone, "p0001") != volume(both, "p0001")
+    third, fourth = ((read_volume(both.labels[id_], "label").array) for id_ in ("p0003", "p0004"))
+    first, second = ((read_volume(both.labels[id_], "label").array) for id_ in ("p0001", "p0002"))
+    assert (third != first).any() and (fourth != second).any()
+    again = make_cohort("hip", tmp_path / "again", 4, seed=1, paired=True, workers=2, **files)
+    assert bits(again.folder) == bits(both.folder)
+    with pytest.raises(InputError, match="1 masks for 2 label maps"):
+        make_cohort("hip", tmp_path / "c", 1, seed=1, body=files["labels"][0], **files)
+
+
+def test_a_killed_cohort_goes_on_and_finished_patients_stay(tmp_path):
+    """SIGKILL in the middle of a process of its own: nothing half-written is taken for a patient, nothing finished is made again."""
+    command = [sys.executable, "-m", "mr2ct_lib.cli", "cohort", "head", "--patients", "3", "--paired", "--seed", "4", "--out"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    made = subprocess.Popen([*command, str(tmp_path / "part")], start_new_session=True, **quiet)
+    end = time.monotonic() + 120
+    while not list((tmp_path / "part").glob("patients/p*.json")) and time.monotonic() < end:
+        time.sleep(0.02)
+    os.killpg(made.pid, signal.SIGKILL)
+    made.wait()
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "part" / "patients").glob("p*.json")}
+    assert finished
+    if len(finished) < 3:
+        with pytest.raises(InputError, match="unfinished"):
+            read_cohort(tmp_path / "part")
+    whole = make_cohort("head", tmp_path / "whole", 3, seed=4, paired=True, workers=1)
+    again = make_cohort("head", tmp_path / "part", 3, seed=4, paired=True, workers=1)
+    assert bits(again.folder) == bits(whole.folder)
+    assert (again.folder / "cohort.json").read_text() == (whole.folder / "cohort.json").read_text()
+    assert all(path.stat().st_mtime_ns == when for path, when in finished.items())
+
+
+GRIDS = [((3, 40, 20), (50.0, 4.0, 6.0)), ((2, 2, 2), (60.0, 60.0, 60.0)), ((40, 40, 1), (4.0, 4.0, 100.0))]
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.3])
+@pytest.mark.parametrize("shape, spacing", GRIDS)
+def test_tiny_coarse_and_oblique_label_maps_are_scanned_where_they_lie(tmp_path, shape, spacing, slope):
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = -(np.array(shape) - 1) / 2 * spacing
+    affine[:3, :3] = np.array([[np.cos(slope), -np.sin(slope), 0], [np.sin(slope), np.cos(slope), 0], [0, 0, 1]]) @ affine[:3, :3]
+    labels = np.ones(shape, np.uint8)
+    labels[: shape[0] // 2] = 2
+    write_volume(Volume(labels, affine, "label"), tmp_path / "map.nii.gz")
+    (tmp_path / "names.json").write_text(json.dumps({"1": "muscle", "2": "subcutaneous_fat"}))
+    files = {"labels": tmp_path / "map.nii.gz", "names": tmp_path / "names.json"}
+    made = make_cohort("hip", tmp_path / "a", 1, seed=1, paired=True, workers=1, **files)
+    found, ct = read_volume(made.labels["p0001"], "label"), read_volume(made.target["p0001"])
+    place = np.argwhere(np.ones(found.array.shape)) @ found.affine[:3, :3].T + found.affine[:3, 3]
+    index = np.rint((place - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T).astype(int)
+    inside = ((index >= 0) & (index < shape)).all(axis=1)
+    expected = np.where(inside, labels[tuple(np.clip(index, 0, np.array(shape) - 1).T)], 0)
+    assert (found.array.ravel() == expected).mean() > 0.995 and inside.any()  # but for rounding half way between two voxels
+    assert ct.array.max() < 150 and ct.array.min() < -900
+
+
+@pytest.mark.parametrize(
+    "array, word",
+    [
+        (np.zeros((9, 9, 9, 2), np.uint8), "3D volume"),
+        (np.zeros((9, 9, 9), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])), "colours"),
+        (np.full((9, 9, 9), 0.5, np.float32), "no label map"),
+        (np.full((9, 9, 9), -1000, np.int16), "no label map"),  # a CT
+        (np.zeros((9, 9, 9), np.uint8), "background only"),
+        (np.full((9, 9, 9), 7, np.uint8), "no name"),
+    ],
+)
+def test_what_is_no_label_map_is_named_and_leaves_nothing(tmp_path, array, word):
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "map.nii.gz")
+    (tmp_path / "names.json").write_text(json.dumps({"1": "muscle"}))
+    with pytest.raises(InputError, match=word) as caught:
+        make_cohort("hip", tmp_path / "a", 1, seed=1, labels=tmp_path / "map.nii.gz", names=tmp_path / "names.json")
+    assert "map.nii.gz" in str(caught.value) and not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(

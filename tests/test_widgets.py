@@ -67,17 +67,18 @@ def explorables() -> dict[str, widgets.Explorable]:
         "deform": widgets.deform_toggle(IMAGE, IMAGE[::-1]),
         "window": widgets.window_explorer(IMAGE * 1000),
         "sequence": widgets.sequence_explorer(labels, names),
+        "scanner": widgets.scanner_explorer(Volume(labels[:, None, :].astype(np.float32), np.eye(4))),
     }
 
 
-@pytest.mark.parametrize("name", ["slices", "transform", "offset", "deform", "window", "sequence"])
+@pytest.mark.parametrize("name", ["slices", "transform", "offset", "deform", "window", "sequence", "scanner"])
 def test_every_explorable_builds_without_a_frontend_and_draws_its_ends(name: str) -> None:
     view = explorables()[name]
     assert set(view.sliders) == set(inspect.signature(view.draw).parameters)
     box = widgets.explore(view)
     for control in controls(box).values():
-        control.value = control.max
-    ends = {slider: limits[0] for slider, limits in view.sliders.items()}
+        control.value = control.max if hasattr(control, "max") else control.options[-1]
+    ends = {slider: limits[0] for slider, limits in view.sliders.items()}  # the least of a range, the first of a list
     assert view(**ends).axes
 
 
@@ -124,3 +125,21 @@ def test_sequence_shows_fat_brighter_than_muscle_at_the_hips_settings() -> None:
     fig = explorables()["sequence"]()
     bars = {label.get_text(): bar.get_width() for label, bar in zip(fig.axes[1].get_yticklabels(), fig.axes[1].patches, strict=True)}
     assert bars["fat"] == pytest.approx(0.0871, abs=1e-4) and bars["muscle"] == pytest.approx(0.0227, abs=1e-4)
+
+
+def test_a_stronger_field_lengthens_t1_and_darkens_muscle() -> None:
+    view = explorables()["sequence"]
+    one, more = (view(field=strength).axes[0].images[0].get_array().max() for strength in (1.0, 1.5))
+    assert more < one
+
+
+def test_an_ideal_scanner_shows_the_signal_itself_and_noise_lifts_the_air() -> None:
+    view = explorables()["scanner"]
+    clean, ideal = (ax.images[0].get_array() for ax in view(noise=0.0, bias=0.0).axes[:2])
+    np.testing.assert_allclose(ideal, clean)
+    noisy = view(noise=0.2, bias=0.0).axes[1].images[0].get_array()
+    assert noisy[0].mean() == pytest.approx(0.2 * clean[clean > 0].mean() * np.sqrt(np.pi / 2), rel=0.3)
+
+
+def test_moved_images_carry_the_patients_sides() -> None:
+    assert {"R", "L"} <= {text.get_text() for text in explorables()["transform"]().axes[0].texts}

@@ -30,6 +30,16 @@ def processor() -> str:
     return f"{platform.machine()} CPU" + (" with AMX bf16" if torch.cpu._is_amx_tile_supported() else "")
 
 
+def provenance_of_machine(profile: str) -> dict[str, Any]:
+    """When, on what and with which versions something is measured."""
+    return {
+        "profile": profile,
+        "date": datetime.date.today().isoformat(),
+        "processor": processor(),
+        "versions": {package: version(package).split("+")[0] for package in ("mr2ct", "torch", "monai", "numpy")},
+    }
+
+
 def measure_run(name: str, seed: int, profile: str) -> pd.DataFrame:
     """Both directions of a translator on its test patients, a row for each patient."""
     test = experiments.prepared(f"{experiments.TRAININGS[name][0]}_test", profile)
@@ -73,13 +83,8 @@ def record(what: str, runs: list[tuple[str, int]], profile: str, folder: Path) -
     known = known[first + [column for column in known if column not in first]].astype({"seed": int}).sort_values([*first, "patient"])
     with atomic(table) as temporary:
         known.to_csv(temporary, index=False, float_format="%.5g")
-    general = {
-        "profile": profile,
-        "date": datetime.date.today().isoformat(),
-        "processor": processor(),
-        "versions": {package: version(package).split("+")[0] for package in ("mr2ct", "torch", "monai", "numpy")},
-        "patients": {name: count[profile] for name, (_, count) in experiments.COHORTS.items()} | {"few": experiments.FEW[profile]},
-    }
+    counts = {name: count[profile] for name, (_, count) in experiments.COHORTS.items()} | {"few": experiments.FEW[profile]}
+    general = provenance_of_machine(profile) | {"patients": counts}
     write_json(general | {"runs": dict(sorted(about.items()))}, notes)
     return table
 

@@ -1,0 +1,333 @@
+"""How like real scans the virtual ones are: python -m tools.realism [dice] [tissues] [noise] [--profile quick]
+
+Writes results/realism.json (and realism.csv, the Dice of each structure), the pictures of docs/realism.md and the tables in it. Real
+scans are taken from the folder that MR2CT_REAL_DATA names, else ../shared/real beside the project; without them it says so and ends.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from mr2ct_lib import experiments
+from mr2ct_lib.anatomy_abdomen import abdomen_patient
+from mr2ct_lib.anatomy_hip import STRUCTURES, structure_labels
+from mr2ct_lib.cohort import make_cohort
+from mr2ct_lib.figures import show_images
+from mr2ct_lib.files import atomic, write_json
+from mr2ct_lib.intensity import CT_WINDOW, Window
+from mr2ct_lib.physics import Sequence, acquire_ct, acquire_mr
+from mr2ct_lib.preparation import prepare
+from mr2ct_lib.segmentation import load_segmenter, predict, save_segmenter, train_segmenter
+from mr2ct_lib.slices import PreparedSlices
+from mr2ct_lib.volumes import Volume, read_volume
+from tools import ROOT
+from tools.record import provenance_of_machine
+
+DOCS, RESULTS = ROOT / "docs", ROOT / "results"
+PAGE = DOCS / "realism.md"
+MODALITIES = {"MR": "source", "CT": "target"}
+# label value in the real maps (117 classes for CT, 50 for MR) -> structures of the virtual abdomen; both sides together
+CT_TISSUES = {
+    "liver": ([5], ["liver"]), "spleen": ([1], ["spleen"]), "kidney": ([2, 3], ["kidney"]),
+    "blood": ([52, 63], ["aorta_lumen", "vena_cava"]), "back muscle": ([86, 87], ["erector_spinae"]), "psoas": ([88, 89], ["psoas"]),
+    "vertebra, inside": ([30, 31, 32], ["vertebra"]),
+}  # fmt: skip
+MR_TISSUES = {
+    "liver": ([5], ["liver"]), "kidney": ([2, 3], ["kidney"]), "spleen": ([1], ["spleen"]), "back muscle": ([46, 47], ["erector_spinae"]),
+}  # fmt: skip
+# a T1-weighted gradient echo in one breath, as abdomens are commonly scanned; the real scan's own times are not known
+T1_ABDOMEN = Sequence("T1 gradient echo", "spgr", tr=150.0, te=4.6, flip=80.0)
+SEEDS = range(1, 9)  # of the virtual abdomens
+PATCH = 48  # pixels a side of the squares in which noise is measured
+
+
+def real_folder() -> Path | None:
+    """The folder of real scans, None where there is none."""
+    folder = Path(os.environ.get("MR2CT_REAL_DATA", ROOT.parent / "shared" / "real"))
+    return folder if folder.is_dir() else None
+
+
+def dice_of(found: np.ndarray, truth: np.ndarray, value: int) -> float:
+    """Dice of one label over all slices; NaN where neither shows it."""
+    total = (found == value).sum() + (truth == value).sum()
+    return float(2 * ((found == value) & (truth == value)).sum() / total) if total else float("nan")
+
+
+def real_slices(real: Path, profile: str) -> PreparedSlices:
+    """The real label map scanned by the virtual MR and CT, as prepared slices."""
+    folder = experiments.RUNS / profile / "realism"
+    if not (folder / "prepared" / "prepared.json").is_file():
+        maps = {"labels": real / "hip_labels/hip_labels.nii.gz", "names": real / "hip_labels/names.json"}
+        maps["body"] = real / "hip_labels/body_mask.nii.gz"
+        make_cohort("hip", folder / "cohort", 1, seed=5, paired=True, profile=profile, workers=1, **maps)
+        prepare(folder / "cohort", folder / "prepared", profile=profile, workers=1)
+    return PreparedSlices(folder / "prepared")
+
+
+def structures(slices: PreparedSlices, domain: str) -> np.ndarray:
+    """The 22 structures of prepared slices, (n, h, w) uint8."""
+    names = {int(value): name for value, name in slices.meta["label_names"].items()}
+    return structure_labels(np.asarray(getattr(slices, f"labels_{domain}")), names)
+
+
+def measure_dice(real: Path, profile: str) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Train a U-Net on virtual hips of each modality, use it on other virtual hips and on the real one; draws the picture, too."""
+    training, test, person = experiments.prepared("hip", profile), experiments.prepared("hip_test", profile), real_slices(real, profile)
+    names = dict(enumerate(STRUCTURES, 1))
+    rows, shown = [], {}
+    settings = experiments.UNETS[profile]
+    for modality, domain in MODALITIES.items():
+        folder = experiments.RUNS / profile / "realism" / f"unet_{modality}"
+        if not folder.is_dir():
+            images = np.array(getattr(training, domain))[:, None]
+            unet = train_segmenter(
+                images, structures(training, domain), names, channel_names=(modality,), size=profile,
+                iterations=settings["iterations"], learning_rate=settings["learning_rate"],
+            )  # fmt: skip
+            save_segmenter(unet, folder)
+        unet = load_segmenter(folder)
+        for who, slices in (("virtual", test), ("real", person)):
+            images, truth = np.array(getattr(slices, domain)), structures(slices, domain)
+            found = predict(unet, images[:, None])
+            shown[modality, who] = images, truth, found
+            for value, name in names.items():
+                if (truth == value).sum() >= 50:  # hardly in the field of view otherwise
+                    rows.append({"modality": modality, "structure": name, "who": who, "dice": round(dice_of(found, truth, value), 3)})
+    draw_hips(shown, len(person.source) // 2, DOCS / "realism_hips.jpg")
+    table = pd.DataFrame(rows).pivot(index=["modality", "structure"], columns="who", values="dice").dropna().reset_index()
+    order = {name: index for index, name in enumerate(STRUCTURES)}
+    table = table.sort_values(["modality", "structure"], key=lambda c: c.map(order) if c.name == "structure" else c)[
+        ["modality", "structure", "virtual", "real"]
+    ]
+    values = {m: t.set_index("structure")[["virtual", "real"]].to_dict("index") for m, t in table.groupby("modality")}
+    return values, table
+
+
+def draw_hips(shown: dict, middle: int, path: Path) -> None:
+    """MR, CT, true and found structures of one slice of the first patient, virtual above real."""
+    fig, axes = plt.subplots(2, 5, figsize=(12.5, 5.3), layout="constrained")
+    for row, who in zip(axes, ("virtual", "real"), strict=True):
+        (mr, truth, found), (ct, _, found_ct) = (shown[modality, who] for modality in MODALITIES)
+        titles = (f"{who}: MR", "CT", "structures", "found in the MR", "found in the CT")
+        for ax, image, title in zip(row, (mr, ct, truth, found, found_ct), titles, strict=True):
+            grey = image.dtype.kind == "f"
+            ax.imshow(image[middle], cmap="gray" if grey else "nipy_spectral", vmin=-1 if grey else 0, vmax=1 if grey else 23,
+                      interpolation="nearest")  # fmt: skip
+            ax.set_title(title, fontsize=11)
+            ax.set_axis_off()
+    save(fig, path)
+
+
+def save(fig: plt.Figure, path: Path) -> None:
+    """Write a figure as a small JPEG or PNG."""
+    with atomic(path) as temporary:
+        fig.savefig(temporary, dpi=80, **({"pil_kwargs": {"quality": 85}} if path.suffix == ".jpg" else {}))
+    plt.close(fig)
+
+
+def inside(labels: np.ndarray, values: list[int]) -> np.ndarray:
+    """Voxels of a structure without its border (partial volume)."""
+    return ndimage.binary_erosion(np.isin(labels, values))
+
+
+def fat_of(hu: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Fat, which real maps don't label: unlabelled voxels of -200 to -20 HU whose neighbours are such voxels, too."""
+    return ndimage.binary_erosion((labels == 0) & (hu > -200) & (hu < -20))
+
+
+def virtual_abdomen(seed: int, modality: str, shape: tuple, spacing: np.ndarray) -> tuple[Volume, np.ndarray, dict[str, int]]:
+    """A scan of a virtual abdomen with the real one's voxels: (scan, labels, value of each name)."""
+    person = abdomen_patient(seed, {"MR": "mr", "CT": "ct"}[modality])
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = -(np.array(shape) - 1) / 2 * spacing
+    if modality == "CT":
+        scan, labels = acquire_ct(person, shape, affine, seed, noise=12.0, table=None, supersample=(2, 2, 2))
+    else:
+        scan, labels = acquire_mr(person, shape, affine, T1_ABDOMEN, seed, bias=0.0, gain=100.0, supersample=(2, 2, 2))
+    return scan, labels.array, {name: value for value, name in person.names.items()}
+
+
+def measure_tissues(real: Path) -> dict[str, Any]:
+    """Median and spread of HU, and the order of MR signals, in a real and in virtual abdomens; draws the picture, too."""
+    ct, ct_labels = read_volume(real / "ct/abdomen_ct_small.nii.gz", "HU"), read_volume(real / "ct/abdomen_ct_small_labels.nii.gz", "label")
+    mr, mr_labels = read_volume(real / "mr/abdomen_mr.nii.gz"), read_volume(real / "mr/abdomen_mr_labels.nii.gz", "label")
+    made = {m: [virtual_abdomen(seed, m, (128, 104, 30), np.array([3.0, 3.0, 3.0])) for seed in SEEDS] for m in ("CT", "MR")}
+    hu: dict[str, Any] = {}
+    for tissue, (values, names) in ({"fat": ([], [])} | CT_TISSUES).items():
+        if tissue == "fat":
+            found = [ct.array[fat_of(ct.array, ct_labels.array)]]
+            unlabelled = [(scan.array, np.where(np.isin(labels, fats(value)), 0, labels)) for scan, labels, value in made["CT"]]
+            drawn = [hu_values[fat_of(hu_values, labels)] for hu_values, labels in unlabelled]
+        else:
+            found = [ct.array[inside(ct_labels.array, values)]]
+            drawn = [scan.array[inside(labels, [value[name] for name in names])] for scan, labels, value in made["CT"]]
+        (rm, rs), (vm, vs) = (middle_and_spread(np.concatenate(parts)) for parts in (found, drawn))
+        hu[tissue] = {"real": rm, "real_sd": rs, "virtual": vm, "virtual_sd": vs}
+    signal: dict[str, Any] = {}
+    for tissue, (values, names) in MR_TISSUES.items():
+        theirs = float(np.median(mr.array[inside(mr_labels.array, values)]))
+        ours = np.concatenate([scan.array[inside(labels, [value[n] for n in names])] for scan, labels, value in made["MR"]])
+        signal[tissue] = {"real": theirs, "virtual": float(np.median(ours))}
+    for who in ("real", "virtual"):
+        liver = signal["liver"][who]
+        for tissue in signal.values():
+            tissue[who] = round(tissue[who] / liver, 2)  # MR has no unit: liver is 1
+    draw_abdomens(ct, mr, made, DOCS / "realism_abdomens.jpg")
+    return {"hu": hu, "mr": signal}
+
+
+def fats(value: dict[str, int]) -> list[int]:
+    """Label values of fat in a virtual abdomen."""
+    return [value[name] for name in ("subcutaneous_fat", "visceral_fat", "intermuscular_fat")]
+
+
+def middle_and_spread(values: np.ndarray) -> tuple[float, float]:
+    """Median, and SD as the middle half of the values tells it (a normal distribution's half is 1.349 SD wide)."""
+    low, median, high = np.percentile(values, (25, 50, 75))
+    return round(float(median), 1), round(float((high - low) / 1.349), 1)
+
+
+def draw_abdomens(ct: Volume, mr: Volume, made: dict, path: Path) -> None:
+    """An axial slice of each: virtual and real, CT and T1-weighted MR."""
+    bright = {"MR, virtual": made["MR"][2][0].array, "MR, real": mr.array}
+    images = {"CT, virtual": made["CT"][2][0].array, "CT, real": ct.array} | bright
+    windows = dict.fromkeys(("CT, virtual", "CT, real"), CT_WINDOW)
+    windows |= {title: Window(0.0, float(np.percentile(array, 99)), "a.u.") for title, array in bright.items()}
+    slices = {title: array[::-1, ::-1, array.shape[2] // 2].T for title, array in images.items()}
+    save(show_images(slices, windows, columns=2, plane="axial"), path)
+
+
+def spectrum(images: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Radial noise power of square patches, each without its slow parts, as (cycles a pixel, share of the largest power)."""
+    window = np.hanning(PATCH)[:, None] * np.hanning(PATCH)
+    power = np.mean([np.abs(np.fft.fft2((p - ndimage.gaussian_filter(p, 6.0)) * window)) ** 2 for p in images], axis=0)
+    frequency = np.hypot(np.fft.fftfreq(PATCH)[:, None], np.fft.fftfreq(PATCH)[None])
+    edges = np.linspace(0.03, 0.5, 17)
+    bands = [power[(frequency >= a) & (frequency < b)].mean() for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return (edges[:-1] + edges[1:]) / 2, np.array(bands) / max(bands)
+
+
+def quiet_patches(hu: np.ndarray, count: int = 24) -> list[np.ndarray]:
+    """The most even squares of soft tissue in axial slices: low SD after smoothing, 0 to 90 HU throughout."""
+    found = []
+    for k in range(hu.shape[2]):
+        smooth = ndimage.gaussian_filter(hu[:, :, k].astype(float), 4.0)
+        for i in range(0, hu.shape[0] - PATCH, PATCH // 3):
+            for j in range(0, hu.shape[1] - PATCH, PATCH // 3):
+                part = smooth[i : i + PATCH, j : j + PATCH]
+                if part.min() > 0 and part.max() < 90:
+                    found.append((float(part.std()), hu[i : i + PATCH, j : j + PATCH, k].astype(float)))
+    return [patch for _, patch in sorted(found, key=lambda pair: pair[0])[:count]]
+
+
+def measure_noise(real: Path) -> dict[str, Any]:
+    """The power spectrum of noise in even soft tissue of a real CT and of a virtual liver with the same pixels; draws the picture, too."""
+    series, shape = read_volume(real / "dicom_ct"), (384, 288, 12)
+    affine = np.diag([*series.spacing, 1.0])
+    affine[:3, 3] = -(np.array(shape) - 1) / 2 * series.spacing + (0, 0, 50)  # where the liver is large
+    scan, _ = acquire_ct(abdomen_patient(3, "ct"), shape, affine, 3, table=None, supersample=(2, 2, 1))
+    patches = {"real": quiet_patches(series.array), "virtual": quiet_patches(scan.array)}
+    fig, axes = plt.subplots(1, 3, figsize=(10, 3.1), layout="constrained", width_ratios=(1.6, 1, 1))
+    values: dict[str, Any] = {}
+    for ax, (who, images) in zip(axes[1:], patches.items(), strict=True):
+        frequency, power = spectrum(images)
+        residual = np.concatenate([(p - ndimage.gaussian_filter(p, 6.0)).ravel() for p in images])
+        above = frequency[power >= 0.5]
+        values[who] = {
+            "sd": round(float(residual.std()), 1), "peak": round(float(frequency[power.argmax()]), 2),
+            "half_from": round(float(above.min()), 2), "half_to": round(float(above.max()), 2), "patches": len(images),
+        }  # fmt: skip
+        axes[0].plot(frequency, power, "o-", label=who)
+        ax.imshow(images[0] - images[0].mean(), cmap="gray", vmin=-60, vmax=60)
+        ax.set_title(f"{who}, {PATCH} x {PATCH} pixels")
+        ax.set_axis_off()
+    axes[0].set(xlabel="cycles a pixel", ylabel="noise power, share of the peak", ylim=(0, None))
+    axes[0].legend()
+    save(fig, DOCS / "realism_noise.png")
+    return values
+
+
+def tables(values: dict[str, Any]) -> dict[str, str]:
+    """The page's tables in Markdown, by name, of what was measured."""
+    found = {}
+    if "dice" in values:
+        names = list(dict.fromkeys(name for modality in values["dice"].values() for name in modality))
+        rows = []
+        for name in names:
+            cells = [values["dice"].get(m, {}).get(name, {}).get(who) for m in MODALITIES for who in ("virtual", "real")]
+            rows.append([name.replace("_", " "), *("" if cell is None else f"{cell:.2f}" for cell in cells)])
+        found["dice"] = _markdown(["structure", "MR: virtual", "MR: real", "CT: virtual", "CT: real"], rows)
+    if "tissues" in values:
+        rows = [
+            [tissue, *(f"{row[who]:.0f} ± {row[f'{who}_sd']:.0f}" for who in ("real", "virtual"))]
+            for tissue, row in values["tissues"]["hu"].items()
+        ]
+        found["hu"] = _markdown(["tissue", "real", "virtual"], rows)
+        rows = [[tissue, f"{row['real']:.2f}", f"{row['virtual']:.2f}"] for tissue, row in values["tissues"]["mr"].items()]
+        found["mr"] = _markdown(["tissue", "real", "virtual"], rows)
+    if "noise" in values:
+        rows = [
+            [who, f"{row['sd']:.1f}", f"{row['peak']:.2f}", f"{row['half_from']:.2f} to {row['half_to']:.2f}"]
+            for who, row in values["noise"].items()
+        ]
+        found["noise"] = _markdown(["", "SD / HU", "peak / cycles a pixel", "above half the peak"], rows)
+    return found
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def with_tables(text: str, values: dict[str, Any]) -> str:
+    """The page with its tables (between `<!-- name -->` and `<!-- end -->`) as `values` has them."""
+    for name, table in tables(values).items():
+        before, mark, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if not mark or not end:
+            raise SystemExit(f"{PAGE.name}: has no place for the table {name}; write <!-- {name} --> and <!-- end --> around it")
+        text = f"{before}{mark}{table}\n{end}{after}"
+    return text
+
+
+def main() -> None:
+    """Measure what is asked for, keep what was measured before, write results and page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=["dice", "tissues", "noise", []], help="by default all three")
+    parser.add_argument("--profile", default="quick")
+    arguments = parser.parse_args()
+    real = real_folder()
+    if real is None:
+        print("no real scans here; set MR2CT_REAL_DATA to the folder that holds them")
+        return
+    path = RESULTS / "realism.json"
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    parts = arguments.parts or ["dice", "tissues", "noise"]
+    if "dice" in parts:
+        values["dice"], table = measure_dice(real, arguments.profile)
+        with atomic(RESULTS / "realism.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    if "tissues" in parts:
+        values["tissues"] = measure_tissues(real)
+    if "noise" in parts:
+        values["noise"] = measure_noise(real)
+    values["made"] = values.get("made", {}) | dict.fromkeys(parts, provenance_of_machine(arguments.profile))
+    write_json(values, path)
+    page = with_tables(PAGE.read_text(encoding="utf-8"), values)
+    with atomic(PAGE) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    print(f"{path.relative_to(ROOT)}, {PAGE.relative_to(ROOT)}: {', '.join(parts)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -360,5 +360,5 @@ def dice_boxes(
     ax.set_xticks(range(len(structures)), [s.replace("_", " ") for s in structures])
     ax.set(ylabel=label, title=title, xlim=(-0.5, len(structures) - 0.5))
     ax.grid(axis="y")
-    fig.legend(loc="outside upper center", ncols=min(4, len(scores) + 1))
+    fig.legend(loc="outside upper center", ncols=min(5, len(scores) + 1))
     return fig

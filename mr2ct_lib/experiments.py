@@ -68,6 +68,8 @@ UNETS: dict[str, dict[str, Any]] = {
 }
 
 
+ALONE = {"ct_alone": ("target", "CT"), "mr_alone": ("source", "MR")}  # U-Nets of one channel, on labelled scans of that domain
+
 # Steps at the full and at the falling learning rate where a profile's own are too many, too few, or not the paper's. A step of DicycleGAN
 # takes eight generator passes and one of CycleGAN four: where both are compared, CycleGAN gets twice the steps for as many passes.
 # hip_narrow is there to fail, which it does early.
@@ -225,18 +227,19 @@ def structures(labels: np.ndarray, data: PreparedSlices) -> tuple[np.ndarray, di
     return labels, {value: name for value, name in names.items() if value}
 
 
-def segmenter(name: str | None = "hip_many_gc", profile: str = "quick", seed: int = 7, root: Path | None = None) -> Segmenter:
+def segmenter(name: str = "hip_many_gc", profile: str = "quick", seed: int = 7, root: Path | None = None) -> Segmenter:
     """The U-Net that learned the 22 structures from labelled CT and the MR that the translator of the run `name` makes of it.
 
-    None: from labelled CT alone, one channel. Trained now if it is not there; it lies in the translator's run folder, whose fate it
-    shares. Its `training` holds "curve", the mean loss of each tenth of the steps.
+    "ct_alone", "mr_alone": from labelled scans of one kind, one channel, of as many patients. Trained now if it is not there; a run's
+    U-Net lies in its folder, whose fate it shares. Its `training` holds "curve", the mean loss of each tenth of the steps.
     """
-    folder = (root or RUNS) / profile / f"segmenter_ct_seed{seed}" if name is None else run(name, profile, seed, root) / "segmenter"
+    folder = (root or RUNS) / profile / f"segmenter_{name}_seed{seed}" if name in ALONE else run(name, profile, seed, root) / "segmenter"
     if not (folder / "segmenter.json").is_file():
         data = prepared("hip_labelled", profile, root)
-        if name is None:
-            labels, names = structures(np.asarray(data.labels_target), data)
-            channels, shown = np.asarray(data.target)[:, None], ("CT",)
+        if name in ALONE:
+            domain, kind = ALONE[name]
+            labels, names = structures(np.asarray(getattr(data, f"labels_{domain}")), data)
+            channels, shown = np.asarray(getattr(data, domain))[:, None], (kind,)
         else:
             channels, labels, names = labelled_channels(data, load_translator(folder.parent))
             shown = ("MR", "CT")
@@ -252,8 +255,13 @@ def segmenter(name: str | None = "hip_many_gc", profile: str = "quick", seed: in
 
 
 def segment_test(name: str = "hip_many_gc", profile: str = "quick", seed: int = 7, root: Path | None = None) -> np.ndarray:
-    """Labels (n, h, w) of the test MRs by their two channels, MR and the synthetic CT of the run `name`, and that run's own U-Net."""
+    """Labels (n, h, w) of the test MRs by their two channels, MR and the synthetic CT of the run `name`, and that run's own U-Net.
+
+    "mr_alone": by the U-Net that learned from as many labelled MRs of other patients, the bound for equal numbers of labels.
+    """
     mr = np.array(prepared("hip_test", profile, root).source)
+    if name == "mr_alone":
+        return predict(segmenter(name, profile, seed, root), mr[:, None])
     channels = np.stack([mr, translator(name, profile, seed, root).translate(mr)], axis=1)
     return predict(segmenter(name, profile, seed, root), channels)
 
@@ -261,7 +269,7 @@ def segment_test(name: str = "hip_many_gc", profile: str = "quick", seed: int = 
 def mr_only_prediction(profile: str = "quick", seed: int = 7, root: Path | None = None) -> np.ndarray:
     """Labels (n, h, w) of the test MRs by U-Nets on MR alone, each patient by a network that has not seen it (5 folds).
 
-    This is the bound of Hiasa et al.: what labels on MR itself would bring. Predicted now if it is not there.
+    This is the bound of Hiasa et al.: what labels on MR itself would bring, learned from 8 patients. Predicted now if it is not there.
     """
     path = (root or RUNS) / profile / f"mr_only_seed{seed}.npy"
     if not path.is_file():

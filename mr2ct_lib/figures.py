@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 from skimage.feature import canny
 
-from mr2ct_lib.charts import COLOURS, WIDTH, draw_curves, panels, styled
+from mr2ct_lib.charts import COLOURS, WIDTH, draw_curves, label_colours, panels, styled
 from mr2ct_lib.charts import bar_table as bar_table
 from mr2ct_lib.charts import block_shapes as block_shapes
 from mr2ct_lib.charts import box_comparison as box_comparison
@@ -196,7 +196,8 @@ def label_overlay(
 ) -> Figure:
     """Structures in colour over a grey image, with a legend of those that are there; labels may be {title: labels} (truth, prediction).
 
-    names: {value: name}; 0 is background. A structure keeps its colour in every picture that has the same names.
+    names: {value: name}; 0 is background. A structure keeps its colour in every picture that has the same names; more than seven
+    carry their numbers as well. A window gets a colour bar.
     """
     several = isinstance(labels, Mapping)
     given = _images({"image": image} | (dict(labels) if several else {"labels": labels}))
@@ -204,22 +205,38 @@ def label_overlay(
     present = sorted({int(v) for image_ in maps.values() for v in np.unique(image_)} - {0})
     if missing := [v for v in present if v not in names]:
         raise InputError(f"names: none for the label values {missing}; expected a name for each. Add them")
-    values = sorted(int(v) for v in names if int(v) != 0)
-    colour = dict(zip(values, palette(len(values)), strict=True))
+    colour, numbered, below = label_colours(names), len(present) > 7, len(maps) > 2
     fig, axes = panels(len(maps), 3, grey.shape, aspect)
-    fig.set_figwidth(min(WIDTH, fig.get_figwidth() + 1.6))
     for ax, (title, found) in zip(axes, maps.items(), strict=True):
-        _show(ax, grey, title if several else "", _limits([grey], window, None, None), plane, aspect)
-        rgba = np.zeros((*found.shape, 4))
-        for value in present:
-            inside = found == value
-            rgba[inside] = (*colour[value], alpha)
-            rgba[inside & ~ndimage.binary_erosion(inside)] = (*colour[value], min(1.0, alpha + 0.35))
-        ax.imshow(rgba, aspect=aspect)
-    handles = [patches.Patch(color=colour[v], label=names[v].replace("_", " ")) for v in present]
-    if handles:
-        fig.legend(handles=handles, loc="outside right upper", ncols=1 + (len(handles) > 18), fontsize=8, handlelength=1.2)
+        shown = _show(ax, grey, title if several else "", _limits([grey], window, None, None), plane, aspect)
+        _paint(ax, found, colour, alpha, min(1.0, alpha + 0.35), numbered, aspect)
+    if window is not None:
+        _bar(fig, shown, axes, window.unit, extend=_extend([grey], (window.low, window.high)))
+    handles = [patches.Patch(color=colour[v], label=f"{v} " * numbered + names[v].replace("_", " ")) for v in present]
+    if handles and below:
+        fig.set_figheight(fig.get_figheight() + 0.2 + 0.17 * -(-len(handles) // 4))
+        fig.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8, handlelength=1.2)
+    elif handles:
+        fig.set_figwidth(min(WIDTH, fig.get_figwidth() + 1.6))
+        fig.legend(handles=handles, loc="outside right upper", ncols=1 + (len(handles) > 22), fontsize=8, handlelength=1.2)
     return fig
+
+
+def _paint(ax: Axes, labels: np.ndarray, colour: Mapping[int, Any], alpha: float, rim: float, numbered: bool, aspect: float) -> None:
+    """Lay labels over an image, each piece with its rim stronger and, if asked and large enough, its value at its innermost pixel."""
+    rgba = np.zeros((*labels.shape, 4))
+    for value in sorted({int(v) for v in np.unique(labels)} - {0}):
+        inside = labels == value
+        rgba[inside] = (*colour[value], alpha)
+        rgba[inside & ~ndimage.binary_erosion(inside)] = (*colour[value], rim)
+        pieces, count = ndimage.label(inside)
+        for piece in range(1, 1 + count * numbered):
+            depth = ndimage.distance_transform_edt(np.pad(pieces == piece, 1))[1:-1, 1:-1]
+            if np.count_nonzero(depth) > 0.003 * labels.size:
+                row, column = np.unravel_index(depth.argmax(), depth.shape)
+                text = ax.text(column, row, f"{value}", ha="center", va="center", color="white", fontsize=7)
+                text.set_path_effects([patheffects.withStroke(linewidth=1.5, foreground="black")])
+    ax.imshow(rgba, aspect=aspect)
 
 
 @styled
@@ -483,8 +500,7 @@ def channel_rows(
     """
     if not rows or set(synthetic) != set(rows) or set(synthetic.values()) - {"MR", "CT"}:
         raise InputError(f'synthetic: {dict(synthetic)}; expected "MR" or "CT" for each of {list(rows)}')
-    values = sorted(int(v) for v in names if int(v) != 0)
-    colour = dict(zip(values, palette(len(values)), strict=True))
+    colour = label_colours(names)
     fig, axes = plt.subplots(len(rows), 3, squeeze=False, figsize=(WIDTH * 0.8, 2.35 * len(rows) + 0.2))
     for line, (title, (mr, ct, labels)) in zip(axes, rows.items(), strict=True):
         images = dict(zip(("MR", "CT"), _images({"MR": mr, "CT": ct}).values(), strict=True))
@@ -497,10 +513,6 @@ def channel_rows(
         base = "CT" if synthetic[title] == "MR" else "MR"
         _show(line[2], images[base], "labels: none" if labels is None else f"labels on the {base}", limits[base], plane)
         if labels is not None:
-            rgba = np.zeros((*images[base].shape, 4))
-            for value in np.unique(as_image(labels, "labels")):
-                if value:
-                    rgba[as_image(labels) == value] = (*colour[int(value)], 0.65)
-            line[2].imshow(rgba)
+            _paint(line[2], as_image(labels, "labels"), colour, 0.55, 0.9, False, 1.0)
         line[0].text(-0.06, 0.5, title, transform=line[0].transAxes, rotation=90, ha="right", va="center", fontsize=11, fontweight="bold")
     return fig

@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from skimage.color import deltaE_ciede2000, rgb2lab
 
 matplotlib.use("Agg")
 
 from mr2ct_lib import figures, papers  # noqa: E402
+from mr2ct_lib.anatomy_hip import STRUCTURES  # noqa: E402
 from mr2ct_lib.files import InputError  # noqa: E402
 from mr2ct_lib.intensity import CT_WINDOW, MR_WINDOW  # noqa: E402
 from mr2ct_lib.volumes import Volume  # noqa: E402
@@ -31,7 +33,7 @@ DRAWINGS = {  # name: (draw, number of panels with colour bars)
     "show_images, own windows": (lambda: figures.show_images({"a": IMAGE, "b": MR}, {"a": CT_WINDOW, "b": MR_WINDOW}), 4),
     "synthesis_row": (lambda: figures.synthesis_row(MR, IMAGE, IMAGE + 9), 7),
     "synthesis_row, methods": (lambda: figures.synthesis_row(MR, {"plain": IMAGE, "GC": IMAGE}, IMAGE + 9), 8),
-    "label_overlay": (lambda: figures.label_overlay(IMAGE, {"truth": LABELS, "prediction": LABELS}, NAMES, CT_WINDOW), 2),
+    "label_overlay": (lambda: figures.label_overlay(IMAGE, {"truth": LABELS, "prediction": LABELS}, NAMES, CT_WINDOW), 3),
     "numbered_images": (lambda: figures.numbered_images({"a": IMAGE[:3, :3], "b": MR[:1]}, digits=".0f"), 2),
     "block_shapes": (lambda: figures.block_shapes({"input": (1, 64, 64), "strided": (32, 32, 32)}), 1),
     "joint_histogram, several": (lambda: figures.joint_histogram(MR, {"a": IMAGE, "b": IMAGE + 9}), 3),
@@ -159,6 +161,45 @@ def test_a_structure_keeps_its_colour_whatever_else_is_there() -> None:
     full, alone = figures.label_overlay(IMAGE, LABELS, NAMES), figures.label_overlay(IMAGE, np.where(LABELS == 2, 2, 0), NAMES)
     colour = [f.legends[0].legend_handles[-1].get_facecolor() for f in (full, alone)]
     assert colour[0] == colour[1]
+
+
+def green_blind(rgb: np.ndarray) -> np.ndarray:
+    """sRGB as a deuteranope sees it (Machado et al. 2009, severity 1)."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    matrix = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    seen = np.clip(linear @ np.transpose(matrix), 0, 1)
+    return np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+
+
+def differences(rgb: np.ndarray) -> np.ndarray:
+    """CIEDE2000 between all colours (n, 3): about 2 is just seen side by side, 10 at a glance."""
+    lab = rgb2lab(rgb[None])[0]
+    return deltaE_ciede2000(lab[:, None], lab[None])
+
+
+def test_the_22_structures_are_told_apart_and_neighbours_over_muscle_too() -> None:
+    colours = np.array(figures.palette(len(STRUCTURES)))
+    pairs = np.triu_indices(len(colours), 1)
+    assert differences(colours)[pairs].min() > 12 and differences(green_blind(colours))[pairs].min() > 8
+    over_muscle = differences(0.55 * colours + 0.45 * 0.3)
+    for group in (
+        ("pelvis", "femur", "gluteus_medius", "gluteus_minimus", "gluteus_maximus", "vastus_lateralis_and_intermedius"),
+        ("pelvis", "iliacus", "psoas_major", "sacrum"),
+        ("pelvis", "femur", "obturator_externus", "pectineus", "adductor_muscles"),
+        ("gluteus_maximus", "biceps_femoris", "semitendinosus", "semimembranosus", "adductor_muscles"),
+        ("rectus_femoris", "sartorius", "tensor_fasciae_latae"),
+        ("femur", "vastus_medialis", "adductor_muscles"),
+    ):
+        places = [STRUCTURES.index(name) for name in group]
+        assert over_muscle[np.ix_(places, places)][np.triu_indices(len(group), 1)].min() > 12, group
+
+
+def test_many_structures_carry_their_numbers() -> None:
+    many = np.repeat(np.repeat(np.arange(1, 10).reshape(3, 3), 8, axis=0), 8, axis=1)
+    fig = figures.label_overlay(np.zeros(many.shape), many, {value: f"muscle {value}" for value in range(1, 10)}, plane=None)
+    places = {text.get_text(): many[text.get_position()[::-1]] for text in fig.axes[0].texts}
+    assert places == {str(value): value for value in range(1, 10)}  # each number stands on its structure
+    assert fig.legends[0].texts[3].get_text() == "4 muscle 4"
 
 
 def test_checkerboard_takes_every_pixel_from_one_of_the_two() -> None:

@@ -28,9 +28,9 @@ def hips(monkeypatch):
 
 
 def test_segmenter_is_made_once_and_then_read(hips, tmp_path, capsys):
-    first = experiments.segmenter(None, root=tmp_path)
+    first = experiments.segmenter("ct_alone", root=tmp_path)
     assert "training 3 steps" in capsys.readouterr().err
-    again = experiments.segmenter(None, root=tmp_path)
+    again = experiments.segmenter("ct_alone", root=tmp_path)
     assert capsys.readouterr().err == ""
     assert first.channels == again.channels == ("CT",) and len(again.names) == 22
     assert len(again.training["curve"]) == 3 and first.training == again.training
@@ -41,6 +41,11 @@ def test_mr_only_prediction_is_made_once_and_then_read(hips, tmp_path, capsys):
     assert first.shape == (6, 16, 16) and "5 folds" in capsys.readouterr().err
     np.testing.assert_array_equal(first, experiments.mr_only_prediction(root=tmp_path))
     assert capsys.readouterr().err == ""
+
+
+def test_labelled_mr_alone_segments_the_test_mrs_without_a_translator(hips, tmp_path):
+    assert experiments.segment_test("mr_alone", root=tmp_path).shape == (6, 16, 16)
+    assert experiments.segmenter("mr_alone", root=tmp_path).channels == ("MR",)
 
 
 def test_measure_labels_by_hand(hips):

@@ -53,7 +53,7 @@ def measure_run(name: str, seed: int, profile: str) -> pd.DataFrame:
 
 
 def measure_segmentation(name: str, seed: int, profile: str) -> pd.DataFrame:
-    """Dice and HD95 of the test MRs by the U-Net of a translator, or by the bound "mr_only"."""
+    """Dice and HD95 of the test MRs by the U-Net of a translator, or by a bound: "mr_only" (5 folds), "mr_alone" (as many labels)."""
     test = experiments.prepared("hip_test", profile)
     labels = experiments.mr_only_prediction(profile, seed) if name == "mr_only" else experiments.segment_test(name, profile, seed)
     return experiments.measure_labels(labels, test).assign(run=name, seed=seed)
@@ -61,7 +61,7 @@ def measure_segmentation(name: str, seed: int, profile: str) -> pd.DataFrame:
 
 def provenance(name: str, seed: int, profile: str) -> dict[str, Any]:
     """Settings and minutes of one run."""
-    if name == "mr_only":
+    if name in ("mr_only", *experiments.ALONE):
         return {"unet": experiments.UNETS[profile]}
     run = experiments.run(name, profile, seed)
     settings = json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]
@@ -93,7 +93,7 @@ def main() -> None:
     """Read the arguments and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["seeds", "segmentation"])
-    parser.add_argument("runs", nargs="+", help="NAME:SEED of mr2ct_lib.experiments.TRAININGS, or mr_only:SEED")
+    parser.add_argument("runs", nargs="+", help="NAME:SEED of mr2ct_lib.experiments.TRAININGS, mr_only:SEED or mr_alone:SEED")
     parser.add_argument("--profile", default="quick")
     arguments = parser.parse_args()
     pairs = [(name, int(seed)) for name, _, seed in (run.partition(":") for run in arguments.runs)]

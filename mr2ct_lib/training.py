@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import mr2ct_lib
-from mr2ct_lib import losses
+from mr2ct_lib import losses, precision
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
 from mr2ct_lib.networks import Discriminator, initialise
 from mr2ct_lib.settings import Settings
@@ -130,6 +130,7 @@ class Trainer:
     def __init__(self, settings: Settings, data: PreparedSlices, fabric: Fabric):
         self.settings, self.data, self.fabric, self.step_number = settings, data, fabric, 0
         preparation = {key: data.meta[key] for key in PREPARATION_KEYS if key in data.meta}
+        self.precision = fabric.broadcast(precision.choose(settings.precision, fabric.device))  # one for all processes, kept on resuming
         self.networks = fabric.to_device(Networks(settings, preparation))
         judges = [*self.networks.judge_source.parameters(), *self.networks.judge_target.parameters()]
         self.parameters = {"generators": list(self.networks.translator.parameters()), "judges": judges}
@@ -153,19 +154,20 @@ class Trainer:
 
         for parameter in self.parameters["judges"]:
             parameter.requires_grad_(False)  # they pass gradients on to the generators and need none themselves
-        with self.fabric.autocast():
+        with self._autocast():
             terms, synthetic_source, synthetic_target = GENERATOR_LOSSES[s.method](self.networks, source, target, s)
         self._update("generators", sum(terms.values()))
 
         for parameter in self.parameters["judges"]:
             parameter.requires_grad_(True)
         judged = {}
-        with self.fabric.autocast():
+        with self._autocast():
             for i, (domain, real, synthetic) in enumerate((("source", source, synthetic_source), ("target", target, synthetic_target))):
                 everyone = self._gather(synthetic)
                 remembered = self.pools[domain].query(everyone, np.random.default_rng((s.seed, step, i)))[share]
                 judge = getattr(self.networks, f"judge_{domain}")
-                wrong = losses.adversarial(judge(real), real=True) + losses.adversarial(judge(remembered), real=False)
+                for_real, for_synthetic = judge(torch.cat([real, remembered])).chunk(2)  # one pass for both
+                wrong = losses.adversarial(for_real, real=True) + losses.adversarial(for_synthetic, real=False)
                 judged[f"judge_{domain}"] = 0.5 * wrong
         self._update("judges", sum(judged.values()))
 
@@ -176,6 +178,10 @@ class Trainer:
         values = self.fabric.all_reduce(values, reduce_op="mean")
         return dict(zip(terms | judged, values.tolist(), strict=True))
 
+    def _autocast(self) -> torch.autocast:
+        """The networks in bf16 where the run is; losses, weights and optimisers stay float32."""
+        return torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
     def _update(self, name: str, loss: Tensor) -> None:
         """Backward, mean of the gradients over processes, one Adam step."""
         optimiser, parameters = self.optimisers[name], self.parameters[name]
@@ -183,8 +189,9 @@ class Trainer:
         self.fabric.backward(loss)
         if self.fabric.world_size > 1:
             used = [p for p in parameters if p.grad is not None]
-            flat = self.fabric.all_reduce(nn.utils.parameters_to_vector([p.grad for p in used]), reduce_op="mean")
-            nn.utils.vector_to_parameters(flat, [p.grad for p in used])
+            flat = self.fabric.all_reduce(torch.cat([p.grad.flatten() for p in used]), reduce_op="mean")
+            for p, mean in zip(used, flat.split([p.numel() for p in used]), strict=True):
+                p.grad.copy_(mean.view(p.shape))
         optimiser.step()
 
     def _gather(self, slices: Tensor) -> Tensor:
@@ -198,6 +205,7 @@ class Trainer:
         """Everything that going on needs, as tensors and plain values."""
         return {
             "step": self.step_number,
+            "precision": self.precision,
             "networks": self.networks.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
@@ -214,7 +222,7 @@ class Trainer:
         for domain, pool in self.pools.items():
             pool.images = [self.fabric.to_device(image) for image in state["pools"][domain]]
         torch.set_rng_state(state["random"].cpu())
-        self.step_number = state["step"]
+        self.step_number, self.precision = state["step"], state["precision"]
 
 
 def train(settings: Settings, data: str | Path, out: str | Path, resume: bool = False, progress: bool | None = None) -> Path:
@@ -270,14 +278,10 @@ def read_log(run: str | Path) -> list[dict[str, float]]:
 
 
 def _fabric(settings: Settings) -> Fabric:
-    """One process, or those that torchrun started; bf16 where it is asked for or gains."""
+    """One process, or those that torchrun started; the precision is the trainer's own, so that all of them take the same."""
     world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if settings.batch_size % world:
         raise InputError(f"batch_size={settings.batch_size} cannot be shared by {world} processes; expected a multiple of {world}")
-    if settings.precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_amx_tile_supported()
-    else:
-        fast = settings.precision == "bf16"
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # or it says at each start which precision it takes
     fabric = Fabric(
@@ -285,7 +289,7 @@ def _fabric(settings: Settings) -> Fabric:
         strategy="ddp" if world > 1 else "auto",
         devices=local,
         num_nodes=world // local,
-        precision="bf16-mixed" if fast else "32-true",
+        precision="32-true",
     )
     fabric.launch()
     return fabric

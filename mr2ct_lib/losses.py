@@ -5,12 +5,13 @@ from functools import wraps
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-GRADIENT_OPERATORS = {  # name: the kernel of d/dx as rows; d/dy is its transpose
-    "central": [[-1.0, 0.0, 1.0]],
-    "sobel": [[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]],
-    "forward": [[0.0, -1.0, 1.0]],
+GRADIENT_OPERATORS = {  # name: the weights of the pixel before, itself and the one after, along the derivative and across it
+    "central": ((-1, 0, 1), (0, 1, 0)),
+    "sobel": ((-1, 0, 1), (1, 2, 1)),
+    "forward": ((0, -1, 1), (0, 1, 0)),
 }
 
 
@@ -51,14 +52,18 @@ def gradients(images: Tensor, operator: str = "central", absolute: bool = True) 
     """
     if operator not in GRADIENT_OPERATORS:
         raise ValueError(f"gradient operator {operator!r}; expected one of {', '.join(GRADIENT_OPERATORS)}")
-    kernel = images.new_tensor(GRADIENT_OPERATORS[operator])[None, None]  # (1, 1, rows, columns)
-
-    def apply(k: Tensor) -> Tensor:
-        rows, columns = k.shape[-2] // 2, k.shape[-1] // 2
-        return F.conv2d(F.pad(images, (columns, columns, rows, rows), mode="replicate"), k)
-
-    dx, dy = apply(kernel), apply(kernel.transpose(-1, -2))
+    difference, smoothing = GRADIENT_OPERATORS[operator]
+    dx, dy = (_weighted(_weighted(images, difference, along), smoothing, across) for along, across in ((-1, -2), (-2, -1)))
     return (dx.abs(), dy.abs()) if absolute else (dx, dy)
+
+
+def _weighted(images: Tensor, weights: tuple[int, int, int], dim: int) -> Tensor:
+    """The pixel before, the pixel and the one after it along `dim` (-1 or -2), weighted and added; borders replicated."""
+    if weights == (0, 1, 0):
+        return images
+    size = images.shape[dim]
+    padded = F.pad(images, (1, 1, 0, 0) if dim == -1 else (0, 0, 1, 1), mode="replicate")
+    return sum(weight * padded.narrow(dim, i, size) for i, weight in enumerate(weights) if weight)
 
 
 def normalised_cross_correlation(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
@@ -102,15 +107,55 @@ def joint_histogram(a: Tensor, b: Tensor, bins: int = 32) -> Tensor:
     """Parzen-windowed joint distribution of the grey values of each image pair: (n, 1, h, w) in [-1, 1] twice -> (n, bins, bins).
 
     Each value is spread over four bins by a cubic B-spline, which makes the histogram differentiable. Every image's table sums to 1;
-    rows belong to a. Values outside [-1, 1] are clamped.
+    rows belong to a. Values outside [-1, 1] are clamped. bins: at least 4.
     """
-    centres = torch.arange(bins, device=a.device, dtype=a.dtype)
+    return _JointHistogram.apply(a.flatten(1), b.flatten(1), bins)
 
-    def windows(x: Tensor) -> Tensor:
-        position = 1 + (x.flatten(1).clamp(-1, 1) + 1) / 2 * (bins - 3)  # (n, pixels), one spare bin on either side
-        return cubic_b_spline(position[..., None] - centres)  # (n, pixels, bins)
 
-    return windows(a).transpose(1, 2) @ windows(b) / a[0].numel()
+class _JointHistogram(torch.autograd.Function):
+    """W_a W_b^T / pixels of values (n, pixels) twice, where W (n, bins, pixels) has four weights a column.
+
+    Both tables W stand in memory for the length of a call only: the gradient makes them anew instead of keeping what led to them.
+    """
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor, bins: int) -> Tensor:
+        ctx.save_for_backward(a, b)
+        ctx.bins = bins
+        return _windows(a, bins) @ _windows(b, bins).transpose(1, 2) / a.shape[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        a, b = ctx.saved_tensors
+        found = []
+        for wanted, values, others, g in zip(ctx.needs_input_grad, (a, b), (b, a), (gradient, gradient.transpose(1, 2)), strict=False):
+            if not wanted:
+                found.append(None)
+                continue
+            first, t = _first_bin(values, ctx.bins)
+            pull = g @ _windows(others, ctx.bins)  # (n, bins, pixels): what one more of a bin's weight would bring
+            slopes = (-(1 - t).square() / 2, (1.5 * t - 2) * t, (-1.5 * t + 1) * t + 0.5, t.square() / 2)
+            slope = sum(pull.gather(1, first + i) * rise for i, rise in enumerate(slopes)).squeeze(1)
+            found.append(slope * (values.abs() <= 1) * ((ctx.bins - 3) / 2 / a.shape[1]))
+        return *found, None
+
+
+def _first_bin(values: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """Of values (n, pixels): the first of four bins to spread each over, and its way t in [0, 1] past the second, both (n, 1, pixels)."""
+    position = (values.clamp(-1, 1) + 1)[:, None] * ((bins - 3) / 2)  # one spare bin on either side
+    first = position.floor().clamp_max(bins - 4)
+    return first.long(), position - first
+
+
+def _windows(values: Tensor, bins: int) -> Tensor:
+    """The cubic B-spline of each value (n, pixels) at each bin: (n, bins, pixels), four weights that sum to 1 a pixel, the rest 0."""
+    first, t = _first_bin(values, bins)
+    windows = values.new_zeros(len(values), bins, values.shape[1])
+    outer, inner = ((1 - t).pow(3) / 6, t.pow(3) / 6), ((0.5 * t - 1) * t.square() + 4 / 6, ((-0.5 * t + 0.5) * t + 0.5) * t + 1 / 6)
+    for i, weight in enumerate((outer[0], inner[0], inner[1], outer[1])):
+        windows.scatter_(1, first + i, weight)
+    return windows
 
 
 def normalised_mutual_information(a: Tensor, b: Tensor, bins: int = 32) -> Tensor:

@@ -1,34 +1,23 @@
-"""The two networks of both papers: a ResNet generator and a PatchGAN discriminator (Zhu et al. 2017), with offset layers on demand."""
+"""The two networks of both papers: a ResNet generator and a PatchGAN discriminator (Zhu et al. 2017), with offset layers on demand.
+
+Their weights lie channels-last in memory, in which a CPU convolves and pads by reflection fastest; shapes are the usual ones.
+"""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mr2ct_lib.layers import InstanceNorm, Padded
 from mr2ct_lib.offsets import offset_layer
 
 
 def convolution(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """Reflection-padded convolution, instance normalisation, ReLU: (n, c_in, h, w) -> (n, c_out, h / stride, w / stride)."""
     return nn.Sequential(
-        nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2, padding_mode="reflect" if stride == 1 else "zeros"),
+        Padded(c_in, c_out, kernel) if stride == 1 else nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2),
         InstanceNorm(c_out),
         nn.ReLU(inplace=True),
     )
-
-
-class InstanceNorm(nn.Module):
-    """Each channel of each image to mean 0 and variance 1, nothing learned: what nn.InstanceNorm2d does by default.
-
-    Written as a group normalisation with one channel a group, for which PyTorch keeps the channels-last layout.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.channels = channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, c, h, w)."""
-        return F.group_norm(x, self.channels)
 
 
 class ResidualBlock(nn.Module):
@@ -38,7 +27,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             convolution(channels, channels, 3),
-            nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect"),
+            Padded(channels, channels, 3),
             InstanceNorm(channels),
         )
 
@@ -74,9 +63,10 @@ class Generator(nn.Module):
             nn.ConvTranspose2d(2 * f, f, 3, stride=2, padding=1, output_padding=1),
             InstanceNorm(f),
             nn.ReLU(inplace=True),
-            nn.Conv2d(f, 1, 7, padding=3, padding_mode="reflect"),
+            Padded(f, 1, 7),
             nn.Tanh(),
         )
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, deform: bool = False) -> Tensor:
         """Slices (n, 1, h, w) in [-1, 1] -> translated slices (n, 1, h, w) in [-1, 1], float32.
@@ -108,7 +98,7 @@ class Generator(nn.Module):
             if deformed:
                 x = torch.cat([x[:first], self.offsets[i](x[first:])]) if first else self.offsets[i](x)
             x = block(x)
-        return self.decoder(x)[..., :h, :w].float()
+        return self.decoder(x)[..., :h, :w].float().contiguous()
 
 
 class Discriminator(nn.Module):
@@ -127,6 +117,7 @@ class Discriminator(nn.Module):
             modules += [nn.Conv2d(widths[k - 1], widths[k], 4, stride, padding=1), InstanceNorm(widths[k])]
             modules += [nn.LeakyReLU(0.2, inplace=True)]
         self.body = nn.Sequential(*modules, nn.Conv2d(widths[-1], 1, 4, padding=1))
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Slices (n, 1, h, w) in [-1, 1] -> scores (n, 1, about h / 2^layers, about w / 2^layers), float32."""

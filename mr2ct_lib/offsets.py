@@ -7,7 +7,8 @@ interpolation, positions outside clamped to the border. The convolution begins a
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from mr2ct_lib.layers import Padded
 
 
 def resample(features: Tensor, offsets: Tensor) -> Tensor:
@@ -26,14 +27,71 @@ def resample(features: Tensor, offsets: Tensor) -> Tensor:
     fields = offsets.shape[1]
     if offsets.shape != (n, fields, 2, h, w) or fields not in (1, c):
         raise ValueError(f"offsets have shape {tuple(offsets.shape)}; expected ({n}, 1 or {c}, 2, {h}, {w})")
-    rows = torch.arange(h, device=features.device, dtype=offsets.dtype).view(1, 1, h, 1)
-    columns = torch.arange(w, device=features.device, dtype=offsets.dtype).view(1, 1, 1, w)
-    y, x = rows + offsets[:, :, 0], columns + offsets[:, :, 1]  # (n, fields, h, w)
-    # grid_sample wants (x, y) in [-1, 1] from the first pixel's centre to the last one's
-    grid = torch.stack([2 * x / max(w - 1, 1) - 1, 2 * y / max(h - 1, 1) - 1], dim=-1).flatten(0, 1)  # (n * fields, h, w, 2)
-    moved = features.to(grid.dtype).reshape(n * fields, c // fields, h, w)
-    moved = F.grid_sample(moved, grid, mode="bilinear", padding_mode="border", align_corners=True)
-    return moved.reshape(n, c, h, w).to(features.dtype)
+    return _Resampling.apply(features, offsets.flatten(1, 2))
+
+
+class _Resampling(torch.autograd.Function):
+    """PyTorch's bilinear sampler, and one pass over memory each for the ways into its form and back.
+
+    features (n, c, h, w), displacements (n, 2 fields, h, w), each dy before its dx -> (n, c, h, w) in the layout and type of features.
+    """
+
+    @staticmethod
+    def forward(ctx, features: Tensor, displacements: Tensor) -> Tensor:
+        n, c, h, w = features.shape
+        fields = displacements.shape[1] // 2
+        dtype = torch.float64 if torch.float64 in (features.dtype, displacements.dtype) else torch.float32
+        # the sampler wants (x, y) in [-1, 1] from the first pixel's centre to the last one's
+        grid = torch.empty((n, fields, h, w, 2), dtype=dtype, device=features.device)
+        pixels = _planes(displacements).unflatten(1, (fields, 2))
+        for i, size in enumerate((w, h)):
+            centres = torch.linspace(-1, 1, size, dtype=dtype, device=features.device) if size > 1 else grid.new_zeros(1) - 1
+            centres = centres.view((1, 1, 1, w) if i == 0 else (1, 1, h, 1))
+            torch.add(centres, pixels[:, :, 1 - i], alpha=2 / max(size - 1, 1), out=grid[..., i])
+        grid = grid.flatten(0, 1)
+        values = _planes(features).to(dtype).view(n * fields, c // fields, h, w)
+        ctx.save_for_backward(values, grid)
+        ctx.types, ctx.layouts = (features.dtype, displacements.dtype), (_layout(features), _layout(displacements))
+        moved = torch.ops.aten.grid_sampler_2d(values, grid, *BILINEAR_CLAMPED)
+        return _laid_out(moved.view(n, c, h, w).to(features.dtype), ctx.layouts[0])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+        values, grid = ctx.saved_tensors
+        n, c, h, w = gradient.shape
+        gradient = _planes(gradient).to(values.dtype).view(values.shape)
+        of_values, of_grid = torch.ops.aten.grid_sampler_2d_backward(
+            gradient, values, grid, *BILINEAR_CLAMPED, [ctx.needs_input_grad[0], True]
+        )
+        of_pixels = torch.empty((n, len(grid) // n, 2, h, w), dtype=ctx.types[1], device=gradient.device)
+        of_grid = of_grid.view(n, -1, h, w, 2)
+        for i, size in enumerate((w, h)):
+            of_pixels[:, :, 1 - i] = of_grid[..., i].mul_(2 / max(size - 1, 1))
+        if of_values is not None:
+            of_values = _laid_out(of_values.view(n, c, h, w).to(ctx.types[0]), ctx.layouts[0])
+        return of_values, _laid_out(of_pixels.flatten(1, 2), ctx.layouts[1])
+
+
+BILINEAR_CLAMPED = (0, 1, True)  # PyTorch's numbers for mode="bilinear", padding_mode="border", align_corners=True
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
+
+
+def _planes(x: Tensor) -> Tensor:
+    """(n, c, h, w) with each channel's plane in one piece; a single image as the transposition of a matrix, twice as fast."""
+    if len(x) > 1 or x.is_contiguous():
+        return x.contiguous()
+    return x[0].permute(1, 2, 0).flatten(0, 1).t().contiguous().view(x.shape)
+
+
+def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """Contiguous (n, c, h, w) in another layout: the way back from `_planes`."""
+    if len(x) > 1 or layout == torch.contiguous_format:
+        return x.contiguous(memory_format=layout)
+    n, c, h, w = x.shape
+    return x.view(c, h * w).t().contiguous().view(n, h, w, c).permute(0, 3, 1, 2)
 
 
 class OffsetLayer(nn.Module):
@@ -48,13 +106,13 @@ class OffsetLayer(nn.Module):
         if fields not in ("per_channel", "shared"):
             raise ValueError(f"fields is {fields!r}; expected 'per_channel' or 'shared'")
         self.fields = channels if fields == "per_channel" else 1
-        self.predict = nn.Conv2d(channels, 2 * self.fields, kernel_size=3, padding=1, padding_mode="replicate")
+        self.predict = Padded(channels, 2 * self.fields, 3, borders="replicate")
         nn.init.zeros_(self.predict.weight)
         nn.init.zeros_(self.predict.bias)
 
     def offsets(self, features: Tensor) -> Tensor:
         """(n, channels, h, w) -> (n, channels or 1, 2, h, w): output channels 2k and 2k + 1 are dy and dx of field k."""
-        return self.predict(features).float().unflatten(1, (self.fields, 2))
+        return self.predict(features).unflatten(1, (self.fields, 2))
 
     def forward(self, features: Tensor) -> Tensor:
         """(n, channels, h, w) -> (n, channels, h, w)."""
@@ -71,7 +129,7 @@ class DeformableConvolution(nn.Module):
     def __init__(self, channels: int, kernel_size: int = 3):
         super().__init__()
         self.kernel_size = kernel_size
-        self.predict = nn.Conv2d(channels, 2 * kernel_size**2, kernel_size=3, padding=1, padding_mode="replicate")
+        self.predict = Padded(channels, 2 * kernel_size**2, 3, borders="replicate")
         nn.init.zeros_(self.predict.weight)
         nn.init.zeros_(self.predict.bias)
         self.mix = nn.Conv2d(channels * kernel_size**2, channels, kernel_size=1, bias=False)
@@ -81,7 +139,7 @@ class DeformableConvolution(nn.Module):
 
     def offsets(self, features: Tensor) -> Tensor:
         """(n, channels, h, w) -> (n, k * k, 2, h, w): the displacement (dy, dx) of every tap, without the tap's own place."""
-        return self.predict(features).float().unflatten(1, (self.kernel_size**2, 2))
+        return self.predict(features).unflatten(1, (self.kernel_size**2, 2))
 
     def forward(self, features: Tensor) -> Tensor:
         """(n, channels, h, w) -> (n, channels, h, w)."""
@@ -90,7 +148,7 @@ class DeformableConvolution(nn.Module):
         taps = []
         for tap in range(self.kernel_size**2):
             place = offsets.new_tensor([tap // self.kernel_size - radius, tap % self.kernel_size - radius])
-            taps.append(resample(features, offsets[:, tap : tap + 1] + place.view(1, 1, 2, 1, 1)))
+            taps.append(resample(features, offsets[:, tap : tap + 1].float() + place.view(1, 1, 2, 1, 1)))
         return self.mix(torch.cat(taps, dim=1))
 
 

@@ -25,11 +25,11 @@ class LostProcess(InputError):
     """Another process of the run has gone; said by each that is left, since nobody knows which of them the person sees."""
 
 
-def make_fabric(batch_size: int, precision: str, device: str = "auto") -> Fabric:
+def make_fabric(batch_size: int, device: str = "auto") -> Fabric:
     """One process, or those that torchrun started, each on a device of its own; they are connected when this returns.
 
-    precision: as Lightning names it ("bf16-mixed", "32-true"). Raises InputError for a batch that cannot be shared, a device that is
-    not there, and a port that another program holds.
+    The precision is the trainer's own, so that all of them take the same. Raises InputError for a batch that cannot be shared, a device
+    that is not there, and a port that another program holds.
     """
     world, local = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if batch_size % world:
@@ -37,7 +37,7 @@ def make_fabric(batch_size: int, precision: str, device: str = "auto") -> Fabric
     accelerator = choose_device(device, local)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # or it says at each start which precision it takes
     strategy = DDPStrategy(timeout=TIMEOUT) if world > 1 else "auto"
-    fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=local, num_nodes=world // local, precision=precision)
+    fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=local, num_nodes=world // local, precision="32-true")
     with _connecting():
         fabric.launch()
     return fabric

@@ -44,7 +44,7 @@ class Settings:
     lambda_align: float = 0.9  # NMI alignment, dicyclegan only (W)
     lambda_dicycle: float = 10.0  # deformed cycle, dicyclegan only (W)
     offset_layers: str = "per_channel"  # or "shared", "convolution"; dicyclegan only
-    precision: str = "auto"  # "auto" takes bf16 where the processor has matrix units for it; or "bf16", "float32"
+    precision: str = "auto"  # "auto" takes bf16 where this machine is measured to gain by it; or "bf16", "float32"
     log_every: int = 10  # steps between two lines of log.jsonl
     checkpoint_every: int = 500  # steps
     sample_every: int = 500  # steps between two sample images; 0 for none

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import mr2ct_lib
-from mr2ct_lib import losses
+from mr2ct_lib import losses, precision
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
 from mr2ct_lib.networks import Discriminator, initialise
-from mr2ct_lib.processes import choose_device, make_fabric, say_to_all, together
+from mr2ct_lib.processes import make_fabric, say_to_all, together
 from mr2ct_lib.settings import Settings
 from mr2ct_lib.slices import DOMAINS, PreparedSlices, augment, unpaired_batch
 from mr2ct_lib.stopping import Judges, Patience
@@ -132,6 +132,7 @@ class Trainer:
     def __init__(self, settings: Settings, data: PreparedSlices, fabric: Fabric):
         self.settings, self.data, self.fabric, self.step_number = settings, data, fabric, 0
         preparation = {key: data.meta[key] for key in PREPARATION_KEYS if key in data.meta}
+        self.precision = fabric.broadcast(precision.choose(settings.precision, fabric.device))  # one for all processes, kept on resuming
         self.networks = fabric.to_device(Networks(settings, preparation))
         judges = [*self.networks.judge_source.parameters(), *self.networks.judge_target.parameters()]
         self.parameters = {"generators": list(self.networks.translator.parameters()), "judges": judges}
@@ -162,19 +163,20 @@ class Trainer:
 
         for parameter in self.parameters["judges"]:
             parameter.requires_grad_(False)  # they pass gradients on to the generators and need none themselves
-        with self.fabric.autocast():
+        with self._autocast():
             terms, synthetic_source, synthetic_target = GENERATOR_LOSSES[s.method](self.networks, source, target, s)
         self._update("generators", sum(terms.values()))
 
         for parameter in self.parameters["judges"]:
             parameter.requires_grad_(True)
         judged = {}
-        with self.fabric.autocast():
+        with self._autocast():
             for i, (domain, real, synthetic) in enumerate((("source", source, synthetic_source), ("target", target, synthetic_target))):
                 everyone = self._gather(synthetic)
                 remembered = self.pools[domain].query(everyone, np.random.default_rng((s.seed, step, i)))[share]
                 judge = getattr(self.networks, f"judge_{domain}")
-                wrong = losses.adversarial(judge(real), real=True) + losses.adversarial(judge(remembered), real=False)
+                for_real, for_synthetic = judge(torch.cat([real, remembered])).chunk(2)  # one pass for both
+                wrong = losses.adversarial(for_real, real=True) + losses.adversarial(for_synthetic, real=False)
                 judged[f"judge_{domain}"] = 0.5 * wrong
         self._update("judges", sum(judged.values()))
 
@@ -195,6 +197,10 @@ class Trainer:
         if self.step_number == self.settings.iterations:
             self.patience = Patience()  # each phase is judged by itself
 
+    def _autocast(self) -> torch.autocast:
+        """The networks in bf16 where the run is; losses, weights and optimisers stay float32."""
+        return torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
     def _update(self, name: str, loss: Tensor) -> None:
         """Backward, mean of the gradients over processes, one Adam step."""
         optimiser, parameters = self.optimisers[name], self.parameters[name]
@@ -202,8 +208,9 @@ class Trainer:
         self.fabric.backward(loss)
         if self.fabric.world_size > 1:
             used = [p for p in parameters if p.grad is not None]
-            flat = self.fabric.all_reduce(nn.utils.parameters_to_vector([p.grad for p in used]), reduce_op="mean")
-            nn.utils.vector_to_parameters(flat, [p.grad for p in used])
+            flat = self.fabric.all_reduce(torch.cat([p.grad.flatten() for p in used]), reduce_op="mean")
+            for p, mean in zip(used, flat.split([p.numel() for p in used]), strict=True):
+                p.grad.copy_(mean.view(p.shape))
         optimiser.step()
 
     def _gather(self, slices: Tensor) -> Tensor:
@@ -218,6 +225,7 @@ class Trainer:
         """Everything that going on needs, as tensors and plain values."""
         return {
             "step": self.step_number,
+            "precision": self.precision,
             "networks": self.networks.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
@@ -244,7 +252,7 @@ class Trainer:
         self.settings = dataclasses.replace(self.settings, iterations=stopping["iterations"])
         self.patience, self.judges = Patience(**stopping["patience"]), Judges(stopping["judges"])
         self.out_of_patience = stopping["out_of_patience"]
-        self.step_number = state["step"]
+        self.step_number, self.precision = state["step"], state["precision"]
 
 
 def train(
@@ -269,7 +277,7 @@ def train(
     out, prepared = Path(out), PreparedSlices(data)
     _check_data(prepared, settings)
     settings = settings.in_steps(max(prepared.count(domain, settings.patients) for domain in DOMAINS))
-    fabric = make_fabric(settings.batch_size, _precision(settings, choose_device(device)), device)
+    fabric = make_fabric(settings.batch_size, device)
     config = {"settings": dataclasses.asdict(settings), "data": prepared.meta, "mr2ct": mr2ct_lib.__version__, "torch": torch.__version__}
     config = json.loads(json.dumps(config))
     _compare(fabric.broadcast(config), config, "the first process")
@@ -329,13 +337,6 @@ def read_log(run: str | Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _precision(settings: Settings, device: str) -> str:
-    """Lightning's name of the precision: bf16 where it is asked for, or gains."""
-    if settings.precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_amx_tile_supported()
-    else:
-        fast = settings.precision == "bf16"
-    return "bf16-mixed" if fast else "32-true"
 
 
 def _check_data(prepared: PreparedSlices, settings: Settings) -> None:

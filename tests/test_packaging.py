@@ -23,7 +23,8 @@ ORDER = [
     "files", "volumes", "tissues",
     "anatomy", "anatomy_hip", "anatomy_head", "anatomy_abdomen", "atlas", "physics", "cohort",
     "intensity", "registration", "preparation", "slices",
-    "offsets", "networks", "losses", "settings", "translator", "stopping", "processes", "training", "segmentation", "synthesis",
+    "precision", "layers", "offsets", "networks", "losses", "settings", "translator", "stopping", "processes", "training", "segmentation",
+    "synthesis",
     "metrics", "statistics", "papers", "experiments", "charts", "figures", "widgets", "cli",
 ]
 ONLY = {  # modules that need even less than what stands before them

@@ -186,7 +186,7 @@ def test_help_shows_an_example_that_parses(words, command, mr2ct):
     assert code == 0 and "Example: mr2ct" in out and all(parameter.help for parameter in command.params if parameter.name != "help")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/own_data.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/own_data.md", "docs/engine.md"])
 def test_every_command_in_the_texts_parses(page):
     blocks = re.findall(r"```(?:bash|console|sh)\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]

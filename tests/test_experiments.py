@@ -5,6 +5,7 @@ import pytest
 
 from mr2ct_lib import experiments
 from mr2ct_lib.files import InputError, write_json
+from mr2ct_lib.settings import make_settings
 from mr2ct_lib.slices import PreparedSlices
 
 CT = {"low": -150.0, "high": 350.0, "unit": "HU"}
@@ -87,3 +88,25 @@ def test_compared_runs_differ_only_in_what_is_compared():
     trained = {cohort for cohort, _, _ in runs.values()}
     seeds = {name: arguments["seed"] for name, (arguments, _) in experiments.COHORTS.items()}
     assert all(seeds[name] != seeds[f"{name}_test"] for name in trained)
+
+
+def test_compared_runs_of_the_second_paper_see_as_many_slices():
+    """Quick: CycleGAN, with half the generator passes a step, takes twice the steps. Paper: the same epochs, patience and augmentation."""
+    quick, paper = experiments.SCHEDULES["quick"], experiments.SCHEDULES["paper"]
+    wang = make_settings("dicyclegan", "paper")
+    for cohort in ("head", "head_distorted", "abdomen"):
+        cycle, dicycle = quick[f"{cohort}_cyclegan"], quick[f"{cohort}_dicyclegan"]
+        assert cycle == {name: 2 * steps for name, steps in dicycle.items()}
+        settings = make_settings("cyclegan", "paper", **(experiments.TRAININGS[f"{cohort}_cyclegan"][2] | paper[f"{cohort}_cyclegan"]))
+        for name in ("epochs", "decay_epochs", "patience", "decay_patience", "augment", "lambda_cycle", "learning_rate", "batch_size"):
+            assert getattr(settings, name) == getattr(wang, name)
+    assert set(quick) | set(paper) <= set(experiments.TRAININGS)
+
+
+def test_a_run_of_other_settings_says_which_folder_to_remove(tmp_path, target, monkeypatch):
+    monkeypatch.setattr(experiments, "prepared", lambda *_: prepared(tmp_path / "data", target))
+    folder = tmp_path / "quick" / "hip_many_seed7"
+    write_json({"settings": {"filters": 99}, "data": {}}, folder / "config.json")
+    monkeypatch.setattr("mr2ct_lib.training._check_data", lambda *_: None)
+    with pytest.raises(InputError, match=f"filters=99, not 16.*; remove the folder {folder} and run this again"):
+        experiments.run("hip_many", root=tmp_path)

@@ -238,7 +238,8 @@ DATASETS: dict[str, DataSet] = {
         "MIT",
         "https://github.com/yuta-hi/pelvic-annonation",
         _github(_PELVIC_ANNOTATION, _HIP_FILES),
-        after="mr2ct cohort hip --labels {folder}/Pelvic-Ref-001/label.mhd --names NAMES.json --out cohorts/hip",
+        after="mr2ct cohort hip --labels {folder}/Pelvic-Ref-001/label.mhd --labels {folder}/Pelvic-Ref-002/label.mhd "
+        "--names NAMES.json --out cohorts/hip",
     ),
     "head-labels": DataSet(
         "20 heads, labelled (virtual patients of the head)",

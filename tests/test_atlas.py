@@ -140,7 +140,7 @@ def test_deformations_never_fold(amplitude):
     patient = LabelMapPatient(Volume(labels, np.diag([8.0, 8.0, 10.0, 1.0]), "label"), NAMES, seed=1, amplitude=amplitude)
     points = np.random.default_rng(0).uniform([0, 0, 0], [470, 390, 390], (3000, 3)).T
     strengths = []
-    for seed in range(1, 13):
+    for seed in range(1, 5):
         other = patient.with_seed(seed)
         step = 0.5
         columns = []

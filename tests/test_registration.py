@@ -45,8 +45,10 @@ def test_a_known_smooth_deformation_is_found_from_the_geometric_centre():
     lps = np.array([-1, -1, 1])
     found = np.array([transform.TransformPoint((place * lps).tolist()) for place in places]) * lps
     error = np.linalg.norm(found - places - displacement(places.T).T, axis=1)
-    assert np.median(np.linalg.norm(displacement(places.T), axis=0)) > 8
-    assert np.median(error) < 3
+    length = np.linalg.norm(displacement(places.T), axis=0)
+    assert np.median(length) > 8 and 14 < length.max() < 15
+    assert np.median(error) < 2
+    assert registered.array.min() < -800  # the CT's own values, though the metric saw them through a window
     assert registered.unit == "HU"
     assert registered.array.shape == SHAPE
 

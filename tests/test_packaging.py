@@ -23,7 +23,7 @@ ORDER = [
     "files", "volumes", "tissues",
     "anatomy", "anatomy_hip", "anatomy_head", "anatomy_abdomen", "physics", "cohort",
     "intensity", "registration", "preparation", "slices",
-    "precision", "layers", "offsets", "networks", "losses", "settings", "translator", "training", "segmentation", "synthesis",
+    "machine", "layers", "offsets", "networks", "losses", "settings", "translator", "training", "segmentation", "synthesis",
     "metrics", "statistics", "papers", "experiments", "charts", "figures", "widgets", "cli",
 ]
 ONLY = {  # modules that need even less than what stands before them

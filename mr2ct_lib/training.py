@@ -131,7 +131,7 @@ class Trainer:
         self.settings, self.data, self.fabric, self.step_number = settings, data, fabric, 0
         preparation = {key: data.meta[key] for key in PREPARATION_KEYS if key in data.meta}
         machine.keep_memory()
-        self.precision = fabric.broadcast(machine.choose_precision(settings.precision, fabric.device))  # one for all processes, kept on resuming
+        self.precision = fabric.broadcast(machine.choose_precision(settings.precision, fabric.device))  # the same for all processes
         self.networks = fabric.to_device(Networks(settings, preparation))
         judges = [*self.networks.judge_source.parameters(), *self.networks.judge_target.parameters()]
         self.parameters = {"generators": list(self.networks.translator.parameters()), "judges": judges}

@@ -5,6 +5,7 @@ Tensors lie channels-last in memory, in which a CPU convolves and pads fastest. 
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 EPS = 1e-5  # added to the variance, as PyTorch does
@@ -71,15 +72,22 @@ class _Normalisation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        results = [torch.native_batch_norm(image, None, None, None, None, True, 0.0, EPS) for image in x.split(1)]
-        ctx.save_for_backward(x, *(tensor for _, *statistics in results for tensor in statistics))
-        return torch.cat([y for y, _, _ in results]) if len(results) > 1 else results[0][0]
+        exact = torch.float64 if x.dtype == torch.float64 else torch.float32  # of the statistics, also of bf16
+        ones, zeros = x.new_ones(x.shape[1], dtype=exact), x.new_zeros(x.shape[1], dtype=exact)
+        means, scales, out = *(x.new_empty(x.shape[:2], dtype=exact) for _ in range(2)), torch.empty_like(x)
+        for i in range(len(x)):
+            parts = {"out": out[i : i + 1], "save_mean": means[i], "save_invstd": scales[i]}
+            torch.ops.aten.native_batch_norm.out(x[i : i + 1], ones, zeros, None, None, True, 0.0, EPS, **parts)
+        ctx.save_for_backward(x, ones, means, scales)
+        return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> Tensor:
-        x, *statistics = ctx.saved_tensors
+        x, ones, means, scales = ctx.saved_tensors
         layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-        images = zip(gradient.contiguous(memory_format=layout).split(1), x.split(1), statistics[::2], statistics[1::2], strict=True)
-        backward, wanted = torch.ops.aten.native_batch_norm_backward, [True, False, False]
-        results = [backward(g, image, None, None, None, mean, scale, True, EPS, wanted)[0] for g, image, mean, scale in images]
-        return torch.cat(results) if len(results) > 1 else results[0]
+        gradient, found = gradient.contiguous(memory_format=layout), []
+        for i in range(len(x)):
+            statistics = (None, None, means[i], scales[i], True, EPS, [True, False, False])
+            found.append(torch.ops.aten.native_batch_norm_backward(gradient[i : i + 1], x[i : i + 1], ones, *statistics)[0])
+        return torch.cat(found) if len(found) > 1 else found[0]

@@ -7,6 +7,7 @@ interpolation, positions outside clamped to the border. The convolution begins a
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mr2ct_lib.layers import Padded
 
@@ -56,6 +57,7 @@ class _Resampling(torch.autograd.Function):
         return _laid_out(moved.view(n, c, h, w).to(features.dtype), ctx.layouts[0])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
         values, grid = ctx.saved_tensors
         n, c, h, w = gradient.shape

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import mr2ct_lib
-from mr2ct_lib import losses, precision
+from mr2ct_lib import losses, machine
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
 from mr2ct_lib.networks import Discriminator, initialise
 from mr2ct_lib.processes import make_fabric, say_to_all, together
@@ -132,7 +132,8 @@ class Trainer:
     def __init__(self, settings: Settings, data: PreparedSlices, fabric: Fabric):
         self.settings, self.data, self.fabric, self.step_number = settings, data, fabric, 0
         preparation = {key: data.meta[key] for key in PREPARATION_KEYS if key in data.meta}
-        self.precision = fabric.broadcast(precision.choose(settings.precision, fabric.device))  # one for all processes, kept on resuming
+        machine.keep_memory()
+        self.precision = fabric.broadcast(machine.choose_precision(settings.precision, fabric.device))  # the same for all processes
         self.networks = fabric.to_device(Networks(settings, preparation))
         judges = [*self.networks.judge_source.parameters(), *self.networks.judge_target.parameters()]
         self.parameters = {"generators": list(self.networks.translator.parameters()), "judges": judges}

@@ -23,7 +23,7 @@ ORDER = [
     "files", "volumes", "tissues",
     "anatomy", "anatomy_hip", "anatomy_head", "anatomy_abdomen", "atlas", "physics", "cohort",
     "intensity", "registration", "preparation", "slices",
-    "precision", "layers", "offsets", "networks", "losses", "settings", "translator", "stopping", "processes", "training", "segmentation",
+    "machine", "layers", "offsets", "networks", "losses", "settings", "translator", "stopping", "processes", "training", "segmentation",
     "synthesis",
     "metrics", "statistics", "papers", "experiments", "charts", "figures", "widgets", "cli",
 ]

@@ -214,6 +214,8 @@ class LabelMapPatient:
         array, names = complete_labels(self.labels.array, self.names, self.labels.spacing, body)
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "completed", self.labels.replace(array=array, unit="label"))
+        object.__setattr__(self, "labels", self.completed)  # what it was made of is no longer needed: a worker holds one copy
+        object.__setattr__(self, "body", None)
 
     def with_seed(self, seed: int, deform: bool = True) -> "LabelMapPatient":
         """Return another patient from the same map, without completing it again."""

@@ -35,7 +35,6 @@ from tools.record import provenance_of_machine
 
 DOCS, RESULTS = ROOT / "docs", ROOT / "results"
 PAGE = DOCS / "realism.md"
-MODALITIES = {"MR": "source", "CT": "target"}
 # label value in the real maps (117 classes for CT, 50 for MR) -> structures of the virtual abdomen; both sides together
 CT_TISSUES = {
     "liver": ([5], ["liver"]), "spleen": ([1], ["spleen"]), "kidney": ([2, 3], ["kidney"]),
@@ -74,57 +73,47 @@ def real_slices(real: Path, profile: str) -> PreparedSlices:
     return PreparedSlices(folder / "prepared")
 
 
-def structures(slices: PreparedSlices, domain: str) -> np.ndarray:
-    """The 22 structures of prepared slices, (n, h, w) uint8."""
+def structures(slices: PreparedSlices) -> np.ndarray:
+    """The 22 structures of prepared MR slices, (n, h, w) uint8."""
     names = {int(value): name for value, name in slices.meta["label_names"].items()}
-    return structure_labels(np.asarray(getattr(slices, f"labels_{domain}")), names)
+    return structure_labels(np.asarray(slices.labels_source), names)
 
 
 def measure_dice(real: Path, profile: str) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Train a U-Net on virtual hips of each modality, use it on other virtual hips and on the real one; draws the picture, too."""
+    """Train a U-Net on MR of virtual hips, use it on other virtual hips and on the real one; draws the picture, too."""
     training, test, person = experiments.prepared("hip", profile), experiments.prepared("hip_test", profile), real_slices(real, profile)
-    names = dict(enumerate(STRUCTURES, 1))
-    rows, shown = [], {}
-    settings = experiments.UNETS[profile]
-    for modality, domain in MODALITIES.items():
-        folder = experiments.RUNS / profile / "realism" / f"unet_{modality}"
-        if not folder.is_dir():
-            images = np.array(getattr(training, domain))[:, None]
-            unet = train_segmenter(
-                images, structures(training, domain), names, channel_names=(modality,), size=profile,
-                iterations=settings["iterations"], learning_rate=settings["learning_rate"],
-            )  # fmt: skip
-            save_segmenter(unet, folder)
-        unet = load_segmenter(folder)
-        for who, slices in (("virtual", test), ("real", person)):
-            images, truth = np.array(getattr(slices, domain)), structures(slices, domain)
-            found = predict(unet, images[:, None])
-            shown[modality, who] = images, truth, found
-            for value, name in names.items():
-                if (truth == value).sum() >= 50:  # hardly in the field of view otherwise
-                    rows.append({"modality": modality, "structure": name, "who": who, "dice": round(dice_of(found, truth, value), 3)})
+    names, settings = dict(enumerate(STRUCTURES, 1)), experiments.UNETS[profile]
+    folder = experiments.RUNS / profile / "realism" / "unet"
+    if not folder.is_dir():
+        unet = train_segmenter(
+            np.array(training.source)[:, None], structures(training), names, channel_names=("MR",), size=profile,
+            iterations=settings["iterations"], learning_rate=settings["learning_rate"],
+        )  # fmt: skip
+        save_segmenter(unet, folder)
+    unet, table, shown = load_segmenter(folder), pd.DataFrame({"structure": list(names.values())}), {}
+    for who, slices in (("virtual", test), ("real", person)):
+        images, truth = np.array(slices.source), structures(slices)
+        found = predict(unet, images[:, None])
+        shown[who] = images, truth, found
+        # a structure of less than 50 pixels in all is hardly in the field of view
+        table[who] = [dice_of(found, truth, v) if (truth == v).sum() >= 50 else np.nan for v in names]
     draw_hips(shown, len(person.source) // 2, DOCS / "realism_hips.jpg")
-    table = pd.DataFrame(rows).pivot(index=["modality", "structure"], columns="who", values="dice").dropna().reset_index()
-    order = {name: index for index, name in enumerate(STRUCTURES)}
-    table = table.sort_values(["modality", "structure"], key=lambda c: c.map(order) if c.name == "structure" else c)[
-        ["modality", "structure", "virtual", "real"]
-    ]
-    values = {m: t.set_index("structure")[["virtual", "real"]].to_dict("index") for m, t in table.groupby("modality")}
-    return values, table
+    table = table.dropna().round(3)
+    return table.set_index("structure").to_dict("index"), table
 
 
 def draw_hips(shown: dict, middle: int, path: Path) -> None:
-    """MR, CT, true and found structures of one slice of the first patient, virtual above real."""
-    fig, axes = plt.subplots(2, 5, figsize=(12.5, 5.3), layout="constrained")
+    """MR, true and found structures of two slices of the first patient, virtual above real."""
+    fig, axes = plt.subplots(2, 6, figsize=(12.5, 4.6), layout="constrained")
     for row, who in zip(axes, ("virtual", "real"), strict=True):
-        (mr, truth, found), (ct, _, found_ct) = (shown[modality, who] for modality in MODALITIES)
-        titles = (f"{who}: MR", "CT", "structures", "found in the MR", "found in the CT")
-        for ax, image, title in zip(row, (mr, ct, truth, found, found_ct), titles, strict=True):
-            grey = image.dtype.kind == "f"
-            ax.imshow(image[middle], cmap="gray" if grey else "nipy_spectral", vmin=-1 if grey else 0, vmax=1 if grey else 23,
-                      interpolation="nearest")  # fmt: skip
-            ax.set_title(title, fontsize=11)
-            ax.set_axis_off()
+        for column, number in enumerate((middle - 2, middle + 2)):
+            titles = (f"{who}: MR", "structures", "found")
+            for ax, images, title in zip(row[3 * column :], shown[who], titles, strict=False):
+                grey = images.dtype.kind == "f"
+                ax.imshow(images[number], cmap="gray" if grey else "nipy_spectral", vmin=-1 if grey else 0, vmax=1 if grey else 23,
+                          interpolation="nearest")  # fmt: skip
+                ax.set_title(title, fontsize=11)
+                ax.set_axis_off()
     save(fig, path)
 
 
@@ -261,12 +250,8 @@ def tables(values: dict[str, Any]) -> dict[str, str]:
     """The page's tables in Markdown, by name, of what was measured."""
     found = {}
     if "dice" in values:
-        names = list(dict.fromkeys(name for modality in values["dice"].values() for name in modality))
-        rows = []
-        for name in names:
-            cells = [values["dice"].get(m, {}).get(name, {}).get(who) for m in MODALITIES for who in ("virtual", "real")]
-            rows.append([name.replace("_", " "), *("" if cell is None else f"{cell:.2f}" for cell in cells)])
-        found["dice"] = _markdown(["structure", "MR: virtual", "MR: real", "CT: virtual", "CT: real"], rows)
+        rows = [[name.replace("_", " "), f"{row['virtual']:.2f}", f"{row['real']:.2f}"] for name, row in values["dice"].items()]
+        found["dice"] = _markdown(["structure", "virtual", "real"], rows)
     if "tissues" in values:
         rows = [
             [tissue, *(f"{row[who]:.0f} ± {row[f'{who}_sd']:.0f}" for who in ("real", "virtual"))]

@@ -94,7 +94,9 @@ def test_one_contrast_of_a_real_head_becomes_another(real_data, tmp_path, monkey
     exec(compile(script, str(DOCS), "exec"), names)
     test, table = names["test"], names["table"]
     assert test.meta["plane"] == "axial" and test.meta["paired"] and test.meta["normalisation"] == {"source": "zscore", "target": "zscore"}
-    assert test.source.shape[1:] == (64, 52) and len(test.source) == 16
-    learned = {id_ for domain in ("source", "target") for id_, _ in PreparedSlices("prepared_head").patients(domain)}
-    assert learned.isdisjoint(table.index) and list(table.index) == ["slab1", "slab6"]
-    assert np.isfinite(table.to_numpy()).all() and "slab6" in capsys.readouterr().out
+    learned = PreparedSlices("prepared_head")
+    assert test.source.shape == learned.source.shape == learned.target.shape == (35, 64, 52)
+    kinds = (learned, "source"), (learned, "target"), (test, "source")
+    first = {slices.meta["patients"][domain][0]["affine"][2][3] % 4 for slices, domain in kinds}
+    assert len(first) == 3  # mm: the three kinds of slices lie between one another
+    assert list(table.index) == ["head"] and np.isfinite(table.to_numpy()).all() and "head" in capsys.readouterr().out

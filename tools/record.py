@@ -65,7 +65,8 @@ def provenance(name: str, seed: int, profile: str) -> dict[str, Any]:
         return {"unet": experiments.UNETS[profile]}
     run = experiments.run(name, profile, seed)
     settings = json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]
-    return {"settings": settings, "minutes": round(read_log(run)[-1]["seconds"] / 60, 2), "threads": torch.get_num_threads()}
+    when = {"date": datetime.date.today().isoformat(), "threads": torch.get_num_threads()}
+    return {"settings": settings, "minutes": round(read_log(run)[-1]["seconds"] / 60, 2)} | when
 
 
 def record(what: str, runs: list[tuple[str, int]], profile: str, folder: Path) -> Path:

@@ -22,7 +22,7 @@ def main() -> None:
     print(describe())
     for name in names:
         print(name)
-        importlib.import_module(f"benchmarks.{name}").run()
+        importlib.import_module(f"benchmarks.{name}").main()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def curve(step) -> np.ndarray:
     return np.array(lines).reshape(10, -1, len(TERMS)).mean(1)
 
 
-def run() -> None:
+def main() -> None:
     """Print, for each term, the distance of the two means over seeds in units of the plain loop's spread between seeds."""
     fast = np.stack([curve(trainer("cyclegan", "quick", seed=seed, pool_size=0).step) for seed in SEEDS])  # (seeds, 10, terms)
     data = prepared(SIZES["quick"])

@@ -31,7 +31,7 @@ import shutil; shutil.rmtree(folder)
 """
 
 
-def run() -> None:
+def main() -> None:
     """Print both sizes, with the augmentation of the DicycleGAN paper profile."""
     for profile in ("quick", "paper"):
         data, n, at = prepared(SIZES[profile]), make_settings("dicyclegan", profile).batch_size, iter(range(10**9))
@@ -42,6 +42,7 @@ def run() -> None:
                 augment(batch, (7, step, i))
 
         took = seconds({"load": load, "step": trainer("dicyclegan", profile).step}, rounds=9 if profile == "quick" else 3)
-        show(f"{profile}: loader's slices a second : step's", took["step"] / took["load"], ">= 10", f"{2 * n / took['load']:.0f} slices a second")
+        rate = f"{2 * n / took['load']:.0f} slices a second"
+        show(f"{profile}: loader's slices a second : step's", took["step"] / took["load"], ">= 10", rate)
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     show("resident memory with 915 patients of 256x256x38, MB", float(done.stdout), "< 2048", "9.1 GB on disk")

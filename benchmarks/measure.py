@@ -27,7 +27,9 @@ SIZES = {"quick": 64, "paper": 256}
 def describe() -> str:
     """The machine, in a line or two."""
     amx = torch.cpu._is_amx_tile_supported()
-    name = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+    processors = Path("/proc/cpuinfo")
+    lines = processors.read_text(encoding="utf-8").splitlines() if processors.exists() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return (
         f"{name}, {torch.get_num_threads()} threads, {'AMX' if amx else 'no AMX'}, bf16 convolves {machine.gain(CPU):.2f} times as fast; "

@@ -8,7 +8,7 @@ from mr2ct_lib.networks import initialise
 from mr2ct_lib.translator import Architecture, Translator
 
 
-def run() -> None:
+def main() -> None:
     """Print the seconds of a volume, against float32 slice by slice, and how far the two lie apart."""
     translator = Translator(Architecture(64, 9, None), {}, {})
     initialise(translator.source_to_target, 0)

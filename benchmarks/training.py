@@ -8,7 +8,7 @@ from mr2ct_lib import machine
 from mr2ct_lib.settings import make_settings
 
 
-def run(profiles: tuple[str, ...] = ("quick", "paper")) -> None:
+def main(profiles: tuple[str, ...] = ("quick", "paper")) -> None:
     """Print the ratios of both sizes; the paper's takes some minutes on two threads."""
     for profile in profiles:
         plain = PlainCycleGAN(make_settings("cyclegan", profile, pool_size=0), prepared(SIZES[profile]))

@@ -1,81 +1,28 @@
-"""Ratios of durations, each pair measured in turn within this one run; absolute times are shown for scale."""
+"""python -m benchmarks [training] [losses] [synthesis] [loader] [patients] [curves]: all but curves, or the named ones."""
 
-import platform
-import statistics
-import time
-from collections.abc import Callable
+import importlib
+import sys
+from pathlib import Path
 
 import torch
 
-from mr2ct_lib import losses
-from mr2ct_lib.networks import Discriminator, Generator, initialise
-from mr2ct_lib.settings import make_settings
-from mr2ct_lib.training import GENERATOR_LOSSES, Networks
+from benchmarks.measure import describe
 
-SIZE, BATCH, ROUNDS = 64, 4, 7
-
-
-def compare(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
-    """Median seconds of both, taken in turn so that a busy machine slows both alike."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(ROUNDS + 2):
-        for work, taken in zip((first, second), times, strict=True):
-            started = time.perf_counter()
-            work()
-            if turn >= 2:
-                taken.append(time.perf_counter() - started)
-    return statistics.median(times[0]), statistics.median(times[1])
-
-
-def generator_step(method: str) -> Callable[[], object]:
-    """The generators' losses of one step and their gradients, in the precision that training would take."""
-    settings = make_settings(method, "quick")
-    networks = Networks(settings, {})
-    source, target = (torch.rand(BATCH, 1, SIZE, SIZE) * 2 - 1 for _ in range(2))
-    fast = torch.cpu._is_amx_tile_supported()
-
-    def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-            terms, _, _ = GENERATOR_LOSSES[method](networks, source, target, settings)
-        sum(terms.values()).backward()
-
-    return step
-
-
-def backward_of(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[[], object]:
-    """A loss between two batches and its gradient."""
-    a, b = torch.rand(BATCH, 1, SIZE, SIZE) * 2 - 1, (torch.rand(BATCH, 1, SIZE, SIZE) * 2 - 1).requires_grad_()
-    return lambda: loss(a, b).sum().backward()
-
-
-def forward(network: torch.nn.Module, fast: bool) -> Callable[[], object]:
-    """A pass and its gradient in float32 or bf16."""
-    x = torch.rand(BATCH, 1, SIZE, SIZE) * 2 - 1
-
-    def run() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast):
-            y = network(x)
-        y.mean().backward()
-
-    return run
+HELPERS = {"__init__", "__main__", "measure", "plain"}
+LONG = {"curves"}  # only when named
 
 
 def main() -> None:
     """Print the machine and the ratios."""
+    known = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in HELPERS)
+    names = sys.argv[1:] or [name for name in known if name not in LONG]
+    if unknown := set(names) - set(known):
+        sys.exit(f"benchmarks: {', '.join(unknown)} unknown; expected some of {', '.join(known)}")
     torch.manual_seed(0)
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, AMX {torch.cpu._is_amx_tile_supported()}")
-    cyclegan, generator = generator_step("cyclegan"), initialise(Generator(16, 4), 0)
-    rows = {
-        "DicycleGAN step : CycleGAN step": (generator_step("dicyclegan"), cyclegan),
-        "both directions' GC : CycleGAN step": (backward_of(losses.gradient_correlation), cyclegan),
-        "both directions' NMI : CycleGAN step": (backward_of(losses.normalised_mutual_information), cyclegan),
-        "generator float32 : bf16": (forward(generator, False), forward(generator, True)),
-        "generator : discriminator": (forward(generator, False), forward(initialise(Discriminator(16), 1), False)),
-    }
-    for name, (first, second) in rows.items():
-        a, b = compare(first, second)
-        a = 2 * a if name.startswith("both") else a
-        print(f"{name:<40}{a / b:6.2f}   ({a * 1e3:.1f} ms : {b * 1e3:.1f} ms)")
+    print(describe())
+    for name in names:
+        print(name)
+        importlib.import_module(f"benchmarks.{name}").main()
 
 
 if __name__ == "__main__":

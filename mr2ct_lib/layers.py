@@ -3,6 +3,8 @@
 Tensors lie channels-last in memory, in which a CPU convolves and pads fastest. Run `python -m benchmarks layers` for what each gains.
 """
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -91,3 +93,18 @@ class _Normalisation(torch.autograd.Function):
             statistics = (None, None, means[i], scales[i], True, EPS, [True, False, False])
             found.append(torch.ops.aten.native_batch_norm_backward(gradient[i : i + 1], x[i : i + 1], ones, *statistics)[0])
         return torch.cat(found) if len(found) > 1 else found[0]
+
+
+def plain(network: nn.Module) -> nn.Module:
+    """A copy of a network of nothing but torch.nn's own layers, the same function of the same weights: for exporting, and for comparing."""
+    network = copy.deepcopy(network)
+    for parent in list(network.modules()):
+        for name, part in list(parent.named_children()):
+            if isinstance(part, InstanceNorm):
+                setattr(parent, name, nn.InstanceNorm2d(part.channels))
+            elif isinstance(part, Padded):
+                options = {"padding": part.padding, "padding_mode": part.padding_mode}
+                usual = nn.Conv2d(part.in_channels, part.out_channels, part.kernel_size, **options, dtype=part.weight.dtype)
+                usual.load_state_dict(part.state_dict())
+                setattr(parent, name, usual)
+    return network.to(memory_format=torch.contiguous_format)

@@ -14,20 +14,22 @@ from mr2ct_lib.volumes import Volume, plane_axes, reslice, slices_of, volume_fro
 SAME_SPACING = 0.02  # pixels that differ less than so much from the training's are taken as they are
 
 
-def synthesize(volume: Volume, translator: Translator, reverse: bool = False, deform: bool = False, progress: bool = False) -> Volume:
+def synthesize(
+    volume: Volume, translator: Translator, reverse: bool = False, deform: bool = False, progress: bool = False, precision: str = "auto"
+) -> Volume:
     """The other domain's scan of the patient in `volume`, on the volume's own grid: shape and affine identical.
 
     volume: a scan of the translator's source domain (of its target domain with `reverse`), of any spacing and field of view. It is
     freed of its bias field, normalised and windowed as the training slices were, brought to their pixel size and at least their field of
     view, translated, and brought back. CT comes out in HU, cut to the training's window; MR in the unit of the training ("%" or "SD").
     deform: the deformed pass of a DicycleGAN, for looking at; the undeformed one is the aligned result.
-    progress: a bar at a terminal.
+    progress: a bar at a terminal. precision: "auto" translates in bf16 where this machine gains by it, less than 2 HU from "float32".
 
     Raises InputError when the volume is of the wrong kind (CT for MR or the reverse).
     """
     here, there = ("target", "source") if reverse else ("source", "target")
     stack, put_back = network_slices(volume, translator, here)
-    translated = translator.translate(stack, f"{here}_to_{there}", deform, progress=progress)
+    translated = translator.translate(stack, f"{here}_to_{there}", deform, progress=progress, precision=precision)
     window = Window.from_dict(translator.preparation["windows"][there])
     result = put_back(window.from_network(translated).astype(np.float32), window.unit, window.low)
     return result.replace(array=np.clip(result.array, window.low, window.high))  # interpolation may round past the window

@@ -1,5 +1,7 @@
 """A trained pair of generators with all that is needed to use it: architecture, windows, how its slices were prepared."""
 
+import io
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from mr2ct_lib import machine
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
+from mr2ct_lib.layers import plain
 from mr2ct_lib.networks import Generator
 
 DIRECTIONS = ("source_to_target", "target_to_source")
@@ -49,13 +53,37 @@ class Translator(nn.Module):
 
     @torch.inference_mode()
     def translate(
-        self, slices: Any, direction: str = "source_to_target", deform: bool = False, batch_size: int = 16, progress: bool = False
+        self,
+        slices: Any,
+        direction: str = "source_to_target",
+        deform: bool = False,
+        batch_size: int = 16,
+        progress: bool = False,
+        precision: str = "float32",
     ) -> Any:
-        """As `forward`, for a NumPy array (n, h, w) of any n, in batches and without gradients -> (n, h, w) float32."""
+        """As `forward`, for a NumPy array (n, h, w) of any n, in batches and without gradients -> (n, h, w) float32.
+
+        precision: "float32", "bf16", or "auto" for bf16 where this machine gains by it.
+        """
         device = next(self.parameters()).device
         batches = torch.tensor(slices, dtype=torch.float32)[:, None].split(batch_size)
         batches = tqdm(batches, "translate", unit="batch", disable=None if progress else True)  # None: shown at a terminal only
-        return torch.cat([self(b.to(device), direction, deform).cpu() for b in batches])[:, 0].numpy()
+        with torch.autocast(device.type, torch.bfloat16, enabled=machine.choose_precision(precision, device) == "bf16"):
+            return torch.cat([self(b.to(device), direction, deform).cpu() for b in batches])[:, 0].numpy()
+
+    def export_onnx(self, path: str | Path, direction: str = "source_to_target") -> None:
+        """Write one direction's undeformed pass as ONNX: `slices` (n, 1, h, w) in [-1, 1], any n, h and w multiples of 4 -> `translated`.
+
+        It needs the extra `onnx` (pip install 'mr2ct[onnx]'). Windows and pixel size stay in translator.json.
+        """
+        generator = plain(getattr(self, direction)).cpu().float().eval()
+        axes, written = {0: "n", 2: "h", 3: "w"}, io.BytesIO()
+        options = {"input_names": ["slices"], "output_names": ["translated"], "dynamic_axes": {"slices": axes, "translated": axes}}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tracing, which this network's plain layers allow, and of PyTorch's newer way
+            torch.onnx.export(generator, (torch.zeros(1, 1, 64, 64),), written, dynamo=False, **options)
+        with atomic(path) as temporary:
+            temporary.write_bytes(written.getvalue())
 
     def save(self, folder: str | Path) -> None:
         """Write translator.json and the weights of both directions as safetensors, the folder whole or not at all."""

@@ -7,6 +7,7 @@ from torch import nn
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.intensity import CT_WINDOW, MR_WINDOW
+from mr2ct_lib.networks import initialise
 from mr2ct_lib.synthesis import synthesize
 from mr2ct_lib.translator import Architecture, Translator
 from mr2ct_lib.volumes import Volume, read_volume, write_volume
@@ -104,3 +105,16 @@ def test_n4_is_applied_where_training_had_it():
     biased = volume.replace(array=volume.array * np.exp(np.linspace(-0.4, 0.4, 24))[:, None, None].astype(np.float32))
     plain, corrected = (synthesize(biased, translator(n4=use)).array for use in (False, True))
     assert np.abs(plain - corrected).max() > 5
+
+
+def test_bf16_in_batches_is_within_two_hu_of_float32_slice_by_slice():
+    real = Translator(Architecture(8, 2, None), translator().preparation, {})
+    initialise(real.source_to_target, 0)
+    with torch.no_grad():
+        real.source_to_target.decoder[-2].weight.mul_(20)  # or an untrained network's answer is all but one grey
+    slices = np.random.default_rng(0).uniform(-1, 1, (7, 48, 40)).astype(np.float32)
+    single = np.concatenate([real.translate(one[None]) for one in slices])
+    batched = real.translate(slices, batch_size=4, precision="bf16")
+    assert single.std() > 0.1
+    assert np.abs(real.translate(slices, batch_size=4) - single).max() < 1e-4  # float32 in another order
+    assert 0 < np.abs(batched - single).mean() * 250 < 2  # the CT window is 500 HU wide

@@ -1,0 +1,74 @@
+"""How durations become ratios: the things compared take turns within one run, so that a busy machine slows all alike."""
+
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from scipy.ndimage import gaussian_filter
+
+from mr2ct_lib import machine
+from mr2ct_lib.files import write_json
+from mr2ct_lib.settings import make_settings
+from mr2ct_lib.slices import PreparedSlices
+from mr2ct_lib.training import Trainer
+
+Work = Callable[[], object]
+CPU = torch.device("cpu")
+SIZES = {"quick": 64, "paper": 256}
+
+
+def describe() -> str:
+    """The machine, in a line or two."""
+    amx = torch.cpu._is_amx_tile_supported()
+    processors = Path("/proc/cpuinfo")
+    lines = processors.read_text(encoding="utf-8").splitlines() if processors.exists() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return (
+        f"{name}, {torch.get_num_threads()} threads, {'AMX' if amx else 'no AMX'}, bf16 convolves {machine.gain(CPU):.2f} times as fast; "
+        f"GPU: {gpu}; torch {torch.__version__}"
+    )
+
+
+def seconds(works: dict[str, Work], rounds: int) -> dict[str, float]:
+    """The median seconds of each, over `rounds` rounds in each of which every one has a turn, after one to warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(rounds + 1):
+        for name, work in works.items():
+            started = time.perf_counter()
+            work()
+            if turn:
+                taken[name].append(time.perf_counter() - started)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def show(name: str, ratio: float, target: str, detail: str) -> None:
+    """One line: what, the ratio, what was aimed for, absolute figures for scale."""
+    print(f"  {name:<62}{ratio:8.2f}   ({target})   {detail}", flush=True)
+
+
+@lru_cache
+def prepared(size: int, count: int = 40) -> PreparedSlices:
+    """Smooth random slices of `size` in a temporary folder."""
+    folder, rng = Path(tempfile.mkdtemp(prefix="mr2ct_bench_")), np.random.default_rng(0)
+    for domain in ("source", "target"):
+        slices = [np.clip(gaussian_filter(rng.normal(size=(size, size)), 2) * 5, -1, 1) for _ in range(count)]
+        np.save(folder / f"{domain}.npy", np.stack(slices).astype(np.float32))
+    patients, window = [{"id": "one", "first": 0, "count": count}], {"low": 0.0, "high": 1.0, "unit": "a.u."}
+    domains = ("source", "target")
+    meta = {"format": 1, "shape": [size, size], "patients": dict.fromkeys(domains, patients), "windows": dict.fromkeys(domains, window)}
+    write_json(meta, folder / "prepared.json")
+    return PreparedSlices(folder)
+
+
+def trainer(method: str, profile: str, **changes: object) -> Trainer:
+    """A run of the library's own at its first step."""
+    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    return Trainer(make_settings(method, profile, **changes), prepared(SIZES[profile]), fabric)

@@ -1,0 +1,72 @@
+"""CycleGAN with gradient consistency as one writes it down: float32, PyTorch's own layers, each pass for itself, default Adam."""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mr2ct_lib.layers import InstanceNorm, plain
+from mr2ct_lib.networks import Discriminator, Generator, initialise
+from mr2ct_lib.settings import Settings
+from mr2ct_lib.slices import PreparedSlices, unpaired_batch
+
+
+def usual(network: nn.Module) -> nn.Module:
+    """The network of torch.nn's own layers, contiguous in memory."""
+    network = plain(network)
+    assert not any(isinstance(part, InstanceNorm) for part in network.modules())
+    return network
+
+
+def gradient_consistency(a: Tensor, b: Tensor) -> Tensor:
+    """Eq. 4 and 5 of Hiasa et al. with magnitudes, by convolutions."""
+    kernel, total = torch.tensor([[[[-1.0, 0.0, 1.0]]]]), 0.0
+    for k, pad in ((kernel, (1, 1, 0, 0)), (kernel.transpose(-1, -2), (0, 0, 1, 1))):
+        x, y = (F.conv2d(F.pad(image, pad, mode="replicate"), k).abs().flatten(1) for image in (a, b))
+        x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
+        total = total + (x * y).mean(1) / (x.square().mean(1) * y.square().mean(1) + 1e-8).sqrt()
+    return (1 - total / 2).mean()
+
+
+class PlainCycleGAN:
+    """The same algorithm, settings, initial weights and slices as the library's step; the pool is left out at size 0."""
+
+    def __init__(self, s: Settings, data: PreparedSlices):
+        self.s, self.data, self.number = s, data, 0
+        self.to_target, self.to_source = (usual(initialise(Generator(s.filters, s.blocks), 4 * s.seed + i)) for i in range(2))
+        judges = [Discriminator(s.discriminator_filters, s.discriminator_layers) for _ in range(2)]
+        self.judge_source, self.judge_target = (usual(initialise(judge, 4 * s.seed + 2 + i)) for i, judge in enumerate(judges))
+        self.judges = [*self.judge_source.parameters(), *self.judge_target.parameters()]
+        generators = itertools.chain(self.to_target.parameters(), self.to_source.parameters())
+        self.for_generators = torch.optim.Adam(generators, s.learning_rate, betas=(s.beta1, 0.999))
+        self.for_judges = torch.optim.Adam(self.judges, s.learning_rate, betas=(s.beta1, 0.999))
+
+    def step(self) -> dict[str, float]:
+        """One step: the generators' losses, then each judge's on real and on synthetic slices."""
+        s, mse = self.s, F.mse_loss
+        source, target = unpaired_batch(self.data, self.number, s.batch_size, s.seed)
+        self.number += 1
+        for parameter in self.judges:
+            parameter.requires_grad_(False)
+        synthetic_target, synthetic_source = self.to_target(source), self.to_source(target)
+        back_source, back_target = self.to_source(synthetic_target), self.to_target(synthetic_source)
+        scores = self.judge_target(synthetic_target), self.judge_source(synthetic_source)
+        adversarial = sum(mse(score, torch.ones_like(score)) for score in scores)
+        cycle = s.lambda_cycle * (F.l1_loss(back_source, source) + F.l1_loss(back_target, target))
+        gc = s.lambda_gc * (gradient_consistency(source, synthetic_target) + gradient_consistency(target, synthetic_source)) / 2
+        self.for_generators.zero_grad()
+        (adversarial + cycle + gc).backward()
+        self.for_generators.step()
+        for parameter in self.judges:
+            parameter.requires_grad_(True)
+        self.for_judges.zero_grad()
+        wrong = {}
+        pairs = {"source": (self.judge_source, source, synthetic_source), "target": (self.judge_target, target, synthetic_target)}
+        for domain, (judge, real, synthetic) in pairs.items():
+            for_real, for_synthetic = judge(real), judge(synthetic.detach())
+            loss = 0.5 * (mse(for_real, torch.ones_like(for_real)) + mse(for_synthetic, torch.zeros_like(for_synthetic)))
+            loss.backward()
+            wrong[f"judge_{domain}"] = loss.item()
+        self.for_judges.step()
+        return {"adversarial": adversarial.item(), "cycle": cycle.item(), "gc": gc.item()} | wrong

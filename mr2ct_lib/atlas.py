@@ -87,7 +87,9 @@ def _belly(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     for axis in (0, 1):  # a ring stands in front, behind and on both sides
         seen &= np.maximum.accumulate(ring, axis=axis)
         seen &= np.flip(np.maximum.accumulate(np.flip(ring, axis), axis=axis), axis)
-    wide = ndimage.binary_opening(seen, disc, iterations=reach)
+    # by majority over neighbouring slices: the ring has gaps, here in one slice, there in another
+    seen = ndimage.uniform_filter1d(seen.astype(np.float32), max(1, int(round(4 * RING_MM / spacing[2]))), axis=2, mode="nearest") > 0.4
+    wide = ndimage.binary_opening(seen & ~ring, disc, iterations=reach)
     return wide & (Waves.of_seed(17, 48.0).on(*voxel_centres(inside.shape, np.diag([*spacing, 1.0]))) > -0.8)
 
 
@@ -173,7 +175,7 @@ def complete_labels(
     empty = body & ~inside
     for name, where in (
         ("skin", empty & ~within),
-        ("pelvic_contents", empty & fine(_belly(coarse, wide))),
+        ("pelvic_contents", empty & ~core & fine(_belly(coarse, wide))),
         ("intermuscular_fat", empty & core),
         ("subcutaneous_fat", empty),
     ):

@@ -15,6 +15,11 @@ def test_the_tables_of_the_page_are_those_of_the_results():
     assert "| gluteus medius |" in text
 
 
+def test_bones_and_muscles_of_the_real_hip_are_found_as_well_as_was_aimed_for():
+    for structure, aim in (("pelvis", 0.8), ("femur", 0.8), ("gluteus_maximus", 0.6), ("gluteus_medius", 0.6)):
+        assert VALUES["dice"][structure]["real"] >= aim, structure
+
+
 def test_the_pages_pictures_are_there_and_small():
     for name in ("realism_hips.jpg", "realism_abdomens.jpg", "realism_noise.png"):
         assert name in PAGE.read_text(encoding="utf-8")

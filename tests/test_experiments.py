@@ -91,7 +91,7 @@ def test_compared_runs_differ_only_in_what_is_compared():
 
 
 def test_compared_runs_of_the_second_paper_see_as_many_slices():
-    """Quick: CycleGAN, with half the generator passes a step, takes twice the steps. Paper: the same epochs, patience and augmentation."""
+    """Quick: the same steps, as in the second paper. Paper: the same epochs, patience and augmentation."""
     quick, paper = experiments.SCHEDULES["quick"], experiments.SCHEDULES["paper"]
     wang = make_settings("dicyclegan", "paper")
     for cohort in ("head", "head_distorted", "abdomen"):

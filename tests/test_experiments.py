@@ -96,7 +96,7 @@ def test_compared_runs_of_the_second_paper_see_as_many_slices():
     wang = make_settings("dicyclegan", "paper")
     for cohort in ("head", "head_distorted", "abdomen"):
         cycle, dicycle = quick[f"{cohort}_cyclegan"], quick[f"{cohort}_dicyclegan"]
-        assert cycle == {name: 2 * steps for name, steps in dicycle.items()}
+        assert cycle == dicycle
         settings = make_settings("cyclegan", "paper", **(experiments.TRAININGS[f"{cohort}_cyclegan"][2] | paper[f"{cohort}_cyclegan"]))
         for name in ("epochs", "decay_epochs", "patience", "decay_patience", "augment", "lambda_cycle", "learning_rate", "batch_size"):
             assert getattr(settings, name) == getattr(wang, name)

@@ -23,9 +23,9 @@ window = {'low': 0.0, 'high': 1.0, 'unit': 'a.u.'}
 windows = {'source': window, 'target': window}
 write_json({'format': 1, 'shape': [256, 256], 'patients': patients, 'windows': windows}, folder / 'prepared.json')
 data = PreparedSlices(folder)
-for step in range(4000):
+for step in range(1500):
     batch = unpaired_batch(data, step, 1, 7)
-    if step % 40 == 0: [augment(x, (7, step, i)) for i, x in enumerate(batch)]
+    if step % 50 == 0: [augment(x, (7, step, i)) for i, x in enumerate(batch)]
 print(resident())
 import shutil; shutil.rmtree(folder)
 """

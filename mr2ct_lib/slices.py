@@ -1,5 +1,6 @@
 """Prepared slices from disk, unpaired batches of them, and their augmentation: all pure functions of a seed."""
 
+import mmap
 from functools import lru_cache
 from pathlib import Path
 
@@ -96,7 +97,10 @@ def unpaired_batch(
     batches = []
     for number, domain in enumerate(DOMAINS):
         chosen = epoch_indices(prepared.count(domain, patients), step, batch_size, seed, number)
-        batches.append(torch.from_numpy(np.ascontiguousarray(getattr(prepared, domain)[chosen])[:, None]))
+        array = getattr(prepared, domain)
+        batches.append(torch.from_numpy(np.ascontiguousarray(array[chosen])[:, None]))
+        if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            array.base.madvise(mmap.MADV_DONTNEED)  # or what was once looked at stays in the process until all of the file does
     return batches[0], batches[1]
 
 

@@ -83,7 +83,7 @@ def own_imports(path: Path) -> set[str]:
 
 def test_version_is_the_same_everywhere() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    newest = re.search(r"^## (\d\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert PYPROJECT["tool"]["setuptools"]["dynamic"]["version"]["attr"] == "mr2ct_lib.__version__"
     assert mr2ct_lib.__version__ == str(citation["version"]) == newest.group(1)
 

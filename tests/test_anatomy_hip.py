@@ -73,6 +73,16 @@ def test_nothing_touches_the_air_but_skin(painted):
     assert (labels[air] == VALUE["skin"]).mean() > 0.7
 
 
+def test_no_bone_of_the_leanest_leaves_the_skin():
+    patient = hip_patient(37)  # of the hundred below the one with the least flesh over spine and pelvis: 3 mm
+    shape, affine = grid_around(patient, (2.5, 2.5, 20.0))
+    labels = patient.paint(shape, affine)
+    cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])[:, :, None]  # neighbours in the axial slice, 2.5 mm away
+    near_air = ndimage.binary_dilation(labels == 0, cross) & (labels > 0)
+    near_air[[0, -1]] = near_air[:, [0, -1]] = False
+    assert {HIP_NAMES[value] for value in np.unique(labels[near_air])} <= {"skin", "subcutaneous_fat"}
+
+
 @pytest.fixture(scope="module")
 def hundred():
     """100 virtual adults at 8 mm: volumes (100, 23) in mL, and what was found wrong with any of them."""
@@ -89,16 +99,12 @@ def hundred():
                 pieces = ndimage.label(half == index, np.ones((3, 3, 3)))[1]
                 if pieces != 1:
                     wrong.append(f"seed {seed}: {name} in {pieces} pieces")
-        near_air = ndimage.binary_dilation(labels == 0, np.ones((3, 3, 1))) & (labels > 0)
-        bones = {name for name in (HIP_NAMES[value] for value in np.unique(labels[near_air])) if name.endswith(("_cortex", "_marrow"))}
-        if bones:
-            wrong.append(f"seed {seed}: {bones} at the surface")
         if ndimage.label(labels > 0)[1] != 1:
             wrong.append(f"seed {seed}: the body in several pieces")
     return np.array(volumes), wrong
 
 
-def test_each_structure_of_100_adults_is_one_piece_a_side_and_none_leaves_the_skin(hundred):
+def test_each_structure_of_100_adults_is_one_piece_a_side(hundred):
     assert not hundred[1]
 
 

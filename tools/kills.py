@@ -25,13 +25,14 @@ TINY = {
 
 
 def make_slices(folder: Path, size: int = 32, count: int = 6) -> Path:
-    """Prepared slices of discs, bright in one domain and dark in the other, three patients each."""
+    """Prepared slices of discs in noise, bright in one domain and dark in the other, three patients each."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, (rows, columns) = np.random.default_rng(0), np.mgrid[:size, :size]
     for domain, sign in (("source", 1), ("target", -1)):
         centres, radii = rng.uniform(0.4, 0.6, (count, 2)) * size, rng.uniform(0.15, 0.25, count) * size
         inside = [np.hypot(rows - y, columns - x) < r for (y, x), r in zip(centres, radii, strict=True)]
-        np.save(folder / f"{domain}.npy", (sign * (np.stack(inside) * 1.4 - 0.7)).astype(np.float32))
+        texture = rng.normal(0, 0.1, (count, size, size))  # a flat area sits on a ReLU's edge, where rounding alone decides over all of it
+        np.save(folder / f"{domain}.npy", (sign * (np.stack(inside) * 1.2 - 0.6) + texture).clip(-1, 1).astype(np.float32))
     patients = [{"id": f"s{i}", "first": i * count // 3, "count": count // 3} for i in range(3)]
     window = {"low": 0.0, "high": 1.0, "unit": "a.u."}
     meta = {"format": 1, "shape": [size, size], "patients": {"source": patients, "target": patients}}

@@ -4,14 +4,18 @@ The notebooks hand work to one another in runs/<profile>/ through these names, a
 differences between two compared runs stand here.
 """
 
+import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 import mr2ct_lib
 from mr2ct_lib import metrics
@@ -134,6 +138,58 @@ def run(name: str, profile: str = "quick", seed: int = 7, root: Path | None = No
     return folder
 
 
+def side_by_side(*jobs: tuple, profile: str = "quick", seed: int = 7, root: Path | None = None) -> list[Any]:
+    """What several of this module's functions return, those whose work is not done yet at the same time, a processor core or more for each.
+
+    jobs: (run, "hip_few"), (segmenter, "ct_alone"), (mr_only_prediction,): a function and its name. Small networks hardly gain by a second
+    thread, so two trainings side by side take little longer than one. On a GPU, or a single core, they follow one another. What was not
+    made side by side, since its process failed, is made here, and says here what is wrong.
+    """
+    root = root or RUNS
+    missing = [job for job in jobs if not _is_made(*job, base=root / profile, seed=seed)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if min(len(missing), cores) > 1 and not torch.cuda.is_available():
+        for function, *names in missing:  # what two of them need is made once
+            for data in [_known(TRAININGS, names[0])[0]] if function is run else ["hip_labelled", "hip_test"]:
+                prepared(data, profile, root)
+            if function is segmenter and names[0] not in ALONE:
+                run(names[0], profile, seed, root)
+        context, at_once = get_context("spawn"), min(len(missing), cores)
+        waiting = [context.Process(target=_by_itself, args=(cores // at_once, *job, profile, seed, root), daemon=True) for job in missing]
+        running = []
+        with _Announced(f"{len(missing)} trainings, {at_once} at once"):
+            try:
+                while waiting or running:
+                    while waiting and len(running) < at_once:
+                        running.append(waiting.pop(0))
+                        running[-1].start()
+                    time.sleep(0.2)
+                    running = [process for process in running if process.is_alive()]
+            finally:  # of an interrupted cell; runs resume
+                for process in running:
+                    process.terminate()
+    return [function(*names, profile, seed, root) for function, *names in jobs]
+
+
+def _is_made(function: Callable, *names: str, base: Path, seed: int) -> bool:
+    """Whether the work of a job of `side_by_side` is done."""
+    if function is run:
+        return (base / f"{names[0]}_seed{seed}" / "translator" / "translator.json").is_file()
+    if function is segmenter:
+        return (_segmenter_folder(names[0], base, seed) / "segmenter.json").is_file()
+    return (base / f"mr_only_seed{seed}.npy").is_file()
+
+
+def _segmenter_folder(name: str, base: Path, seed: int) -> Path:
+    return base / f"segmenter_{name}_seed{seed}" if name in ALONE else base / f"{name}_seed{seed}" / "segmenter"
+
+
+def _by_itself(threads: int, function: Callable, *arguments: Any) -> None:
+    """In a process of its own."""
+    torch.set_num_threads(threads)
+    function(*arguments)
+
+
 def translator(name: str, profile: str = "quick", seed: int = 7, root: Path | None = None, **changes: Any) -> Translator:
     """The trained translator of `run`."""
     return load_translator(run(name, profile, seed, root, **changes))
@@ -233,7 +289,9 @@ def segmenter(name: str = "hip_many_gc", profile: str = "quick", seed: int = 7, 
     "ct_alone", "mr_alone": from labelled scans of one kind, one channel, of as many patients. Trained now if it is not there; a run's
     U-Net lies in its folder, whose fate it shares. Its `training` holds "curve", the mean loss of each tenth of the steps.
     """
-    folder = (root or RUNS) / profile / f"segmenter_{name}_seed{seed}" if name in ALONE else run(name, profile, seed, root) / "segmenter"
+    if name not in ALONE:
+        run(name, profile, seed, root)
+    folder = _segmenter_folder(name, (root or RUNS) / profile, seed)
     if not (folder / "segmenter.json").is_file():
         data = prepared("hip_labelled", profile, root)
         if name in ALONE:

@@ -1,7 +1,11 @@
 """Experiments by name: what is measured, what is compared, what is refused."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 from mr2ct_lib import experiments
 from mr2ct_lib.files import InputError, write_json
@@ -110,3 +114,30 @@ def test_a_run_of_other_settings_says_which_folder_to_remove(tmp_path, target, m
     monkeypatch.setattr("mr2ct_lib.training._check_data", lambda *_: None)
     with pytest.raises(InputError, match=f"filters=99, not 16.*; remove the folder {folder} and run this again"):
         experiments.run("hip_many", root=tmp_path)
+
+
+def _remember_threads(folder, *_):
+    """A job for `side_by_side`: leaves its threads in a file where there is none yet, and returns what the file says."""
+    path = Path(folder) / "threads.txt"
+    if not path.exists():
+        path.write_text(f"{os.getpid()} {torch.get_num_threads()}")
+    return path.read_text()
+
+
+def test_jobs_side_by_side_are_done_by_processes_that_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "_is_made", lambda *_, **__: False)
+    monkeypatch.setattr(experiments, "prepared", lambda *_: None)
+    monkeypatch.setattr(experiments.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    for folder in folders:
+        folder.mkdir()
+    found = experiments.side_by_side(*[(_remember_threads, folder) for folder in folders], root=tmp_path)
+    processes, threads = zip(*(text.split() for text in found), strict=True)
+    assert len(set(processes)) == 3 and str(os.getpid()) not in processes
+    assert set(threads) == {"1"}
+
+
+def test_what_fails_side_by_side_says_so_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    with pytest.raises(InputError, match="experiment 'hip_none' is unknown"):
+        experiments.side_by_side((experiments.run, "hip_none"), (experiments.run, "hip_neither"), root=tmp_path)

@@ -6,13 +6,15 @@ and outlines as signed distances in mm (negative inside), chains and ellipsoids 
 smaller distance wins, so there are no gaps and no overlaps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
 CHUNK = 400_000  # points painted at once: bounds the memory of large grids
+CACHED = 100_000  # points whose arrays fit into a processor's cache
+NODE, BLOCK = 5.6, 4  # mm and voxels from one node to the next, at most; solids that are thinner throughout could be overlooked
 REACH = 4.0  # mm around a tube's box in which it may still be painted
 
 
@@ -233,24 +235,81 @@ def interpolate_lattice(values: np.ndarray, origin: np.ndarray, step: float, sha
     return np.stack([ndimage.map_coordinates(v.astype(np.float32), points, order=1, mode="nearest") for v in values])
 
 
-class Boxes:
-    """Finds, for a field of coordinates (3, I, J, K), the index box that holds all voxels of a coordinate range."""
+class Nodes:
+    """Looks at a field of coordinates (3, I, J, K) on nodes first, and at its voxels only where a solid may be.
+
+    Nodes stand at most NODE mm apart, the outer ones in the grid's faces, each amid a block of voxels; it speaks for that and the blocks
+    around. So a solid is found that is as thick as the nodes' distance; thinner ends are, when they go on from what is thicker.
+    """
 
     def __init__(self, coordinates: np.ndarray) -> None:
-        self._ranges = []
-        for axis in range(3):
-            others = tuple(1 + other for other in range(3) if other != axis)
-            self._ranges.append((coordinates.min(axis=others), coordinates.max(axis=others)))  # each (3, n of the axis)
+        self.shape, self._flat = coordinates.shape[1:], coordinates.reshape(3, -1)
+        self._block = [max(1, min(BLOCK, int(NODE / _step(coordinates, axis)))) for axis in range(3)]
+        self._nodes = coordinates
+        for axis, (n, block) in enumerate(zip(self.shape, self._block, strict=True), start=1):
+            if block > 1:
+                self._nodes = self._nodes.take(np.append(np.arange(0, n - 1, block), n - 1), axis)
+        self._reach = NODE if max(self._block) > 1 else 0.0  # mm from a node to the block's last voxel, and some more
+        lowest, highest = ([extreme(self._nodes, 3), extreme(self._nodes, 2)] for extreme in (np.amin, np.amax))
+        self._ranges = [  # of the coordinates in each slice across an axis: lowest, highest, each (n of the axis, 3)
+            (lowest[i].min(axis=other).T, highest[i].max(axis=other).T) for i, other in ((0, 2), (0, 1), (1, 1))
+        ]
 
-    def of(self, low: np.ndarray, high: np.ndarray) -> tuple[slice, slice, slice] | None:
-        """Return slices for `low` <= coordinates <= `high` (3,), None when there are none."""
+    def near(self, low: Sequence[float], high: Sequence[float], hits: Callable[..., np.ndarray]) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yield (where, x, y, z), flat arrays, of all voxels around nodes at which hits(x, y, z) is true, and around those next to them.
+
+        `where` are indices of the flattened grid. Only coordinates from `low` to `high` (3,) are looked at.
+        """
+        box = self._box(np.asarray(low) - self._reach, np.asarray(high) + self._reach)
+        if box is not None:
+            nodes = self._nodes[(slice(None), *box)]
+            blocks = ndimage.binary_dilation(hits(*nodes), np.ones((3, 3, 3))) if self._reach else np.ones(nodes.shape[1:], bool)
+            yield from self._voxels(blocks, [part.start for part in box])
+
+    def layers(self, classify: Callable[..., np.ndarray]) -> np.ndarray:
+        """classify(x, y, z) -> uint8 of every voxel, (I, J, K); called for voxels only where a node's neighbours are of another class."""
+        classes = classify(*self._nodes)
+        nearest = [
+            np.minimum((np.arange(n) + b // 2) // b, nodes - 1)
+            for n, b, nodes in zip(self.shape, self._block, classes.shape, strict=True)
+        ]
+        found = classes[np.ix_(*nearest)]
+        if self._reach:
+            mixed = ndimage.maximum_filter(classes, 3) > ndimage.minimum_filter(classes, 3)
+            for where, *point in self._voxels(mixed, (0, 0, 0)):
+                found.reshape(-1)[where] = classify(*point)
+        return found
+
+    def _box(self, low: np.ndarray, high: np.ndarray) -> tuple[slice, slice, slice] | None:
+        """Slices of the smallest box of blocks whose nodes have `low` <= coordinates <= `high`, None when there are none."""
         slices = []
         for smallest, largest in self._ranges:
-            hit = np.flatnonzero(((high >= smallest.T) & (low <= largest.T)).all(axis=1))
+            hit = np.flatnonzero(((high >= smallest) & (low <= largest)).all(axis=1))
             if len(hit) == 0:
                 return None
             slices.append(slice(int(hit[0]), int(hit[-1]) + 1))
         return tuple(slices)
+
+    def _voxels(self, blocks: np.ndarray, first: Sequence[int]) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yield (where, x, y, z) of the voxels of `blocks` (a, b, c), which begin at block `first`, as many at a time as a cache holds."""
+        chosen = np.argwhere(blocks) + first
+        count = max(1, CACHED // int(np.prod(self._block)))
+        for start in range(0, len(chosen), count):
+            where = np.zeros((1, 1, 1, 1), np.intp)
+            for axis, (n, block) in enumerate(zip(self.shape, self._block, strict=True)):
+                index = chosen[start : start + count, axis, None] * block + np.arange(block) - block // 2
+                index = np.clip(index, 0, n - 1)  # blocks at a face are thinner: some of their voxels come twice
+                where = where * n + index.reshape(len(index), *[-1 if axis == other else 1 for other in range(3)])
+            where = where.reshape(-1)
+            yield where, *np.take(self._flat, where, axis=1)
+
+
+def _step(coordinates: np.ndarray, axis: int) -> float:
+    """The largest distance (mm) from a voxel of the first slice along an axis to the next; infinite where there is none."""
+    if coordinates.shape[axis + 1] < 2:
+        return np.inf
+    first, second = (coordinates.take(n, axis=axis + 1) for n in (0, 1))
+    return float(np.sqrt(((second - first) ** 2).sum(axis=0)).max())
 
 
 def join_strays(labels: np.ndarray, structures: np.ndarray, inner_faces: tuple[tuple[int, int], ...] = ()) -> None:

@@ -7,14 +7,14 @@ width, muscle mass, fat, smooth asymmetric variation and, a side, an own pose: f
 femur and what inserts on it about the head's centre while the origins on the pelvis stay.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from mr2ct_lib import anatomy as solid
-from mr2ct_lib.anatomy import Boxes, Waves, interpolate_lattice, join_strays, smoothstep, turn, voxel_centres
+from mr2ct_lib.anatomy import Nodes, Waves, interpolate_lattice, join_strays, smoothstep, turn, voxel_centres
 from mr2ct_lib.files import InputError
 
 STRUCTURES = (
@@ -144,7 +144,8 @@ CAVITY = (
     (85, 0, 6, 84, 52, 0, 0),
     (120, 0, 34, 100, 58, 0, 0), (170, 0, 56, 118, 74, 0, 0), (300, 0, 52, 120, 74, 0, 0),
 )  # fmt: skip
-FAR = 60.0  # mm outside the reference's skin: no patient is so fat
+LAYERS = ("background", "skin", "subcutaneous_fat", "subcutaneous_fat", "intermuscular_fat")  # from outside to inside
+GROWTH = 1.0  # mm that muscles grow towards their neighbours
 _STEP = 14.0  # mm between the nodes on which a patient's own shape is computed
 _RANGES = {
     "flexion": (-25, 25, "degrees"), "abduction": (-20, 20, "degrees"), "rotation": (-35, 35, "degrees"),
@@ -274,31 +275,25 @@ class HipPatient:
     def _paint_side(self, shape: tuple[int, int, int], affine: np.ndarray, sign: int) -> np.ndarray:
         q = self._reference_grid(shape, affine, sign)
         rng = np.random.default_rng((self.seed, 11, sign + 1))
-        labels = np.zeros(shape, dtype=np.uint8)
-        boxes = Boxes(q)
-        skin = _body(q, boxes) + np.float32((FAT - self.fat) * 0.85 - 34 * (np.sqrt(self.muscle) - 1))
-        fat = np.float32(self.fat)
-        labels[skin < 0] = _VALUE["skin"]
-        labels[skin < -2.0] = _VALUE["subcutaneous_fat"]
-        labels[skin < -0.8 * fat] = _VALUE["intermuscular_fat"]
-        deep = skin < -4.0  # nothing but skin and fat lies nearer to the surface
-        best = np.full(shape, 1.0, dtype=np.float32)  # muscles grow by up to 1 mm towards their neighbours
-        _paint_contents(labels, q, boxes, self.bladder, self.seed)
+        nodes = Nodes(q)
+        depths = np.array([0.0, 2.0, 4.0, 0.8 * self.fat], dtype=np.float32)  # mm; nothing but skin and fat lies less than 4 deep
+        offset = np.float32((FAT - self.fat) * 0.85 - 34 * (np.sqrt(self.muscle) - 1))
+        layers = nodes.layers(lambda x, y, z: np.searchsorted(depths, -(_skin(x, y, z) + offset)).astype(np.uint8)).reshape(-1)
+        labels = np.array([_VALUE[name] for name in LAYERS], dtype=np.uint8)[layers]
+        contents = partial(_paint_contents, bladder=self.bladder, texture=Waves.of_seed(self.seed + 17, 48.0))
+        _paint(labels, nodes, solid.tube_bounds(CAVITY), contents)
+        best = np.full(len(labels), GROWTH, dtype=np.float32)
         for name, sections in self._muscles(rng):
-            low, high = solid.tube_bounds(sections)
-            box = boxes.of(low, high)
-            if box is None:
-                continue
-            distance = solid.tube(*q[(slice(None), *box)], sections)
-            closer = (distance < best[box]) & deep[box]
-            best[box][closer] = distance[closer]
-            labels[box][closer] = _VALUE[name]
+            for where, *point in nodes.near(*solid.tube_bounds(sections), partial(_in_reach, sections=sections)):
+                distance = solid.tube(*point, sections)
+                closer = (distance < best[where]) & (layers[where] > 2)
+                best[where[closer]] = distance[closer]
+                labels[where[closer]] = _VALUE[name]
         for points in VESSELS:
-            box = boxes.of(*solid.chain_bounds(points))
-            if box is not None:
-                labels[box][solid.chain_depth(*q[(slice(None), *box)], points) > 0] = _VALUE["vessels"]
-        _paint_bones(labels, q, boxes)
-        return labels
+            _paint(labels, nodes, solid.chain_bounds(points), partial(_paint_vessel, line=points))
+        for painter, bounds in BONES.items():
+            _paint(labels, nodes, bounds, painter)
+        return labels.reshape(shape)
 
     def _muscles(self, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
         """Yield each muscle's name and its sections in this patient, on one side."""
@@ -367,49 +362,50 @@ def structure_labels(labels: np.ndarray, names: dict[int, str]) -> np.ndarray:
     return table[labels]
 
 
-def _body(q: np.ndarray, boxes: Boxes) -> np.ndarray:
-    """Signed distance (mm) to the skin at FAT mm of fat: trunk and leg of one side; FAR or more where it is further away."""
-    distance = np.full(q.shape[1:], FAR, dtype=np.float32)
-    for rows in (TRUNK, LEG):
-        box = boxes.of((-np.inf, -np.inf, rows[0][0] - FAR), (np.inf, np.inf, rows[-1][0] + FAR))
-        if box is not None:
-            distance[box] = np.minimum(distance[box], solid.outline(*q[(slice(None), *box)], rows))
-    return distance
+def _skin(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Signed distance (mm) to the skin at FAT mm of fat: trunk and leg of one side."""
+    return np.minimum(solid.outline(x, y, z, TRUNK), solid.outline(x, y, z, LEG))
 
 
-def _paint_contents(labels: np.ndarray, q: np.ndarray, boxes: Boxes, bladder: float, seed: int) -> None:
+def _in_reach(x: np.ndarray, y: np.ndarray, z: np.ndarray, sections: tuple) -> np.ndarray:
+    """Whether a muscle of these sections may have a point."""
+    return solid.tube(x, y, z, sections) < GROWTH
+
+
+def _paint(labels: np.ndarray, nodes: Nodes, bounds: tuple[Sequence[float], Sequence[float]], painter: Callable[..., None]) -> None:
+    """Let `painter(labels, x, y, z)` paint over the flattened `labels` wherever it paints something."""
+
+    def paints(*point: np.ndarray) -> np.ndarray:
+        empty = np.zeros(point[0].shape, dtype=np.uint8)
+        painter(empty, *point)
+        return empty > 0
+
+    for where, *point in nodes.near(*bounds, paints):
+        part = labels[where]
+        painter(part, *point)
+        labels[where] = part
+
+
+def _paint_contents(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, bladder: float, texture: Waves) -> None:
     """Bowel, pelvic organs and the bladder inside the abdominal and pelvic cavity."""
-    box = boxes.of(*solid.tube_bounds(CAVITY))
-    if box is None:
-        return
-    x, y, z = q[(slice(None), *box)]
     inside = solid.tube(x, y, z, CAVITY) < 0
-    texture = Waves.of_seed(seed + 17, 48.0).on(x, y, z)
-    low = z < 62 + 12 * texture
-    part = labels[box]
-    part[inside & (texture > -0.1)] = _VALUE["bowel"]
-    part[inside & (texture > 1.75) & (z > 40)] = _VALUE["bowel_gas"]
-    part[inside & low & (texture > -1.0)] = _VALUE["pelvic_contents"]
+    pattern = texture.on(x, y, z)
+    low = z < 62 + 12 * pattern
+    labels[inside & (pattern > -0.1)] = _VALUE["bowel"]
+    labels[inside & (pattern > 1.75) & (z > 40)] = _VALUE["bowel_gas"]
+    labels[inside & low & (pattern > -1.0)] = _VALUE["pelvic_contents"]
     full = (40 * bladder, 27 * bladder, 27 * bladder)
-    part[solid.ellipsoid_depth(np.stack([x, y, z], axis=-1), (0, -2, 8 + 20 * bladder), full) > 0] = _VALUE["bladder"]
+    labels[solid.ellipsoid_depth(np.stack([x, y, z], axis=-1), (0, -2, 8 + 20 * bladder), full) > 0] = _VALUE["bladder"]
 
 
-def _paint_bones(labels: np.ndarray, q: np.ndarray, boxes: Boxes) -> None:
-    """Spine, sacrum, pelvis, femur and joint cartilage over whatever was painted before."""
-    box = boxes.of(*solid.tube_bounds(SACRUM))
-    if box is not None:
-        distance = solid.tube(*q[(slice(None), *box)], SACRUM)
-        labels[box][distance < 0] = _VALUE["sacrum_cortex"]
-        labels[box][distance < -1.2] = _VALUE["sacrum"]
-    box = boxes.of((-1, -95, 80), (40, 30, 300))
-    if box is not None:
-        _paint_spine(labels[box], *q[(slice(None), *box)])
-    box = boxes.of((-1, -125, -70), (175, 100, 152))
-    if box is not None:
-        _paint_pelvis(labels[box], *q[(slice(None), *box)])
-    box = boxes.of((70, -50, -262), (172, 115, 28))
-    if box is not None:
-        _paint_femur(labels[box], *q[(slice(None), *box)])
+def _paint_vessel(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, line: tuple) -> None:
+    labels[solid.chain_depth(x, y, z, line) > 0] = _VALUE["vessels"]
+
+
+def _paint_sacrum(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
+    distance = solid.tube(x, y, z, SACRUM)
+    labels[distance < 0] = _VALUE["sacrum_cortex"]
+    labels[distance < -1.2] = _VALUE["sacrum"]
 
 
 def _paint_spine(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
@@ -461,3 +457,11 @@ def _paint_femur(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray
     inside = bone < -cortex
     labels[inside] = _VALUE["femur"]
     labels[inside & (z < -62)] = _VALUE["femur_marrow"]
+
+
+BONES: dict[Callable[..., None], tuple[tuple[float, ...], tuple[float, ...]]] = {  # and the box (low, high) that each lies in
+    _paint_sacrum: solid.tube_bounds(SACRUM),
+    _paint_spine: ((-1, -95, 80), (40, 30, 300)),
+    _paint_pelvis: ((-1, -125, -70), (175, 100, 152)),
+    _paint_femur: ((70, -50, -262), (172, 115, 28)),
+}

@@ -5,15 +5,12 @@ cohort.json. What a scan looks like depends on the seed and the patient's number
 """
 
 import hashlib
-import os
 import platform
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ import numpy as np
 import scipy
 from tqdm.auto import tqdm
 
-from mr2ct_lib import __version__
+from mr2ct_lib import __version__, cores
 from mr2ct_lib.atlas import LabelMapPatient, read_names
 from mr2ct_lib.files import InputError, read_json, write_json
 from mr2ct_lib.physics import SEQUENCES, acquire_ct, acquire_mr, thin_plate_distortion
@@ -287,22 +284,6 @@ def _expected(folder: Path, settings: dict[str, Any], id_: str) -> list[Path]:
     return [folder / kind / f"{id_}.nii.gz" for kind in kinds] + [folder / "patients" / f"{id_}.json"]
 
 
-@contextmanager
-def _one_thread_each():
-    """Processes started inside use one thread each, so that they don't fight for the cores."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def _make_all(settings: dict[str, Any], folder: Path, ids: list[str], atlas: Atlas, workers: int, progress: bool) -> None:
     bar = tqdm(total=len(ids), desc=f"{settings['anatomy']} patients", unit="patient", disable=None if progress and ids else True)
     with bar:
@@ -311,20 +292,16 @@ def _make_all(settings: dict[str, Any], folder: Path, ids: list[str], atlas: Atl
                 make_patient(settings, folder, id_, atlas)
                 bar.update()
             return
-        start = {"mp_context": get_context("spawn"), "initializer": _set_atlas, "initargs": (atlas,)}
-        with _one_thread_each(), ProcessPoolExecutor(min(workers, len(ids)), **start) as pool:
-            try:
+        try:
+            with cores.pool(min(workers, len(ids)), initializer=_set_atlas, initargs=(atlas,)) as pool:
                 for done in as_completed([pool.submit(_make_with_atlas, settings, folder, id_) for id_ in ids]):
                     done.result()
                     bar.update()
-            except BrokenProcessPool as error:
-                raise InputError(
-                    f"workers: {workers} processes, of which one ended (no memory left, or a script that does not hide its start behind "
-                    "`if __name__ == '__main__':`). Try workers=1; finished patients are kept"
-                ) from error
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        except BrokenProcessPool as error:
+            raise InputError(
+                f"workers: {workers} processes, of which one ended (no memory left, or a script that does not hide its start behind "
+                "`if __name__ == '__main__':`). Try workers=1; finished patients are kept"
+            ) from error
 
 
 def make_cohort(
@@ -381,7 +358,7 @@ def make_cohort(
     atlas = read_atlas(_paths(labels), names, _paths(body)) if todo and labels else []  # refuses a bad map before anything is written
     if todo:
         write_json(meta, index)
-    _make_all(settings, folder, todo, atlas, workers or os.cpu_count() or 1, progress)
+    _make_all(settings, folder, todo, atlas, workers or cores.available(), progress)
 
     entries = {id_: read_json(folder / "patients" / f"{id_}.json") for id_ in ids}
     label_names = [entry.pop("label_names") for entry in entries.values()][0]

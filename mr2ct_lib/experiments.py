@@ -4,12 +4,10 @@ The notebooks hand work to one another in runs/<profile>/ through these names, a
 differences between two compared runs stand here.
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import pandas as pd
 import torch
 
 import mr2ct_lib
-from mr2ct_lib import metrics
+from mr2ct_lib import cores, metrics
 from mr2ct_lib.anatomy_hip import STRUCTURES, structure_labels
 from mr2ct_lib.cohort import make_cohort
 from mr2ct_lib.files import InputError, atomic, read_json
@@ -70,8 +68,6 @@ UNETS: dict[str, dict[str, Any]] = {
     "full": {"iterations": 4000, "fold_iterations": 2000, "learning_rate": 1e-3},
     "paper": {"iterations": 100_000, "fold_iterations": 100_000, "learning_rate": 1e-4},
 }
-
-
 ALONE = {"ct_alone": ("target", "CT"), "mr_alone": ("source", "MR")}  # U-Nets of one channel, on labelled scans of that domain
 
 # Steps at the full and at the falling learning rate where a profile's own are too many, too few, or not the paper's. Two methods that are
@@ -139,35 +135,24 @@ def run(name: str, profile: str = "quick", seed: int = 7, root: Path | None = No
 
 
 def side_by_side(*jobs: tuple, profile: str = "quick", seed: int = 7, root: Path | None = None) -> list[Any]:
-    """What several of this module's functions return, those whose work is not done yet at the same time, a processor core or more for each.
+    """What several of this module's functions return, those whose work is not done yet all at the same time, in processes of their own.
 
     jobs: (run, "hip_few"), (segmenter, "ct_alone"), (mr_only_prediction,): a function and its name. Small networks hardly gain by a second
-    thread, so two trainings side by side take little longer than one. On a GPU, or a single core, they follow one another. What was not
-    made side by side, since its process failed, is made here, and says here what is wrong.
+    thread, so trainings of one thread each that share the cores end sooner than one after another. On a GPU, or a single core, they
+    follow one another. Runs resume where an interrupted cell left them.
     """
     root = root or RUNS
     missing = [job for job in jobs if not _is_made(*job, base=root / profile, seed=seed)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if min(len(missing), cores) > 1 and not torch.cuda.is_available():
+    if min(len(missing), cores.available()) > 1 and not torch.cuda.is_available():
         for function, *names in missing:  # what two of them need is made once
             for data in [_known(TRAININGS, names[0])[0]] if function is run else ["hip_labelled", "hip_test"]:
                 prepared(data, profile, root)
             if function is segmenter and names[0] not in ALONE:
                 run(names[0], profile, seed, root)
-        context, at_once = get_context("spawn"), min(len(missing), cores)
-        waiting = [context.Process(target=_by_itself, args=(cores // at_once, *job, profile, seed, root), daemon=True) for job in missing]
-        running = []
-        with _Announced(f"{len(missing)} trainings, {at_once} at once"):
-            try:
-                while waiting or running:
-                    while waiting and len(running) < at_once:
-                        running.append(waiting.pop(0))
-                        running[-1].start()
-                    time.sleep(0.2)
-                    running = [process for process in running if process.is_alive()]
-            finally:  # of an interrupted cell; runs resume
-                for process in running:
-                    process.terminate()
+        threads = max(1, cores.available() // len(missing))
+        with _Announced(f"{len(missing)} trainings at once"), cores.pool(len(missing), threads) as pool:
+            for done in [pool.submit(_by_itself, *job, profile, seed, root) for job in missing]:
+                done.result()
     return [function(*names, profile, seed, root) for function, *names in jobs]
 
 
@@ -184,9 +169,8 @@ def _segmenter_folder(name: str, base: Path, seed: int) -> Path:
     return base / f"segmenter_{name}_seed{seed}" if name in ALONE else base / f"{name}_seed{seed}" / "segmenter"
 
 
-def _by_itself(threads: int, function: Callable, *arguments: Any) -> None:
-    """In a process of its own."""
-    torch.set_num_threads(threads)
+def _by_itself(function: Callable, *arguments: Any) -> None:
+    """In a process of its own; what it made is read from the disk."""
     function(*arguments)
 
 

@@ -5,17 +5,14 @@ names can be imported from here too.
 """
 
 import math
-import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import SimpleITK as sitk
 from tqdm.auto import tqdm
 
+from mr2ct_lib import cores
 from mr2ct_lib.cohort import read_cohort
 from mr2ct_lib.files import InputError, atomic, write_json
 from mr2ct_lib.intensity import (
@@ -236,25 +233,16 @@ def _jobs(cohort, domains: dict[str, dict[str, Path]], paired: bool) -> list[_Jo
     return jobs
 
 
-def _one_thread() -> None:
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-
-
 def _run(jobs: list[_Job], plan: _Plan, parts: Path, workers: int | None, progress: bool) -> list[dict | None]:
     """Prepare all patients, in processes where that pays; their order is that of the jobs."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(available if workers is None else workers, len(jobs) // 8)  # a process takes a second to start
+    workers = min(workers or cores.available(), len(jobs) // 8)  # a process takes a second to start
     # disable=None: tqdm shows nothing where nobody looks
     show = {"total": len(jobs), "desc": "prepare", "unit": "patient", "disable": None if progress else True}
     arguments = (range(len(jobs)), jobs, [plan] * len(jobs), [parts] * len(jobs))
     if workers < 2:
         return list(tqdm(map(_prepare_patient, *arguments), **show))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        try:
-            return list(tqdm(pool.map(_prepare_patient, *arguments, chunksize=2), **show))
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    with cores.pool(workers) as pool:
+        return list(tqdm(pool.map(_prepare_patient, *arguments, chunksize=2), **show))
 
 
 def _prepare_patient(number: int, job: _Job, plan: _Plan, parts: Path) -> dict[str, dict] | None:

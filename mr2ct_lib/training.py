@@ -338,8 +338,6 @@ def read_log(run: str | Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-
-
 def _check_data(prepared: PreparedSlices, settings: Settings) -> None:
     """InputError for too few slices or patients, slices too small for the judges, and values that no window made."""
     for domain in ("source", "target"):

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from mr2ct_lib.anatomy import Boxes, Waves, chain_depth, ellipsoid_depth, interpolate_lattice, join_strays, tube, voxel_centres
+from mr2ct_lib.anatomy import (
+    Nodes,
+    Waves,
+    chain_depth,
+    ellipsoid_depth,
+    interpolate_lattice,
+    join_strays,
+    tube,
+    tube_bounds,
+    voxel_centres,
+)
 
 
 def test_voxel_centres_follow_an_oblique_affine():
@@ -81,16 +91,36 @@ def test_lattice_interpolation_is_exact_for_linear_fields(oblique):
     assert found == pytest.approx(voxel_centres((5, 6, 7), affine), abs=1e-3)
 
 
-def test_boxes_hold_every_voxel_of_a_range():
-    rng = np.random.default_rng(0)
-    q = voxel_centres((20, 22, 24), np.eye(4)) + rng.normal(0, 0.5, (3, 20, 22, 24)).astype(np.float32)
-    low, high = np.array([4, 5, 6]), np.array([9, 12, 11])
-    inside = ((q.transpose(1, 2, 3, 0) >= low) & (q.transpose(1, 2, 3, 0) <= high)).all(axis=-1)
-    box = Boxes(q).of(low, high)
-    outside = inside.copy()
-    outside[box] = False
-    assert inside.any() and not outside.any()
-    assert Boxes(q).of(np.array([100, 0, 0]), np.array([120, 9, 9])) is None
+@pytest.mark.parametrize("spacing", [0.7, 1.9, 5.0])
+def test_nodes_find_every_voxel_of_a_bent_tube_and_little_more(spacing):
+    shape = tuple(int(n / spacing) for n in (100, 90, 120))
+    q = voxel_centres(shape, np.diag([spacing, spacing, spacing, 1.0]))
+    q = q + 3 * np.sin(q[[1, 2, 0]] / 15).astype(np.float32)  # not a straight grid
+    sections = [(20, 30, 30, 16, 5, 20, 4), (60, 50, 45, 12, 6, 50, 0), (100, 70, 40, 4, 3, 80, 0)]
+    whole = (tube(*q, sections) < 0).reshape(-1)
+    seen = np.zeros(whole.shape, bool)
+    for where, *point in Nodes(q).near(*tube_bounds(sections), lambda x, y, z: tube(x, y, z, sections) < 0):
+        np.testing.assert_array_equal(tube(*point, sections) < 0, whole[where])
+        seen[where] = True
+    assert whole.any() and not (whole & ~seen).any()
+    if spacing < 1:
+        assert seen.sum() < 0.2 * seen.size
+
+
+def test_nodes_see_nothing_where_there_is_nothing():
+    q = voxel_centres((20, 22, 24), np.eye(4))
+    assert list(Nodes(q).near((100, 0, 0), (120, 9, 9), lambda x, y, z: x > 0)) == []
+    assert list(Nodes(q).near((0, 0, 0), (9, 9, 9), lambda x, y, z: x > 99)) == []
+
+
+@pytest.mark.parametrize("shape", [(61, 47, 50), (1, 47, 50), (7, 1, 3)])
+def test_layers_are_those_of_every_voxel(shape):
+    q = voxel_centres(shape, np.diag([0.8, 0.9, 0.7, 1.0]))
+
+    def shells(x, y, z):
+        return np.digitize(np.sqrt((x - 20) ** 2 + (y - 20) ** 2 + (z - 15) ** 2), [8, 10, 17]).astype(np.uint8)
+
+    np.testing.assert_array_equal(Nodes(q).layers(shells), shells(*q))
 
 
 def test_strays_go_to_their_surroundings_and_what_may_go_on_beyond_the_grid_stays():

@@ -124,20 +124,29 @@ def _remember_threads(folder, *_):
     return path.read_text()
 
 
-def test_jobs_side_by_side_are_done_by_processes_that_share_the_cores(tmp_path, monkeypatch):
+def test_jobs_side_by_side_are_done_by_other_processes_that_share_the_cores(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "_is_made", lambda *_, **__: False)
     monkeypatch.setattr(experiments, "prepared", lambda *_: None)
-    monkeypatch.setattr(experiments.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    folders = [tmp_path / name for name in ("one", "two", "three")]
+    monkeypatch.setattr(experiments.cores, "available", lambda: 5)
+    folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()
     found = experiments.side_by_side(*[(_remember_threads, folder) for folder in folders], root=tmp_path)
     processes, threads = zip(*(text.split() for text in found), strict=True)
-    assert len(set(processes)) == 3 and str(os.getpid()) not in processes
-    assert set(threads) == {"1"}
+    assert str(os.getpid()) not in processes
+    assert threads == ("2", "2")
+
+
+def _refuse(folder, *_):
+    raise InputError(f"{folder}: refused by process {os.getpid()}")
 
 
 def test_what_fails_side_by_side_says_so_here(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(experiments.cores, "available", lambda: 2)
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="one: refused by process") as refusal:
+        patch.setattr(experiments, "_is_made", lambda *_, **__: False)
+        patch.setattr(experiments, "prepared", lambda *_: None)
+        experiments.side_by_side((_refuse, "one"), (_refuse, "two"), root=tmp_path)
+    assert not str(refusal.value).endswith(str(os.getpid()))
     with pytest.raises(InputError, match="experiment 'hip_none' is unknown"):
         experiments.side_by_side((experiments.run, "hip_none"), (experiments.run, "hip_neither"), root=tmp_path)

@@ -20,7 +20,7 @@ MODULES = sorted((ROOT / "mr2ct_lib").glob("*.py"))
 
 # A module imports only from modules before it: data flows from virtual patients to segmentation, and so does knowledge.
 ORDER = [
-    "files", "volumes", "tissues",
+    "files", "cores", "volumes", "tissues",
     "anatomy", "anatomy_hip", "anatomy_head", "anatomy_abdomen", "atlas", "physics", "cohort",
     "intensity", "registration", "preparation", "slices",
     "machine", "layers", "offsets", "networks", "losses", "settings", "translator", "stopping", "processes", "training", "segmentation",

@@ -19,6 +19,7 @@ from monai.networks.nets import UNet
 from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
 
+from mr2ct_lib import machine
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
 
 SIZES: dict[str, tuple[int, ...]] = {
@@ -26,7 +27,7 @@ SIZES: dict[str, tuple[int, ...]] = {
     "full": (32, 64, 128, 256),
     "paper": (64, 128, 256, 512, 1024),  # the U-Net of Ronneberger et al. 2015; the paper gives no widths
 }
-PRECISIONS = ("float32", "bf16")
+PRECISIONS = ("auto", "float32", "bf16")
 
 
 @dataclass
@@ -54,14 +55,6 @@ def build_network(channels: int, classes: int, widths: Sequence[int], seed: int 
             norm="batch",
             act="relu",  # MONAI's default, PReLU, costs a sixth of a CPU step
         )
-
-
-def best_precision() -> str:
-    """Return "bf16" on a GPU or on a CPU with AMX, which multiplies bf16 in hardware, else "float32"."""
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "float32"
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)  # no public name for it before PyTorch 2.10
-    return "bf16" if amx() else "float32"
 
 
 def _check(channels: np.ndarray, labels: np.ndarray | None, names: Mapping[int, str] | None) -> None:
@@ -116,7 +109,7 @@ def train_segmenter(
     learning_rate: float = 1e-4,
     batch_size: int = 16,
     seed: int = 0,
-    precision: str | None = None,
+    precision: str = "auto",
     device: str | None = None,
     progress: bool = True,
     report: Callable[[int, float], None] | None = None,
@@ -124,7 +117,7 @@ def train_segmenter(
     """Train a U-Net with Adam on Dice + cross-entropy (MONAI); learning rate and iterations default to the paper's.
 
     channels (N, C, H, W) float32 in [-1, 1]; labels (N, H, W) uint8; names: label value -> structure (0 may be there).
-    size: a key of SIZES. precision: "float32" or "bf16" (autocast; the loss stays float32), by default `best_precision()`.
+    size: a key of SIZES. precision: "float32", "bf16" (autocast; the loss stays float32) or "auto", what is faster here.
     report(step, loss) is called after each step. Equal seeds and threads on one machine give equal networks.
 
     The learning rate falls linearly to 0 over the last half of the iterations.
@@ -136,14 +129,14 @@ def train_segmenter(
         raise InputError(f"channel_names: {tuple(channel_names)}; expected {channels.shape[1]}, one for each channel")
     if size not in SIZES:
         raise InputError(f'size: "{size}"; expected one of {", ".join(SIZES)}')
-    precision = precision or best_precision()
     if precision not in PRECISIONS:
         raise InputError(f'precision: "{precision}"; expected one of {", ".join(PRECISIONS)}')
     if iterations < 1 or batch_size < 1:
         raise InputError(f"iterations: {iterations}, batch_size: {batch_size}; expected at least 1 each")
     if not 0 < learning_rate < float("inf") or seed < 0:
         raise InputError(f"learning_rate: {learning_rate}, seed: {seed}; expected a rate above 0 and a seed of at least 0")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    precision = machine.choose_precision(precision, device)
 
     classes = np.zeros(256, dtype=np.int64)
     classes[list(names)] = np.arange(1, len(names) + 1)
@@ -160,7 +153,7 @@ def train_segmenter(
         images = torch.from_numpy(np.ascontiguousarray(channels[chosen], dtype=np.float32)).to(device)
         truth = torch.from_numpy(classes[labels[chosen]])[:, None].to(device)  # (n, 1, h, w)
         images = _pad(images, len(widths)).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
             logits = network(images)
         logits = logits[..., : truth.shape[-2], : truth.shape[-1]].float()
         loss = criterion(logits, truth)

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.losses import DiceCELoss
-from monai.networks.nets import UNet
 from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
 
@@ -43,6 +41,8 @@ class Segmenter:
 
 def build_network(channels: int, classes: int, widths: Sequence[int], seed: int = 0) -> torch.nn.Module:
     """Return a U-Net, (N, channels, H, W) -> logits (N, classes, H, W); H and W divisible by 2 ** (len(widths) - 1)."""
+    from monai.networks.nets import UNet  # MONAI takes seconds to load
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return UNet(
@@ -122,6 +122,8 @@ def train_segmenter(
 
     The learning rate falls linearly to 0 over the last half of the iterations.
     """
+    from monai.losses import DiceCELoss
+
     names = _names(names)
     channels, labels = np.asarray(channels), np.asarray(labels)
     _check(channels, labels, names)

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.networks.layers import AffineTransform
-from monai.transforms.utils import create_rotate, create_shear, create_translate
 
 from mr2ct_lib.files import InputError, read_json
 from mr2ct_lib.preparation import Window
@@ -119,6 +117,9 @@ def augment(
     left-right in half of the cases. A pure function of (batch, seed). One MONAI affine for the whole batch: 0.5 ms
     for 8 images of 64x64 on one core, where MONAI's RandAffine on each image takes 9.
     """
+    from monai.networks.layers import AffineTransform  # MONAI takes seconds to load
+    from monai.transforms.utils import create_rotate, create_shear, create_translate
+
     rng = np.random.default_rng(seed)
     height, width = batch.shape[-2:]
     matrices = []

@@ -135,22 +135,22 @@ def run(name: str, profile: str = "quick", seed: int = 7, root: Path | None = No
 
 
 def side_by_side(*jobs: tuple, profile: str = "quick", seed: int = 7, root: Path | None = None) -> list[Any]:
-    """What several of this module's functions return, those whose work is not done yet all at the same time, in processes of their own.
+    """What several of this module's functions return, those whose work is not done yet side by side, as many at once as there are cores.
 
-    jobs: (run, "hip_few"), (segmenter, "ct_alone"), (mr_only_prediction,): a function and its name. Small networks hardly gain by a second
-    thread, so trainings of one thread each that share the cores end sooner than one after another. On a GPU, or a single core, they
-    follow one another. Runs resume where an interrupted cell left them.
+    jobs: (run, "hip_few"), (segmenter, "ct_alone"), (mr_only_prediction,): a function and its name. They are
+    begun in this order: name the longest first. Small networks hardly gain by a second thread, so two trainings of one thread each take
+    little longer than one of two. On a GPU, or a single core, they follow one another. Runs resume where an interrupted cell left them.
     """
     root = root or RUNS
     missing = [job for job in jobs if not _is_made(*job, base=root / profile, seed=seed)]
-    if min(len(missing), cores.available()) > 1 and not torch.cuda.is_available():
+    at_once = min(len(missing), cores.available())
+    if at_once > 1 and not torch.cuda.is_available():
         for function, *names in missing:  # what two of them need is made once
             for data in [_known(TRAININGS, names[0])[0]] if function is run else ["hip_labelled", "hip_test"]:
                 prepared(data, profile, root)
             if function is segmenter and names[0] not in ALONE:
                 run(names[0], profile, seed, root)
-        threads = max(1, cores.available() // len(missing))
-        with _Announced(f"{len(missing)} trainings at once"), cores.pool(len(missing), threads) as pool:
+        with _Announced(f"{len(missing)} trainings, {at_once} at once"), cores.pool(at_once, cores.available() // at_once) as pool:
             for done in [pool.submit(_by_itself, *job, profile, seed, root) for job in missing]:
                 done.result()
     return [function(*names, profile, seed, root) for function, *names in jobs]

@@ -75,7 +75,7 @@ ALONE = {"ct_alone": ("target", "CT"), "mr_alone": ("source", "MR")}  # U-Nets o
 # fail, which it does early.
 SCHEDULES: dict[str, dict[str, dict[str, Any]]] = {
     "quick": {
-        "hip_narrow": {"iterations": 250, "decay_iterations": 150},
+        "hip_narrow": {"iterations": 150, "decay_iterations": 100},
         "head_cyclegan": {"iterations": 300, "decay_iterations": 150},
         "head_dicyclegan": {"iterations": 300, "decay_iterations": 150},
         "head_distorted_cyclegan": {"iterations": 300, "decay_iterations": 150},

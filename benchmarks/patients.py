@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mr2ct_lib import cohort
+from mr2ct_lib import cohort, cores
 from mr2ct_lib.anatomy_hip import hip_patient
 from mr2ct_lib.intensity import n4
 from mr2ct_lib.physics import SEQUENCES, acquire_mr, finer_grid, rician, smooth_field
@@ -27,10 +27,13 @@ if __name__ == "__main__":
 
 
 def seconds(work, *arguments) -> float:
-    """Processor seconds of one call: a busy machine does not make them more."""
-    started = time.process_time()
-    work(*arguments)
-    return time.process_time() - started
+    """Processor seconds of a call, the best of three: a busy machine makes them hardly more."""
+    taken = []
+    for _ in range(3):
+        started = time.process_time()
+        work(*arguments)
+        taken.append(time.process_time() - started)
+    return min(taken)
 
 
 def hip(profile: str) -> dict[str, float]:
@@ -84,11 +87,13 @@ def main() -> None:
     """Print the figures."""
     for profile in ("quick", "paper"):
         grid = cohort.ACQUISITIONS["hip"][profile]["source"]
-        parts = hip(profile)
+        with cores.pool(1) as pool:  # a process of one thread
+            parts = pool.submit(hip, profile).result()
         shares = ", ".join(f"{name} {value / parts['whole']:.0%}" for name, value in parts.items() if name != "whole")
         voxels = " x ".join(map(str, grid.shape))
         print(f"hip MR, {profile}, {voxels} cut {' x '.join(map(str, grid.supersample))}: {parts['whole']:.2f} s of one core ({shares})")
-    one = quick_patients()
+    with cores.pool(1) as pool:
+        one = pool.submit(quick_patients).result()
     print(f"quick hip, scanned and written: MR {one['MR']:.2f} s, CT {one['CT']:.2f} s, N4 of an MR {one['N4']:.2f} s of one core")
     larger, longer = 72**3 / (64 * 12 * 64), one["CT"] / one["MR"]
     print(f"300 quick MR patients: {150 * one['MR']:.0f} s on 2 cores")

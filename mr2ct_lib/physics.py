@@ -183,7 +183,7 @@ def _slabs(shape, affine: np.ndarray, supersample):
 
 def _take(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return table[labels]; InputError naming the label values that the table does not hold."""
-    if labels.size and labels.min() >= 0 and labels.max() < len(table):
+    if labels.min(initial=0) >= 0 and labels.max(initial=0) < len(table):
         values = table[labels]
         if not np.isnan(values).any():
             return values

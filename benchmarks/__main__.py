@@ -1,4 +1,4 @@
-"""python -m benchmarks [training] [losses] [synthesis] [loader] [patients] [curves]: all but curves, or the named ones."""
+"""python -m benchmarks [losses] [loader] [patients] [synthesis] [training] [curves] [throughput]: those named, or all but the last two."""
 
 import importlib
 import sys
@@ -9,7 +9,7 @@ import torch
 from benchmarks.measure import describe
 
 HELPERS = {"__init__", "__main__", "measure", "plain"}
-LONG = {"curves"}  # only when named
+LONG = {"curves", "throughput"}  # only when named: minutes, and the latter writes to results/
 
 
 def main() -> None:

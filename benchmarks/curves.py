@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.measure import SIZES, prepared, show, trainer
+from benchmarks.measure import DEVICE, SIZES, prepared, show, trainer
 from benchmarks.plain import PlainCycleGAN
 from mr2ct_lib.settings import make_settings
 
@@ -19,7 +19,8 @@ def main() -> None:
     """Print, for each term, the distance of the two means over seeds in units of the plain loop's spread between seeds."""
     fast = np.stack([curve(trainer("cyclegan", "quick", seed=seed, pool_size=0).step) for seed in SEEDS])  # (seeds, 10, terms)
     data = prepared(SIZES["quick"])
-    plain = np.stack([curve(PlainCycleGAN(make_settings("cyclegan", "quick", seed=seed, pool_size=0), data).step) for seed in SEEDS])
+    settings = [make_settings("cyclegan", "quick", seed=seed, pool_size=0) for seed in SEEDS]
+    plain = np.stack([curve(PlainCycleGAN(s, data, DEVICE).step) for s in settings])
     for i, name in enumerate(TERMS):
         apart = np.abs(fast.mean(0) - plain.mean(0))[:, i].mean()
         spread = (np.ptp(plain[..., i], axis=0).mean() + np.ptp(fast[..., i], axis=0).mean()) / 2

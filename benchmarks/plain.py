@@ -21,7 +21,7 @@ def usual(network: nn.Module) -> nn.Module:
 
 def gradient_consistency(a: Tensor, b: Tensor) -> Tensor:
     """Eq. 4 and 5 of Hiasa et al. with magnitudes, by convolutions."""
-    kernel, total = torch.tensor([[[[-1.0, 0.0, 1.0]]]]), 0.0
+    kernel, total = torch.tensor([[[[-1.0, 0.0, 1.0]]]], device=a.device), 0.0
     for k, pad in ((kernel, (1, 1, 0, 0)), (kernel.transpose(-1, -2), (0, 0, 1, 1))):
         x, y = (F.conv2d(F.pad(image, pad, mode="replicate"), k).abs().flatten(1) for image in (a, b))
         x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
@@ -32,11 +32,11 @@ def gradient_consistency(a: Tensor, b: Tensor) -> Tensor:
 class PlainCycleGAN:
     """The same algorithm, settings, initial weights and slices as the library's step; the pool is left out at size 0."""
 
-    def __init__(self, s: Settings, data: PreparedSlices):
-        self.s, self.data, self.number = s, data, 0
-        self.to_target, self.to_source = (usual(initialise(Generator(s.filters, s.blocks), 4 * s.seed + i)) for i in range(2))
+    def __init__(self, s: Settings, data: PreparedSlices, device: torch.device):
+        self.s, self.data, self.device, self.number = s, data, device, 0
+        self.to_target, self.to_source = (usual(initialise(Generator(s.filters, s.blocks), 4 * s.seed + i)).to(device) for i in range(2))
         judges = [Discriminator(s.discriminator_filters, s.discriminator_layers) for _ in range(2)]
-        self.judge_source, self.judge_target = (usual(initialise(judge, 4 * s.seed + 2 + i)) for i, judge in enumerate(judges))
+        self.judge_source, self.judge_target = (usual(initialise(judge, 4 * s.seed + 2 + i)).to(device) for i, judge in enumerate(judges))
         self.judges = [*self.judge_source.parameters(), *self.judge_target.parameters()]
         generators = itertools.chain(self.to_target.parameters(), self.to_source.parameters())
         self.for_generators = torch.optim.Adam(generators, s.learning_rate, betas=(s.beta1, 0.999))
@@ -45,7 +45,7 @@ class PlainCycleGAN:
     def step(self) -> dict[str, float]:
         """One step: the generators' losses, then each judge's on real and on synthetic slices."""
         s, mse = self.s, F.mse_loss
-        source, target = unpaired_batch(self.data, self.number, s.batch_size, s.seed)
+        source, target = (x.to(self.device) for x in unpaired_batch(self.data, self.number, s.batch_size, s.seed))
         self.number += 1
         for parameter in self.judges:
             parameter.requires_grad_(False)

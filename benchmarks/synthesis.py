@@ -3,14 +3,14 @@
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from benchmarks.measure import seconds, show
+from benchmarks.measure import DEVICE, seconds, show
 from mr2ct_lib.networks import initialise
 from mr2ct_lib.translator import Architecture, Translator
 
 
 def main() -> None:
     """Print the seconds of a volume, against float32 slice by slice, and how far the two lie apart."""
-    translator = Translator(Architecture(64, 9, None), {}, {})
+    translator = Translator(Architecture(64, 9, None), {}, {}).to(DEVICE)
     initialise(translator.source_to_target, 0)
     noise = gaussian_filter(np.random.default_rng(0).normal(size=(38, 256, 256)), (0, 2, 2))
     slices = np.clip(5 * noise, -1, 1).astype(np.float32)

@@ -270,8 +270,7 @@ class Nodes:
         """classify(x, y, z) -> uint8 of every voxel, (I, J, K); called for voxels only where a node's neighbours are of another class."""
         classes = classify(*self._nodes)
         nearest = [
-            np.minimum((np.arange(n) + b // 2) // b, nodes - 1)
-            for n, b, nodes in zip(self.shape, self._block, classes.shape, strict=True)
+            np.minimum((np.arange(n) + b // 2) // b, nodes - 1) for n, b, nodes in zip(self.shape, self._block, classes.shape, strict=True)
         ]
         found = classes[np.ix_(*nearest)]
         if self._reach:

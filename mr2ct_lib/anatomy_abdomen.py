@@ -215,9 +215,9 @@ class AbdomenPatient:
         core = ((side < 1.7) & (y < -73) & (y > -91) & spinous) | ((np.hypot((side - 17) / 5, (y + 68) / 5) < 1) & facet)
         label[core] = _V["vertebra"]
         label[hollow > 0] = _V["spinal_canal"]
-        label[body > 0] = np.select(
-            [level < 4.5, (level < 6.2) | (body < 1.7)], [_V["disc"], _V["vertebra_cortex"]], _V["vertebra"]
-        )[body > 0]
+        label[body > 0] = np.select([level < 4.5, (level < 6.2) | (body < 1.7)], [_V["disc"], _V["vertebra_cortex"]], _V["vertebra"])[
+            body > 0
+        ]
 
     def _ribs(self, label: np.ndarray, p: np.ndarray, depth: np.ndarray) -> None:
         x, y, z = p.T
@@ -263,8 +263,10 @@ class AbdomenPatient:
             sinus = ellipsoid_depth(turned, (inward * 17, 6, 0), (21, 9, 24))
             label[(kidney > -7) & (cavity > 0)] = _V["visceral_fat"]
             label[(kidney > 0) & (sinus < 0) & (cavity > -3)] = _V["kidney"]
-        mass = np.maximum(ellipsoid_depth(p, tuple(np.array([84, 18, 62]) + liver), (68, 84, 100)),
-                          ellipsoid_depth(p, tuple(np.array([20, 52, 100]) + liver), (85, 38, 62)))
+        mass = np.maximum(
+            ellipsoid_depth(p, tuple(np.array([84, 18, 62]) + liver), (68, 84, 100)),
+            ellipsoid_depth(p, tuple(np.array([20, 52, 100]) + liver), (85, 38, 62)),
+        )
         keep = (mass > 0) & (cavity > 1.5) & (label != _V["kidney"])
         fossa = ellipsoid_depth(p, tuple(np.array([69, -21, 4]) + kidney_right), (36, 33, 64)) < 0
         label[keep & fossa] = _V["liver"]

@@ -88,12 +88,14 @@ class HeadPatient:
         labels = np.zeros(len(points), np.uint8)
         cerebellum = _cerebellum_depth(half)
         stem = chain_depth(*bent.T, _STEM, (0.9, 1, 1))
-        cistern = np.maximum.reduce([
-            ellipsoid_depth(half, (0, -15, -16), (22, 28, 20)),
-            ellipsoid_depth(half, (0, -42, -9), (24, 19, 14)),
-            cerebellum + 2.5,
-            np.where(bent[:, 2] > -56, stem + 2.5, -1),
-        ])
+        cistern = np.maximum.reduce(
+            [
+                ellipsoid_depth(half, (0, -15, -16), (22, 28, 20)),
+                ellipsoid_depth(half, (0, -42, -9), (24, 19, 14)),
+                cerebellum + 2.5,
+                np.where(bent[:, 2] > -56, stem + 2.5, -1),
+            ]
+        )
         labels[(cistern > 0) & (bent[:, 2] > -62)] = _VALUE["csf"]
         inside = np.flatnonzero(hull > 0)
         labels[inside] = self._cerebrum(half[inside], bent[inside], points[inside, 0] < 0, hull[inside], rho[inside])

@@ -321,9 +321,7 @@ def hip_patient(seed: int, **overrides: float | str) -> HipPatient:
         raise InputError(f"hip_patient: unknown {unknown}; expected some of {sorted({*_RANGES, 'sex'})}. Correct the name")
     for name, (low, high, unit) in _RANGES.items():
         if name in overrides and not low <= float(overrides[name]) <= high:
-            raise InputError(
-                f"hip_patient: {name} = {overrides[name]}; expected {low:g} to {high:g} {unit}. Choose a value there"
-            )
+            raise InputError(f"hip_patient: {name} = {overrides[name]}; expected {low:g} to {high:g} {unit}. Choose a value there")
     rng = np.random.default_rng((seed, 5))
     sex = str(overrides.get("sex", "female" if rng.random() < 0.5 else "male"))
     if sex not in ("female", "male"):

@@ -30,11 +30,11 @@ def read_names(path: str | Path) -> dict[int, str]:
     """
     content = read_json(path)
     if not isinstance(content, dict) or not content:
-        raise InputError(f"{path}: holds no names; expected a JSON object such as {{\"1\": \"femur\"}}. Write one")
+        raise InputError(f'{path}: holds no names; expected a JSON object such as {{"1": "femur"}}. Write one')
     names = {}
     for key, name in content.items():
         if not str(key).strip().isdigit() or not isinstance(name, str):
-            raise InputError(f"{path}: entry {key!r}: {name!r}; expected a label value and a name, as \"1\": \"femur\"")
+            raise InputError(f'{path}: entry {key!r}: {name!r}; expected a label value and a name, as "1": "femur"')
         names[int(key)] = name
     names.setdefault(0, "background")
     for value, name in names.items():
@@ -257,7 +257,7 @@ class LabelMapPatient:
 
     @cached_property
     def landmarks(self) -> dict[str, tuple[float, float, float]]:
-        """"centre": between the femoral heads when the map names a femur (its highest 40 mm), else the map's middle."""
+        """ "centre": between the femoral heads when the map names a femur (its highest 40 mm), else the map's middle."""
         array, affine = self.completed.array, self.completed.affine
         values = [value for value, name in self.names.items() if name in ("femur", "femur_left", "femur_right")]
         index = np.argwhere(np.isin(array, values)) if values else np.empty((0, 3))

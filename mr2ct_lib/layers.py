@@ -1,6 +1,6 @@
 """The parts of the networks, as PyTorch computes them but quicker on a CPU: padded convolutions, instance normalisation.
 
-Tensors lie channels-last in memory, in which a CPU convolves and pads fastest. Run `python -m benchmarks layers` for what each gains.
+Tensors lie channels-last in memory, in which a CPU convolves and pads fastest.
 """
 
 import copy

@@ -14,7 +14,7 @@ ROUNDS = 7
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """"bf16" or "float32": the wanted one, or for "auto" the one that `gain` speaks for."""
+    """ "bf16" or "float32": the wanted one, or for "auto" the one that `gain` speaks for."""
     return ("bf16" if gain(device) >= GAIN else "float32") if wanted == "auto" else wanted
 
 

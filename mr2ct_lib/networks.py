@@ -83,7 +83,7 @@ class Generator(nn.Module):
         """
         deformed = undeformed if deformed is None else deformed
         out = self._run(torch.cat([undeformed, deformed]), len(deformed))
-        return out[: len(undeformed)], out[len(undeformed) :]
+        return out.split([len(undeformed), len(deformed)])
 
     def _run(self, x: Tensor, deformed: int) -> Tensor:
         """Translate (n, 1, h, w); offset layers act on the last `deformed` slices."""
@@ -96,7 +96,8 @@ class Generator(nn.Module):
         first = len(x) - deformed
         for i, block in enumerate(self.encoder):
             if deformed:
-                x = torch.cat([x[:first], self.offsets[i](x[first:])]) if first else self.offsets[i](x)
+                kept, moved = x.split([first, deformed])
+                x = torch.cat([kept, self.offsets[i](moved)]) if first else self.offsets[i](moved)
             x = block(x)
         return self.decoder(x)[..., :h, :w].float().contiguous()
 

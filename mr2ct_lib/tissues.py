@@ -62,10 +62,7 @@ _MUSCLES = (
     "semitendinosus tensor_fasciae_latae vastus_lateralis_and_intermedius vastus_medialis erector_spinae autochthon "
     "quadratus_lumborum rectus_abdominis latissimus_dorsi oblique_muscles abdominal_wall gemelli psoas muscles heart diaphragm"
 )
-_BONES = (
-    "pelvis hip femur sacrum spine vertebra vertebrae bone bones ribs rib lumbar_spine skull_diploe humerus scapula "
-    "clavicula sternum"
-)
+_BONES = "pelvis hip femur sacrum spine vertebra vertebrae bone bones ribs rib lumbar_spine skull_diploe humerus scapula clavicula sternum"
 _MEMBERS = {
     "air": "background air outside",
     "gas": "gas bowel_gas bowel_lumen stomach_gas sinus lung",

@@ -94,13 +94,11 @@ def read_volume(path: str | Path, unit: str | None = None) -> Volume:
     unit = unit or found or "a.u."
     if not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())
-        raise InputError(f"{path}: {count} voxels are NaN or infinite; expected finite values. Repair or leave out "
-                         f"this scan")
+        raise InputError(f"{path}: {count} voxels are NaN or infinite; expected finite values. Repair or leave out this scan")
     if unit == "label":
         if (array != np.round(array)).any() or array.min() < 0 or array.max() > np.iinfo(np.int16).max:
             raise InputError(
-                f"{path}: is no label map (values {array.min():g} to {array.max():g}); expected whole numbers >= 0. "
-                f"Choose the label file"
+                f"{path}: is no label map (values {array.min():g} to {array.max():g}); expected whole numbers >= 0. Choose the label file"
             )
         return Volume(array.astype(np.int16), affine, unit, axcodes)
     if array.min() == array.max():
@@ -116,8 +114,7 @@ def write_volume(volume: Volume, path: str | Path, dtype: type | str | None = No
     """
     path = Path(path)
     if not path.name.lower().endswith(NIFTI):
-        raise InputError(f"{path}: the name ends with {path.suffix or 'nothing'!r}; expected .nii or .nii.gz. "
-                         f"Rename the output")
+        raise InputError(f"{path}: the name ends with {path.suffix or 'nothing'!r}; expected .nii or .nii.gz. Rename the output")
     array = volume.array
     if dtype is None:
         labels = np.uint8 if array.max(initial=0) <= 255 else np.int16

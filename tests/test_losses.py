@@ -62,9 +62,7 @@ def test_gc_of_an_image_with_itself_is_one_and_the_loss_zero():
 
 def test_gc_does_not_change_under_intensity_scale_and_offset():
     a, b = images(5), images(6)
-    torch.testing.assert_close(
-        losses.gradient_correlation(a, b), losses.gradient_correlation(a, 0.3 * b + 0.2), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(losses.gradient_correlation(a, b), losses.gradient_correlation(a, 0.3 * b + 0.2), atol=1e-6, rtol=0)
 
 
 def test_inverted_contrast_is_perfect_for_magnitudes_and_worst_for_signs():
@@ -138,9 +136,7 @@ def test_nmi_agrees_with_skimage_on_two_level_images():
     ]
     # the window adds its entropy to both marginals (denominator) and not to the information
     window = -sum(p * np.log(p) for p in (1 / 6, 4 / 6, 1 / 6))
-    entropy = -sum(p * np.log(p) for p in np.bincount(a.ravel()) / a.size) - sum(
-        p * np.log(p) for p in np.bincount(b.ravel()) / b.size
-    )
+    entropy = -sum(p * np.log(p) for p in np.bincount(a.ravel()) / a.size) - sum(p * np.log(p) for p in np.bincount(b.ravel()) / b.size)
     np.testing.assert_allclose(ours, expected * entropy / (entropy + 2 * window), rtol=1e-6)
 
 

@@ -112,9 +112,7 @@ def write_report(executed: Path, out: Path, title: str, failures: Collection[str
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>\n<h1>{html.escape(title)}</h1>\n"
         f"<p>Every table and figure of {len(contents)} notebooks, which ran for {total:.1f} minutes.</p>\n"
-        f"<nav><ol>{''.join(contents)}</ol></nav>\n"
-        + "\n".join(chapters)
-        + "\n</body></html>\n"
+        f"<nav><ol>{''.join(contents)}</ol></nav>\n" + "\n".join(chapters) + "\n</body></html>\n"
     )
     with atomic(out) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import types
@@ -183,13 +184,13 @@ def test_a_working_judge_is_never_taken_for_a_collapsed_one():
     assert not judges.suspect
 
 
-def log_of(out, both, data, *more):
-    """The finished process and the log of `mr2ct train` with the settings of `both`."""
+def start(out, both, data, *more):
+    """A process of `mr2ct train` with the settings of `both`."""
     words = [sys.executable, "-m", "mr2ct_lib.cli", "train", "cyclegan", "--data", data, "--out", out, "--device", "cpu", *more]
     for name, value in both.items():
         words += ["--set", f"{name}={value}"]
-    done = subprocess.run([str(w) for w in words], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    return done, read_log(out)
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([str(w) for w in words], env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
 
 
 def test_two_processes_equal_one_and_a_lost_one_ends_the_run_which_goes_on_alone(data, tmp_path):
@@ -207,16 +208,34 @@ def test_two_processes_equal_one_and_a_lost_one_ends_the_run_which_goes_on_alone
     path = os.pathsep.join([str(tmp_path), *sys.path])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", path)
-        done, two = log_of(tmp_path / "two", both, data, "--torchrun", "--nproc-per-node 2")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "process 1 of the run was ended by SIGKILL" in done.stderr and "--resume" in done.stderr
-    assert len(two) == 8
+        run = start(tmp_path / "two", both, data, "--torchrun", "--nproc-per-node 2")
+        said = run.communicate()[1]
+    assert run.returncode == 2 and "Traceback" not in said
+    assert "process 1 of the run was ended by SIGKILL" in said and "--resume" in said
+    assert len(read_log(tmp_path / "two")) == 8
     two = read_log(train(s, data, tmp_path / "two", resume=True, device="cpu"))
     assert [line["step"] for line in two] == list(range(1, 13))
     for number, (a, b) in enumerate(zip(one, two, strict=True)):
         for name in a.keys() - {"seconds"}:
             # the log holds six decimals; later the game blows rounding up, and only a mistake in going on would make more of it
             assert b[name] == pytest.approx(a[name], rel=1e-5 if number < 5 else 0.05, abs=2e-6)
+
+
+def test_two_launchers_as_on_two_machines_equal_one_process(data, tmp_path):
+    """docs/engine.md's command line for two machines, both played by this one."""
+    both = TINY | {"iterations": 5, "decay_iterations": 0, "precision": "float32", "sample_every": 0}
+    one = read_log(train(make_settings("cyclegan", **both), data, tmp_path / "one", device="cpu"))
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    options = f"--nnodes 2 --master-addr localhost --master-port {port} --nproc-per-node 1 --node-rank"
+    machines = [start(tmp_path / "two", both, data, "--torchrun", f"{options} {rank}") for rank in (0, 1)]
+    said = [machine.communicate(timeout=300)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    for a, b in zip(one, read_log(tmp_path / "two"), strict=True):
+        assert {name: b[name] for name in a.keys() - {"seconds"}} == pytest.approx(
+            {name: a[name] for name in a.keys() - {"seconds"}}, rel=1e-5, abs=2e-6
+        )
 
 
 def test_the_run_folder_holds_what_its_users_look_for(data, tmp_path):

@@ -249,7 +249,7 @@ def landscape(
 ) -> Figure:
     """Loss against misalignment, one panel each because their units differ; curves: {panel: values} or {panel: {line: values}}.
 
-    The dotted line stands at `marker`, the right place; the dot on each curve is its least value, where an optimiser would stop.
+    The dotted line stands at `marker`, the right place; the dot on each curve is its least value in the plot.
     """
     if not curves:
         raise InputError("curves: none; expected at least one. Give {name: values}")

@@ -242,14 +242,17 @@ def _paint(ax: Axes, labels: np.ndarray, colour: Mapping[int, Any], alpha: float
 @styled
 def misalignment(
     reference: Any, moved: Any, positions: Sequence[float], curves: Mapping[str, Any], marker: float, xlabel: str = "shift / pixels",
-    titles: tuple[str, str] = ("reference", "moved"), plane: str | None = None,
+    titles: tuple[str, str] = ("reference", "moved"), plane: str | None = None, limits: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
-    """A reference, the moved image, and below them one curve a loss over all positions; the dotted line is where the image is now."""
+    """A reference, the moved image, and below them one curve a loss over all positions; the dotted line is where the image is now.
+
+    limits: black and white of both images; by default each image's own least and greatest value, which hides its contrast.
+    """
     images = _images({titles[0]: reference, titles[1]: moved})
     fig = plt.figure(figsize=(WIDTH, 5.6))
     top, bottom = fig.subfigures(2, 1, height_ratios=(1.1, 1))
     for ax, (title, image) in zip(top.subplots(1, 2), images.items(), strict=True):
-        _show(ax, image, title, _limits([image], None, None, None), plane)
+        _show(ax, image, title, limits or _limits([image], None, None, None), plane)
     for ax, (title, lines) in zip(bottom.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         draw_curves(ax, positions, lines if isinstance(lines, Mapping) else {"": lines}, title, marker)
         ax.set_xlabel(xlabel)

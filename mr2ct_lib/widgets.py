@@ -124,13 +124,15 @@ def transform_explorer(
     and contrast.
     """
     positions = np.linspace(-reach, reach, steps)
+    brightest = float(max(np.abs(reference).max(), np.abs(image).max()))  # one scale for all contrasts, or none would show
 
     def draw(shift: float = 0.0, rotation: float = 0.0, contrast: float = 1.0) -> Figure:
         seen = [moved(image, place, rotation, contrast) for place in positions]
         curves = {name: [float(loss(reference, one)) for one in seen] for name, loss in losses.items()}
         title = f"shift {shift:g} px, rotation {rotation:g}°, contrast {contrast:g}"
         here = moved(image, shift, rotation, contrast)
-        return figures.misalignment(reference, here, positions, curves, shift, titles=("reference", title), plane=plane)
+        titles, limits = ("reference", title), (-brightest, brightest)
+        return figures.misalignment(reference, here, positions, curves, shift, titles=titles, plane=plane, limits=limits)
 
     return Explorable(draw, {"shift": (-float(reach), float(reach), 0.5), "rotation": (-20.0, 20.0, 1.0), "contrast": (-1.0, 1.0, 0.25)})
 

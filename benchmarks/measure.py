@@ -24,15 +24,20 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # what is
 SIZES = {"quick": 64, "paper": 256}
 
 
-def describe() -> str:
-    """The machine, in a line or two."""
-    amx = torch.cpu._is_amx_tile_supported()
+def processor() -> str:
+    """The name of the GPU that is measured, or else of the processor."""
+    if DEVICE.type == "cuda":
+        return torch.cuda.get_device_name()
     processors = Path("/proc/cpuinfo")
     lines = processors.read_text(encoding="utf-8").splitlines() if processors.exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def describe() -> str:
+    """The machine, in a line or two."""
+    units = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
     return (
-        f"{name}, {torch.get_num_threads()} threads, {'AMX' if amx else 'no AMX'}; GPU: {gpu}; measured on {DEVICE}, where bf16 convolves "
+        f"{processor()}, {torch.get_num_threads()} threads, {units}; measured on {DEVICE}, where bf16 convolves "
         f"{machine.gain(DEVICE):.2f} times as fast; torch {torch.__version__}"
     )
 

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import DEVICE, now, show, trainer
+from benchmarks.measure import DEVICE, now, processor, show, trainer
 from mr2ct_lib import machine
 from mr2ct_lib.files import atomic
 from tools.record import provenance_of_machine
@@ -36,10 +36,11 @@ def peak(precision: str) -> float:
 
 def main() -> None:
     """Print and record: one row a method and batch; rows of other processors stay in the table."""
-    about = provenance_of_machine("paper")
-    precision = machine.choose_precision("auto", DEVICE)
+    precision, made = machine.choose_precision("auto", DEVICE), provenance_of_machine("paper")
+    about = {"processor": f"{processor()}, {torch.get_num_threads()} threads", "precision": precision}
+    about |= {"date": made["date"], "torch": made["versions"]["torch"]}
     best, rows = peak(precision), []
-    print(f"  {about['processor']}, {torch.get_num_threads()} threads, {precision}: a matrix product reaches {best / 1e12:.2f} T/s")
+    print(f"  {about['processor']}, {precision}: a matrix product reaches {best / 1e12:.2f} T/s")
     for method in ("cyclegan", "dicyclegan"):
         for batch in BATCHES:
             run = trainer(method, "paper", batch_size=batch)
@@ -55,8 +56,7 @@ def main() -> None:
             rows.append({"method": method, "batch": batch, "steps_per_second": 1 / seconds, "slices_per_second": 2 * batch / seconds})
             rows[-1] |= {"tera_operations_per_step": counter.get_total_flops() / 1e12, "share_of_peak": share}
             del run
-    where = {"processor": about["processor"], "threads": torch.get_num_threads(), "precision": precision}
-    found = pd.DataFrame(rows).assign(**where, date=about["date"], torch=about["versions"]["torch"])
+    found = pd.DataFrame(rows).assign(**about)
     known = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame({"processor": []})
     with atomic(TABLE) as temporary:
         pd.concat([known[known.processor != about["processor"]], found]).to_csv(temporary, index=False, float_format="%.4g")

@@ -160,7 +160,8 @@ def _same_grid(path: Path, truth: Path, unit: str | None = None):
     if made.array.shape != real.array.shape or np.abs(made.affine - real.affine).max() > 0.01:
         raise InputError(
             f"{path}: lies on another grid ({made.array.shape}, spacing {np.round(made.spacing, 3).tolist()} mm) than {truth} "
-            f"({real.array.shape}, {np.round(real.spacing, 3).tolist()} mm); expected the same shape and affine. Resample one of them"
+            f"({real.array.shape}, {np.round(real.spacing, 3).tolist()} mm); expected the same shape and affine. "
+            "Register one to the other (docs/own_data.md)"
         )
     return made, real
 

@@ -67,7 +67,7 @@ class Volume:
 
 
 def read_volume(path: str | Path, unit: str | None = None) -> Volume:
-    """Read a NIfTI, MetaImage or NRRD file or a DICOM folder (one series, rescaled to its unit) into RAS+ order.
+    """Read a NIfTI, MetaImage or NRRD file or a DICOM folder (one series in it or below, rescaled to its unit) into RAS+ order.
 
     Scans come as float32, `unit="label"` as int16. Without `unit`: HU for a CT series, what `write_volume` noted,
     else "a.u.".
@@ -301,10 +301,15 @@ def _from_sitk_checked(image: sitk.Image, path: Path) -> tuple[np.ndarray, np.nd
 
 def _read_dicom(folder: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, str, str], str | None]:
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    reader, inside = sitk.ImageSeriesReader, [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
+    series = [reader.GetGDCMSeriesFileNames(str(f), one) for f in inside for one in reader.GetGDCMSeriesIDs(str(f))]
     if len(series) != 1:
-        raise InputError(f"{folder}: holds {len(series)} DICOM series; expected one. Put one series into a folder of its own")
-    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+        listed = ", ".join(f"one of {len(names)} files in {Path(names[0]).parent.relative_to(folder)}" for names in series)
+        raise InputError(
+            f"{folder}: holds {len(series)} DICOM series{f' ({listed})' if series else ''}; expected one, here or in a folder below. "
+            "Put the scan's own series into a folder of its own"
+        )
+    (names,) = series
     modality, positions = "", []
     header = sitk.ImageFileReader()
     try:

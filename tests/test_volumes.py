@@ -280,6 +280,31 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(scan, tmp_path
     np.testing.assert_array_equal(read_volume(tmp_path / "a.nii.gz").array, scan)
 
 
+def save_series(array, folder, uid):
+    """Axial slices (k, h, w) as a DICOM series, a file each."""
+    folder.mkdir(parents=True)
+    for k, plane in enumerate(array.astype(np.int16)):
+        image = sitk.GetImageFromArray(plane[None])
+        tags = {"0008|0060": "CT", "0020|000d": "1.2.3", "0020|000e": uid, "0020|0013": str(k), "0020|0037": r"1\0\0\0\1\0"}
+        for tag, value in (tags | {"0020|0032": rf"0\0\{3 * k}", "0008|0018": f"{uid}.{k}"}).items():
+            image.SetMetaData(tag, value)
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(folder / f"{k}.dcm"))
+        writer.Execute(image)
+
+
+def test_dicom_is_found_in_folders_below_and_several_series_are_listed(tmp_path):
+    array = np.random.default_rng(0).integers(-1000, 2000, (4, 6, 5))
+    save_series(array, tmp_path / "patient" / "study" / "series", "1.2.3.4")
+    volume = read_volume(tmp_path / "patient")
+    assert volume.unit == "HU" and volume.spacing[2] == pytest.approx(3)
+    np.testing.assert_array_equal(slices_of(volume, "axial"), array)
+    save_series(array[:2], tmp_path / "patient" / "study" / "localiser", "1.2.3.5")
+    with pytest.raises(InputError, match="holds 2 DICOM series .*2 files in study/localiser, one of 4 files in study/series"):
+        read_volume(tmp_path / "patient")
+
+
 def test_dicom_slices_lie_in_order_with_their_spacing_and_hu(real_data):
     """Against each file read on its own and sorted by its position: another way than the series reader."""
     folder = real_data / "dicom_ct"

@@ -161,7 +161,8 @@ def _windows(values: Tensor, bins: int) -> Tensor:
 def normalised_mutual_information(a: Tensor, b: Tensor, bins: int = 32) -> Tensor:
     """NMI = 2 I(a; b) / (H(a) + H(b)) of each image pair: (n, 1, h, w) in [-1, 1] twice -> (n,) in [0, 1].
 
-    0 where the images tell nothing of one another, near 1 where each decides the other (below 1 by the width of the Parzen window).
+    0 where the images tell nothing of one another. The Parzen window keeps it well below 1 even for an image with itself: about one
+    half, less the narrower its histogram (32 bins: 0.65 where it is flat over the whole range, 0.22 over a tenth of it).
     A blank slice gives the window's own small entropy in both terms, never 0 / 0. Differentiable in both arguments.
     """
     joint = joint_histogram(a, b.to(a.dtype), bins)

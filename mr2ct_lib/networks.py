@@ -105,7 +105,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """PatchGAN: one score for each patch of a slice; least-squares, so scores are free and 1 means real.
 
-    filters: channels of the first layer (64 in both papers); layers: strided layers after the first, 3 for the 70x70 patch.
+    filters: channels of the first layer (64 in both papers); layers: strided layers, the first included, 3 for the 70x70 patch.
     """
 
     def __init__(self, filters: int = 64, layers: int = 3):

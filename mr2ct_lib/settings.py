@@ -33,7 +33,7 @@ class Settings:
     filters: int = 64  # of the generator's first convolution (H, W by Z)
     blocks: int = 9  # residual blocks (H, W)
     discriminator_filters: int = 64  # (Z)
-    discriminator_layers: int = 3  # strided layers after the first: 3 is the 70x70 PatchGAN (H, W)
+    discriminator_layers: int = 3  # strided layers: 3 is the 70x70 PatchGAN (H, W)
     pool_size: int = 50  # synthetic slices that a discriminator remembers (Z)
     augment: bool = False  # flips, rotations, shears, translations (W)
     average: float = 0.0  # the translator keeps a running mean of the generators' weights, forgetting 1 - average a step; 0: the last ones

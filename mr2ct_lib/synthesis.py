@@ -38,8 +38,12 @@ def synthesize(
 def segment(volume: Volume, translator: Translator, segmenter: Segmenter) -> Volume:
     """The structures in an MR, by its two channels MR and synthetic CT (Hiasa et al. 2018): labels on the volume's own grid.
 
-    volume: a scan of the translator's source domain; segmenter: trained on the channels (MR, CT). Raises InputError as `synthesize`.
+    volume: a scan of the translator's source domain; segmenter: trained on the channels (MR, CT), in this order. Raises InputError for a
+    network of other channels, and as `synthesize`.
     """
+    if tuple(segmenter.channels) != ("MR", "CT"):
+        found = ", ".join(segmenter.channels)
+        raise InputError(f"segmenter: its channels are {found}; expected MR, CT. Give a network that `mr2ct segment train` made")
     stack, put_back = network_slices(volume, translator, "source")
     channels = np.stack([stack, translator.translate(stack)], axis=1)  # (n, 2, h, w)
     return put_back(predict(segmenter, channels), "label", 0)

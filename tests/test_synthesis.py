@@ -8,7 +8,8 @@ from torch import nn
 from mr2ct_lib.files import InputError
 from mr2ct_lib.intensity import CT_WINDOW, MR_WINDOW
 from mr2ct_lib.networks import initialise
-from mr2ct_lib.synthesis import synthesize
+from mr2ct_lib.segmentation import Segmenter, build_network
+from mr2ct_lib.synthesis import segment, synthesize
 from mr2ct_lib.translator import Architecture, Translator
 from mr2ct_lib.volumes import Volume, read_volume, write_volume
 
@@ -98,6 +99,16 @@ def test_the_wrong_kind_of_scan_is_refused():
         synthesize(mr().replace(array=mr().array - 1000, unit="HU"), translator())
     with pytest.raises(InputError, match="looks like MR.*expected CT"):
         synthesize(mr(), translator(), reverse=True)
+
+
+def test_only_a_network_of_mr_and_ct_in_this_order_segments():
+    def trained_on(*channels):
+        return Segmenter(build_network(len(channels), 2, (4, 8)).eval(), {1: "femur"}, channels, (4, 8), {})
+
+    for channels in (("CT", "MR"), ("CT",)):
+        with pytest.raises(InputError, match=f"channels are {', '.join(channels)}; expected MR, CT"):
+            segment(mr(), translator(), trained_on(*channels))
+    assert segment(mr(), translator(), trained_on("MR", "CT")).array.shape == mr().array.shape
 
 
 def test_n4_is_applied_where_training_had_it():

@@ -245,9 +245,7 @@ def misalignment(
     titles: tuple[str, str] = ("reference", "moved"), plane: str | None = None, limits: tuple[float, float] | None = None,
 ) -> Figure:  # fmt: skip
     """A reference, the moved image, and below them one curve a loss over all positions; the dotted line is where the image is now.
-
-    limits: black and white of both images; by default each image's own least and greatest value, which hides its contrast.
-    """
+    limits: black and white of both images; by default each image's own least and greatest value, which hides its contrast."""
     images = _images({titles[0]: reference, titles[1]: moved})
     fig = plt.figure(figsize=(WIDTH, 5.6))
     top, bottom = fig.subfigures(2, 1, height_ratios=(1.1, 1))

@@ -12,7 +12,7 @@ import torch
 from mr2ct_lib import cli, settings
 from mr2ct_lib.cohort import read_cohort
 from mr2ct_lib.slices import PreparedSlices
-from mr2ct_lib.volumes import read_volume, reslice
+from mr2ct_lib.volumes import read_volume, reslice, write_volume
 
 DOCS = Path(__file__).parents[1] / "docs" / "own_data.md"
 TINY = {"filters": 4, "blocks": 1, "discriminator_filters": 4, "iterations": 2, "decay_iterations": 0, "batch_size": 4}
@@ -24,6 +24,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def scripts() -> list[str]:
+    """The Python of docs/own_data.md: registration, then two contrasts of a head."""
+    return re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def mr2ct(monkeypatch, *words) -> None:
@@ -82,11 +87,25 @@ def test_real_unpaired_folders_become_a_ct_on_the_mrs_grid_and_dicom_goes_back(r
     np.testing.assert_allclose(made.affine, series.affine, atol=1e-3)
 
 
+def test_a_ct_is_brought_to_the_grid_of_an_mr(real_data, tmp_path, monkeypatch):
+    """The script of docs/own_data.md; the two are other people, so only the grid and the values can be held."""
+    grid = tmp_path / "scan.nii.gz"
+    mr = read_volume(real_data / "mr/abdomen_mr.nii.gz")
+    write_volume(mr.replace(array=mr.array[::4, ::4], affine=mr.affine @ np.diag([4, 4, 1, 1])), grid)
+    (tmp_path / "ct.nii.gz").symlink_to(real_data / "ct/abdomen_ct_small.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(scripts()[0], str(DOCS), "exec"), {})
+    registered, scan, ct = (read_volume(tmp_path / f"{name}.nii.gz") for name in ("true_ct", "scan", "ct"))
+    assert registered.unit == "HU" and registered.array.shape == scan.array.shape
+    np.testing.assert_allclose(registered.affine, scan.affine, atol=1e-3)
+    assert ct.array.min() - 1 <= registered.array.min() and registered.array.max() <= ct.array.max() + 1
+
+
 def test_one_contrast_of_a_real_head_becomes_another(real_data, tmp_path, monkeypatch, capsys):
     """The script of docs/own_data.md as it stands there, with a network of two steps."""
     for name in ("T1", "T2"):
         (tmp_path / f"{name}.nii.gz").symlink_to(real_data / f"brain/{name}.nii.gz")
-    script = re.search(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)[1]
+    script = scripts()[-1]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(settings, "QUICK", settings.QUICK | TINY)
     monkeypatch.setitem(settings.PROFILES, "quick", settings.QUICK)

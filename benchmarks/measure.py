@@ -1,6 +1,5 @@
 """How durations become ratios: the things compared take turns within one run, so that a busy machine slows all alike."""
 
-import platform
 import statistics
 import tempfile
 import time
@@ -18,27 +17,18 @@ from mr2ct_lib.files import write_json
 from mr2ct_lib.settings import make_settings
 from mr2ct_lib.slices import PreparedSlices
 from mr2ct_lib.training import Trainer
+from tools.record import processor
 
 Work = Callable[[], object]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # what is measured
 SIZES = {"quick": 64, "paper": 256}
 
 
-def processor() -> str:
-    """The name of the GPU that is measured, or else of the processor."""
-    if DEVICE.type == "cuda":
-        return torch.cuda.get_device_name()
-    processors = Path("/proc/cpuinfo")
-    lines = processors.read_text(encoding="utf-8").splitlines() if processors.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def describe() -> str:
     """The machine, in a line or two."""
-    units = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
     return (
-        f"{processor()}, {torch.get_num_threads()} threads, {units}; measured on {DEVICE}, where bf16 convolves "
-        f"{machine.gain(DEVICE):.2f} times as fast; torch {torch.__version__}"
+        f"{processor()}, {torch.get_num_threads()} threads; measured on {DEVICE}, where bf16 convolves {machine.gain(DEVICE):.2f} times as "
+        f"fast; torch {torch.__version__}"
     )
 
 

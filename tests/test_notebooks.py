@@ -178,7 +178,11 @@ def test_strict_comparison_passes_after_refresh_and_fails_on_another_number(tmp_
     assert "01_scratch.ipynb::Cell 3" in result.stdout
 
 
-def test_tutorial_reports_a_failing_notebook_and_keeps_the_others(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_tutorial_reports_a_failing_notebook_and_keeps_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
     def fails(notebook: nbformat.NotebookNode) -> None:
         notebook.cells[5].source = "raise ValueError('no such scan')"
 
@@ -197,7 +201,9 @@ def test_tutorial_reports_a_failing_notebook_and_keeps_the_others(tmp_path: Path
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "<td>18.5</td>" in report and "data:image/png;base64,iVBORw0KGgo" in report and "failed" in report
     assert report.index("Sum</h3>") < report.index("<td>18.5") < report.index("Product</h3>") < report.index("data:image/png")
-    assert "full\n" in nbformat.read(out / "executed" / "02_shows.ipynb", as_version=4).cells[8].outputs[0].text
+    executed = out / "executed" / "02_shows.ipynb"
+    assert "full\n" in nbformat.read(executed, as_version=4).cells[8].outputs[0].text
+    assert str(tmp_path) not in executed.read_text(encoding="utf-8")  # it may be handed on
 
 
 def test_report_takes_tables_and_figures_and_escapes_titles(tmp_path: Path) -> None:

@@ -24,10 +24,13 @@ DIRECTIONS = ("source_to_target", "target_to_source")
 
 
 def processor() -> str:
-    """What the trainings ran on: the GPU's name, or the processor's kind with its matrix units."""
+    """What is trained or measured on: the GPU's name, or the processor's name with its matrix units."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU" + (" with AMX bf16" if torch.cpu._is_amx_tile_supported() else "")
+    processors = Path("/proc/cpuinfo")
+    lines = processors.read_text(encoding="utf-8").splitlines() if processors.exists() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return name + (" with AMX bf16" if torch.cpu._is_amx_tile_supported() else "")
 
 
 def provenance_of_machine(profile: str) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from tools.report import write_html, write_report
 def run_notebook(path: Path, out: Path, parameters: dict) -> str | None:
     """Run the notebook at `path` in its own folder, write it to `out` and its HTML beside it; return a sentence when a cell fails."""
     problem = None
-    options = {"kernel_name": "python3", "language": "python", "extra_arguments": KERNEL_ARGUMENTS}
+    options = {"kernel_name": "python3", "language": "python", "extra_arguments": KERNEL_ARGUMENTS, "cwd": path.parent}
+    names = shown(path), shown(out)  # papermill notes them in the notebook: no folder of this machine in what is handed on
     out.unlink(missing_ok=True)
     try:
-        papermill.execute_notebook(path, out, parameters=parameters, cwd=path.parent, progress_bar=sys.stderr.isatty(), **options)
+        papermill.execute_notebook(*names, parameters=parameters, progress_bar=sys.stderr.isatty(), **options)
     except PapermillExecutionError as error:
         begins = (error.source.strip().splitlines() or [""])[0]
         problem = f"cell [{error.exec_count}], which begins {begins!r}, raised {error.ename}: {error.evalue}"

@@ -43,6 +43,13 @@ class Grid:
         affine[:3, 3] = np.asarray(centre) - (np.asarray(self.shape) - 1) / 2 * self.spacing
         return affine
 
+    def block_around(self, other: "Grid", margin: float) -> tuple[slice, slice, slice]:
+        """Return the voxels of this grid that cover `other`, both around one centre, and `margin` mm beyond."""
+        reach = (np.asarray(other.shape) * other.spacing / 2 + margin) / self.spacing  # voxels of this grid
+        middle = (np.asarray(self.shape) - 1) / 2
+        first, last = np.floor(middle - reach).clip(0).astype(int), np.ceil(middle + reach).astype(int) + 1
+        return tuple(slice(int(a), int(min(b, n))) for a, b, n in zip(first, last, self.shape, strict=True))
+
 
 # Paper: hip MR coronal, 320 mm, 256 x 256, slab of 76 mm in slices of 2 mm; CT axial, 360 mm, 512 x 512, 2 mm (Hiasa et al. 2018).
 # Abdomen 1.56 x 1.56 x 5 mm, of which 192 x 192 are cropped; head 1.8 mm, 128 x 128 (Wang et al. 2018).
@@ -77,6 +84,7 @@ ACQUISITIONS: dict[str, dict[str, dict[str, Grid]]] = {
 NOISE_SHARE = {"quick": 1 / 3, "full": 2 / 3, "paper": 1.0}
 # How far from the landmark a radiographer centres the field of view: SD in mm along x, y, z. Heads lie in one template's space, as in IXI.
 POSITIONING_SD = {"hip": (10.0, 5.0, 12.0), "head": (0.0, 0.0, 0.0), "abdomen": (0.0, 0.0, 0.0)}
+MARGIN_MM = 12.0  # of a CT beyond the field of view of the MR: room for reslicing
 _CT = {"modality": "CT", "name": "CT", "unit": "HU", "noise": 12.0}
 DOMAINS: dict[str, dict[str, dict[str, Any]]] = {
     "hip": {
@@ -164,7 +172,9 @@ def scan(settings: dict[str, Any], patient, domain: str, seed: int, distort: boo
     affine = grid.affine(patient.landmarks["centre"] if centre is None else centre)
     options = {key: how[key] for key in ("noise", "bias", "texture", "table", "strip") if key in how}
     if how["modality"] == "CT":
-        image, labels = acquire_ct(patient, grid.shape, affine, seed, supersample=grid.supersample, **options)
+        source = Grid(**{key: tuple(value) for key, value in settings["grids"]["source"].items()})
+        block = None if settings["whole_ct"] else grid.block_around(source, MARGIN_MM)
+        image, labels = acquire_ct(patient, grid.shape, affine, seed, supersample=grid.supersample, block=block, **options)
         tables = [value for value, name in patient.names.items() if name == "table"]  # no part of the anatomy
         return image, labels.replace(array=np.where(np.isin(labels.array, tables), 0, labels.array).astype(labels.array.dtype))
     displacement = None
@@ -225,7 +235,7 @@ def make_patient(settings: dict[str, Any], folder: Path, id_: str, atlas: Atlas 
     return entry
 
 
-def _settings(anatomy, seed, paired, profile, labels, names, body, distort_target) -> dict[str, Any]:
+def _settings(anatomy, seed, paired, profile, labels, names, body, distort_target, whole_ct) -> dict[str, Any]:
     """Check the arguments of make_cohort and return everything that decides what the scans look like, ready for JSON."""
     if anatomy not in ACQUISITIONS:
         raise InputError(f"anatomy: {anatomy!r}; expected one of {', '.join(ACQUISITIONS)}")
@@ -251,7 +261,7 @@ def _settings(anatomy, seed, paired, profile, labels, names, body, distort_targe
         domains["target"]["table"] = "curved"
     return {
         "anatomy": anatomy, "profile": profile, "seed": seed, "paired": bool(paired), "distort_target": bool(distort_target),
-        "posture": anatomy == "abdomen" and not labels, **files, "sha256": sums,
+        "whole_ct": bool(whole_ct), "posture": anatomy == "abdomen" and not labels, **files, "sha256": sums,
         "domains": domains, "positioning_sd": list(POSITIONING_SD[anatomy]),
         "grids": {domain: asdict(grid) for domain, grid in ACQUISITIONS[anatomy][profile].items()},
         "sequences": {how["sequence"]: SEQUENCES[how["sequence"]].as_dict() for how in DOMAINS[anatomy].values() if "sequence" in how},
@@ -315,6 +325,7 @@ def make_cohort(
     names: str | Path | None = None,
     body: str | Path | Sequence[str | Path] | None = None,
     distort_target: bool = False,
+    whole_ct: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> Cohort:
@@ -327,6 +338,7 @@ def make_cohort(
     patient (of source, when unpaired) is the map itself, the others are random smooth invertible deformations of it. Several maps (with
     as many masks, or none) take turns.
     distort_target (head): one fixed distortion on every target scan.
+    whole_ct: keep the CT's whole field of view; else the part around the MR's, which is all that training sees of it.
     workers: processes (None: one a core). progress: shown at a terminal only.
 
     Where the two scanners see another shape (distort_target; the abdomen's posture), paired cohorts also hold
@@ -337,7 +349,7 @@ def make_cohort(
     counts = patients if isinstance(patients, tuple) and not paired else (patients,)
     if any(isinstance(count, bool) or not isinstance(count, int) or count < 1 for count in counts):
         raise InputError(f"patients: {patients!r}; expected a whole number of at least 1")
-    settings, folder = _settings(anatomy, seed, paired, profile, labels, names, body, distort_target), Path(out)
+    settings, folder = _settings(anatomy, seed, paired, profile, labels, names, body, distort_target, whole_ct), Path(out)
     ids, index = _ids(patients, paired), folder / "cohort.json"
     if index.exists():
         held = read_json(index)

@@ -32,14 +32,18 @@ RESULTS = RUNS.parent / "results"
 
 # name: (arguments of make_cohort, patients in the quick, full and paper profile: of a domain, or of (source, target)); tests have own seeds
 COHORTS: dict[str, tuple[dict[str, Any], dict[str, int | tuple[int, int]]]] = {
-    "hip": ({"anatomy": "hip", "seed": 1}, {"quick": 60, "full": 320, "paper": (302, 613)}),
+    "hip": ({"anatomy": "hip", "seed": 1}, {"quick": 60, "full": (302, 613), "paper": (302, 613)}),
     "hip_test": ({"anatomy": "hip", "seed": 2, "paired": True}, {"quick": 10, "full": 10, "paper": 10}),
+    "hip_validation": ({"anatomy": "hip", "seed": 4, "paired": True}, {"quick": 5, "full": 5, "paper": 5}),
     "hip_labelled": ({"anatomy": "hip", "seed": 3}, {"quick": 20, "full": 20, "paper": 20}),
     "head": ({"anatomy": "head", "seed": 1}, {"quick": 38, "full": 38, "paper": 38}),
     "head_test": ({"anatomy": "head", "seed": 2, "paired": True}, {"quick": 8, "full": 28, "paper": 28}),
     "head_distorted": ({"anatomy": "head", "seed": 1, "distort_target": True}, {"quick": 38, "full": 38, "paper": 38}),
     "head_distorted_test": ({"anatomy": "head", "seed": 2, "paired": True, "distort_target": True}, {"quick": 8, "full": 28, "paper": 28}),
+    "head_validation": ({"anatomy": "head", "seed": 4, "paired": True}, {"quick": 5, "full": 5, "paper": 5}),
+    "head_distorted_validation": ({"anatomy": "head", "seed": 4, "paired": True, "distort_target": True}, {"quick": 5, "full": 5, "paper": 5}),
     "abdomen": ({"anatomy": "abdomen", "seed": 1}, {"quick": 40, "full": 40, "paper": 40}),
+    "abdomen_validation": ({"anatomy": "abdomen", "seed": 4, "paired": True}, {"quick": 5, "full": 5, "paper": 5}),
     "abdomen_test": ({"anatomy": "abdomen", "seed": 2, "paired": True}, {"quick": 8, "full": 20, "paper": 20}),
 }
 FEW = {"quick": 3, "full": 20, "paper": 20}  # patients a domain of the paper's smaller training set

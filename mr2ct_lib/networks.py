@@ -36,15 +36,29 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)
 
 
+def up(c_in: int, c_out: int, kind: str) -> nn.Module:
+    """The way to twice the pixels: (n, c_in, h, w) -> (n, c_out, 2h, 2w). Raises ValueError for an unknown kind.
+
+    "transposed": a transposed 3x3 convolution, as in Zhu et al. 2017. Its kernel overlaps itself unevenly, which prints a checkerboard
+    on the image. "resize": each pixel repeated, then a 3x3 convolution (Odena et al. 2016), which treats all pixels alike.
+    """
+    if kind == "transposed":
+        return nn.ConvTranspose2d(c_in, c_out, 3, stride=2, padding=1, output_padding=1)
+    if kind == "resize":
+        return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), Padded(c_in, c_out, 3))
+    raise ValueError(f"upsampling is {kind!r}; expected 'transposed' or 'resize'")
+
+
 class Generator(nn.Module):
     """ResNet generator: 7x7 convolution, two down-samplings, residual blocks, two up-samplings, 7x7 convolution, tanh.
 
     filters: channels after the first convolution (64 in both papers); blocks: residual blocks (9 in both papers).
     offset_layers: None (CycleGAN) or "per_channel", "shared", "convolution": DicycleGAN's layer before the input block, before each
     down-sampling block and before the first residual block. They act only in a deformed pass.
+    upsampling: "transposed" convolutions (both papers) or "resize", see `up`.
     """
 
-    def __init__(self, filters: int = 64, blocks: int = 9, offset_layers: str | None = None):
+    def __init__(self, filters: int = 64, blocks: int = 9, offset_layers: str | None = None, upsampling: str = "transposed"):
         super().__init__()
         f = filters
         self.encoder = nn.ModuleList(
@@ -57,10 +71,10 @@ class Generator(nn.Module):
         )
         self.offsets = nn.ModuleList([offset_layer(offset_layers, c) for c in (1, f, 2 * f, 4 * f)] if offset_layers else [])
         self.decoder = nn.Sequential(
-            nn.ConvTranspose2d(4 * f, 2 * f, 3, stride=2, padding=1, output_padding=1),
+            up(4 * f, 2 * f, upsampling),
             InstanceNorm(2 * f),
             nn.ReLU(inplace=True),
-            nn.ConvTranspose2d(2 * f, f, 3, stride=2, padding=1, output_padding=1),
+            up(2 * f, f, upsampling),
             InstanceNorm(f),
             nn.ReLU(inplace=True),
             Padded(f, 1, 7),

@@ -293,8 +293,11 @@ def acquire_ct(
     texture: float = 0.4,
     table: str | None = "curved",
     supersample: tuple[int, int, int] = (2, 2, 1),
+    block: tuple[slice, slice, slice] | None = None,
 ) -> tuple[Volume, Volume]:
     """Scan a patient by CT: (scan in HU as int16, air -1000; labels at its voxel centres), both on the grid (shape, affine).
+
+    block: reconstruct only these voxels of the grid; the table still lies where the whole field of view puts it.
 
     seed: the scan's own (noise). noise: SD in HU. texture: share of a tissue's HU spread that is its own texture (the rest of what one
     measures in a scan is noise and partial volume). table: "curved", "flat" or None; it touches the patient's lowest point.
@@ -304,6 +307,9 @@ def acquire_ct(
     hu[0], hu_sd[0] = AIR_HU, 0
     x, y, body = _outline(patient, shape, affine)
     table_hu = _table(x, y, body, affine[0, 3] + (shape[0] - 1) / 2 * affine[0, 0], table) if table else None
+    if block is not None:
+        affine = affine @ np.block([[np.eye(3), np.array([[part.start] for part in block])], [np.zeros((1, 3)), np.ones((1, 1))]])
+        shape = tuple(part.stop - part.start for part in block)
 
     def around(fine_shape, fine_affine):  # (nx, ny, 1): what lies outside the body
         if table_hu is None:

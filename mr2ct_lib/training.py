@@ -67,7 +67,7 @@ class Networks(nn.Module):
         super().__init__()
         s = settings
         offset_layers = s.offset_layers if s.method == "dicyclegan" else None
-        self.translator = Translator(Architecture(s.filters, s.blocks, offset_layers), preparation, dataclasses.asdict(s))
+        self.translator = Translator(Architecture(s.filters, s.blocks, offset_layers, s.upsampling), preparation, dataclasses.asdict(s))
         self.judge_source = Discriminator(s.discriminator_filters, s.discriminator_layers)
         self.judge_target = Discriminator(s.discriminator_filters, s.discriminator_layers)
         parts = (self.translator.source_to_target, self.translator.target_to_source, self.judge_source, self.judge_target)

@@ -28,10 +28,11 @@ class Architecture:
     filters: int
     blocks: int
     offset_layers: str | None
+    upsampling: str
 
     def build(self) -> Generator:
         """A generator of this architecture, untrained."""
-        return Generator(self.filters, self.blocks, self.offset_layers)
+        return Generator(self.filters, self.blocks, self.offset_layers, self.upsampling)
 
 
 class Translator(nn.Module):

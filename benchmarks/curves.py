@@ -4,7 +4,7 @@ import numpy as np
 
 from benchmarks.measure import DEVICE, SIZES, prepared, show, trainer
 from benchmarks.plain import PlainCycleGAN
-from mr2ct_lib.settings import make_settings
+from mr2ct_lib.methods.settings import make_settings
 
 STEPS, SEEDS, TERMS = 500, (1, 2, 3), ("adversarial", "cycle", "gc", "judge_source", "judge_target")
 

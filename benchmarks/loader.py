@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 from benchmarks.measure import SIZES, prepared, seconds, show, trainer
-from mr2ct_lib.settings import make_settings
-from mr2ct_lib.slices import augment, unpaired_batch
+from mr2ct_lib.images.slices import augment, unpaired_batch
+from mr2ct_lib.methods.settings import make_settings
 
 MEMORY = """
 import json, tempfile, numpy as np
@@ -13,7 +13,7 @@ from pathlib import Path
 def resident(): return int(next(line for line in open('/proc/self/status') if line.startswith('VmRSS')).split()[1]) / 1024
 folder = Path(tempfile.mkdtemp(prefix='mr2ct_bench_'))
 from mr2ct_lib.files import write_json
-from mr2ct_lib.slices import PreparedSlices, unpaired_batch, augment
+from mr2ct_lib.images.slices import PreparedSlices, unpaired_batch, augment
 patients = {}
 for domain, count in (('source', 302), ('target', 613)):
     array = np.lib.format.open_memmap(folder / f'{domain}.npy', 'w+', np.float32, (38 * count, 256, 256))  # sparse: zeros take no disk

@@ -6,12 +6,12 @@ import sys
 import torch
 
 from benchmarks.measure import DEVICE, SIZES, seconds, show, trainer
-from mr2ct_lib import losses
-from mr2ct_lib.settings import make_settings
+from mr2ct_lib.methods import losses
+from mr2ct_lib.methods.settings import make_settings
 
 MEMORY = """
 import torch
-from mr2ct_lib.losses import normalised_mutual_information as nmi
+from mr2ct_lib.methods.losses import normalised_mutual_information as nmi
 torch.set_num_threads(2)
 def memory(what):
     lines = open("/proc/self/status").read().splitlines()

@@ -12,11 +12,11 @@ import torch
 from lightning_fabric import Fabric
 from scipy.ndimage import gaussian_filter
 
-from mr2ct_lib import machine
 from mr2ct_lib.files import write_json
-from mr2ct_lib.settings import make_settings
-from mr2ct_lib.slices import PreparedSlices
-from mr2ct_lib.training import Trainer
+from mr2ct_lib.images.slices import PreparedSlices
+from mr2ct_lib.methods import machine
+from mr2ct_lib.methods.settings import make_settings
+from mr2ct_lib.methods.training import Trainer
 from tools.record import processor
 
 Work = Callable[[], object]

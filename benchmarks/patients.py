@@ -10,16 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from mr2ct_lib import cohort, cores
-from mr2ct_lib.anatomy_hip import hip_patient
-from mr2ct_lib.intensity import n4
-from mr2ct_lib.physics import SEQUENCES, acquire_mr, finer_grid, rician, smooth_field
+from mr2ct_lib import cores
+from mr2ct_lib.images.intensity import n4
+from mr2ct_lib.patients import scanner
+from mr2ct_lib.patients.hip import hip_patient
+from mr2ct_lib.patients.physics import SEQUENCES, acquire_mr, finer_grid, rician, smooth_field
 
 SAMPLE = 6  # patients that stand for 300
 MEMORY = (4, 16)  # patients of the two cohorts whose memory is compared
 CHILD = """
 import resource, sys
-from mr2ct_lib.cohort import make_cohort
+from mr2ct_lib.patients.scanner import make_cohort
 if __name__ == "__main__":
     make_cohort("hip", sys.argv[1], int(sys.argv[2]), seed=1, workers=2, progress=False)
     print(*(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
@@ -38,7 +39,7 @@ def seconds(work, *arguments) -> float:
 
 def hip(profile: str) -> dict[str, float]:
     """Processor seconds of one hip MR of a profile, and of its parts on their own."""
-    grid = cohort.ACQUISITIONS["hip"][profile]["source"]
+    grid = scanner.ACQUISITIONS["hip"][profile]["source"]
     patient = hip_patient(1)
     affine = grid.affine(patient.landmarks["centre"])
     fine_shape, fine_affine = finer_grid(grid.shape, affine, grid.supersample)
@@ -57,14 +58,14 @@ def hip(profile: str) -> dict[str, float]:
 
 def quick_patients() -> dict[str, float]:
     """Processor seconds of a quick patient, whole (scanned and written), MR and CT, and of its N4."""
-    settings = cohort._settings("hip", 1, False, "quick", None, None, None, False)
+    settings = scanner._settings("hip", 1, False, "quick", None, None, None, False)
     with tempfile.TemporaryDirectory() as folder:
-        cohort.make_patient(settings, Path(folder), "s0001")  # what is computed once
+        scanner.make_patient(settings, Path(folder), "s0001")  # what is computed once
         found = {
-            name: np.mean([seconds(cohort.make_patient, settings, Path(folder), f"{role}{n:04d}") for n in range(1, SAMPLE + 1)])
+            name: np.mean([seconds(scanner.make_patient, settings, Path(folder), f"{role}{n:04d}") for n in range(1, SAMPLE + 1)])
             for name, role in (("MR", "s"), ("CT", "t"))
         }
-    grid = cohort.ACQUISITIONS["hip"]["quick"]["source"]
+    grid = scanner.ACQUISITIONS["hip"]["quick"]["source"]
     patient = hip_patient(1)
     scan, _ = acquire_mr(patient, grid.shape, grid.affine(patient.landmarks["centre"]), SEQUENCES["hip_spgr"], 1)
     return {name: float(value) for name, value in found.items()} | {"N4": seconds(n4, scan, None, "quick")}
@@ -76,7 +77,7 @@ def memory(patients: int) -> tuple[int, int]:
         script = Path(folder) / "child.py"
         script.write_text(CHILD)
         command = [sys.executable, str(script), f"{folder}/c", str(patients)]
-        environment = os.environ | {"PYTHONPATH": str(Path(cohort.__file__).parents[1])}
+        environment = os.environ | {"PYTHONPATH": str(Path(scanner.__file__).parents[2])}
         printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
     own, worker = (int(value) // unit for value in printed.split())
@@ -86,7 +87,7 @@ def memory(patients: int) -> tuple[int, int]:
 def main() -> None:
     """Print the figures."""
     for profile in ("quick", "paper"):
-        grid = cohort.ACQUISITIONS["hip"][profile]["source"]
+        grid = scanner.ACQUISITIONS["hip"][profile]["source"]
         with cores.pool(1) as pool:  # a process of one thread
             parts = pool.submit(hip, profile).result()
         shares = ", ".join(f"{name} {value / parts['whole']:.0%}" for name, value in parts.items() if name != "whole")

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mr2ct_lib.layers import InstanceNorm, plain
-from mr2ct_lib.networks import Discriminator, Generator, initialise
-from mr2ct_lib.settings import Settings
-from mr2ct_lib.slices import PreparedSlices, unpaired_batch
+from mr2ct_lib.images.slices import PreparedSlices, unpaired_batch
+from mr2ct_lib.methods.layers import InstanceNorm, plain
+from mr2ct_lib.methods.networks import Discriminator, Generator, initialise
+from mr2ct_lib.methods.settings import Settings
 
 
 def usual(network: nn.Module) -> nn.Module:

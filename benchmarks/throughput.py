@@ -11,9 +11,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import DEVICE, seconds, show, trainer
-from mr2ct_lib import machine
-from mr2ct_lib.experiments import RESULTS
+from mr2ct_lib.course.experiments import RESULTS
 from mr2ct_lib.files import atomic
+from mr2ct_lib.methods import machine
 from tools.record import processor
 
 GPU = DEVICE.type == "cuda"

@@ -2,8 +2,8 @@
 
 from benchmarks.measure import DEVICE, SIZES, prepared, seconds, show, trainer
 from benchmarks.plain import PlainCycleGAN
-from mr2ct_lib import machine
-from mr2ct_lib.settings import make_settings
+from mr2ct_lib.methods import machine
+from mr2ct_lib.methods.settings import make_settings
 
 
 def main(profiles: tuple[str, ...] = ("quick", "paper")) -> None:

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from mr2ct_lib.files import InputError, atomic, write_json
-from mr2ct_lib.volumes import read_volume, write_volume
+from mr2ct_lib.images.volumes import read_volume, write_volume
 
 Pairs = dict[str, tuple[Path, Path]]  # patient -> (source scan, target scan)
 

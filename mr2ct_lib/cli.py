@@ -9,8 +9,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from mr2ct_lib import metrics
 from mr2ct_lib.files import InputError, write_json
+from mr2ct_lib.measures import metrics
 
 app = typer.Typer(
     help="Unpaired MR-to-CT synthesis: virtual patients, training, synthesis, evaluation, segmentation.",
@@ -38,7 +38,7 @@ def cohort(
     distort_target: Annotated[bool, typer.Option("--distort-target", help="one fixed distortion of the target domain (head)")] = False,
 ) -> None:
     """Scan virtual patients: unpaired MR and CT with their labels, written as NIfTI."""
-    from mr2ct_lib.cohort import make_cohort
+    from mr2ct_lib.patients.scanner import make_cohort
 
     made = make_cohort(anatomy, out, patients, seed, paired, profile, labels, names, body, distort_target)
     print(f"{len(made.source)} source and {len(made.target)} target scans in {out}. Next: mr2ct prepare {out} --out prepared/{out.name}")
@@ -56,9 +56,9 @@ def prepare(
     profile: Annotated[str, typer.Option(help="quick, full or paper: how thorough N4 is")] = "quick",
 ) -> None:
     """Bring scans to slices that a network can learn from: N4, field of view, intensity windows."""
-    from mr2ct_lib.intensity import Window
-    from mr2ct_lib.preparation import prepare as prepare_cohort
-    from mr2ct_lib.slices import PreparedSlices
+    from mr2ct_lib.images.intensity import Window
+    from mr2ct_lib.images.preparation import prepare as prepare_cohort
+    from mr2ct_lib.images.slices import PreparedSlices
 
     ct = None if window is None else Window(*window, "HU")
     slices = PreparedSlices(prepare_cohort(folder, out, plane=plane, size=size, profile=profile, target_window=ct))
@@ -82,10 +82,10 @@ def train(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="also write tensorboard/ in the run's folder")] = False,
 ) -> None:
     """Train both generators, in one process or, by --torchrun, in many."""
-    from mr2ct_lib.processes import is_first, is_launched, launch
-    from mr2ct_lib.settings import make_settings
-    from mr2ct_lib.training import read_log
-    from mr2ct_lib.training import train as train_run
+    from mr2ct_lib.methods.distributed import is_first, is_launched, launch
+    from mr2ct_lib.methods.settings import make_settings
+    from mr2ct_lib.methods.training import read_log
+    from mr2ct_lib.methods.training import train as train_run
 
     changes = {}
     for text in change or []:
@@ -113,9 +113,9 @@ def synthesize(
     reverse: Annotated[bool, typer.Option("--reverse", help="from the target domain to the source domain")] = False,
 ) -> None:
     """Translate a whole scan; the result lies on the scan's own grid, CT in HU."""
-    from mr2ct_lib.synthesis import synthesize as synthesize_volume
-    from mr2ct_lib.translator import load_translator
-    from mr2ct_lib.volumes import read_volume, write_volume
+    from mr2ct_lib.images.volumes import read_volume, write_volume
+    from mr2ct_lib.methods.synthesis import synthesize as synthesize_volume
+    from mr2ct_lib.methods.translator import load_translator
 
     _check_output(out)
     result = synthesize_volume(read_volume(scan), load_translator(translator), reverse, progress=True)
@@ -154,7 +154,7 @@ def evaluate(
 
 def _same_grid(path: Path, truth: Path, unit: str | None = None):
     """Both volumes; InputError when their grids differ."""
-    from mr2ct_lib.volumes import read_volume
+    from mr2ct_lib.images.volumes import read_volume
 
     made, real = read_volume(path, unit), read_volume(truth)
     if made.array.shape != real.array.shape or np.abs(made.affine - real.affine).max() > 0.01:
@@ -172,7 +172,7 @@ def _is_ct(volume) -> bool:
 
 def _alike(made, real, prediction: Path, truth: Path):
     """The truth in the unit of the prediction; InputError when one is CT and the other is not."""
-    from mr2ct_lib.intensity import normalise_mr
+    from mr2ct_lib.images.intensity import normalise_mr
 
     kinds = ["CT" if _is_ct(volume) else "MR" for volume in (made, real)]
     if kinds[0] != kinds[1]:
@@ -185,7 +185,7 @@ def _alike(made, real, prediction: Path, truth: Path):
 
 def _check_output(path: Path) -> None:
     """InputError, before any long work, for an output that could not be written as NIfTI."""
-    from mr2ct_lib.volumes import NIFTI
+    from mr2ct_lib.images.volumes import NIFTI
 
     if not path.name.lower().endswith(NIFTI):
         raise InputError(f"{path}: the name ends with {path.suffix or 'nothing'!r}; expected .nii or .nii.gz. Rename the output")
@@ -198,7 +198,7 @@ def _check_output(path: Path) -> None:
 
 def _measure(made: np.ndarray, real: np.ndarray, inside: np.ndarray | None, ct: bool, unit: str) -> dict[str, float]:
     """The measures of both papers; for CT in HU inside the paper's window and on its [0, 255] scale."""
-    from mr2ct_lib.intensity import CT_WINDOW
+    from mr2ct_lib.images.intensity import CT_WINDOW
 
     if ct:
         made, real = (np.clip(x, CT_WINDOW.low, CT_WINDOW.high) for x in (made, real))
@@ -229,10 +229,10 @@ def segment_train(
     seed: Annotated[int, typer.Option(help="same seed, same network")] = 7,
 ) -> None:
     """Train the U-Net on labelled CT and the MR that the translator makes of it."""
-    from mr2ct_lib.experiments import labelled_channels
-    from mr2ct_lib.segmentation import save_segmenter, train_segmenter
-    from mr2ct_lib.slices import PreparedSlices
-    from mr2ct_lib.translator import load_translator
+    from mr2ct_lib.course.experiments import labelled_channels
+    from mr2ct_lib.images.slices import PreparedSlices
+    from mr2ct_lib.methods.segmentation import save_segmenter, train_segmenter
+    from mr2ct_lib.methods.translator import load_translator
 
     if out.exists() and not (out / "segmenter.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: holds other things; expected a new folder or one of a trained U-Net. Choose another name")
@@ -255,10 +255,10 @@ def segment_apply(
     out: Out,
 ) -> None:
     """Segment an MR through its synthetic CT; labels on the MR's own grid, their names in a JSON beside."""
-    from mr2ct_lib.segmentation import load_segmenter
-    from mr2ct_lib.synthesis import segment
-    from mr2ct_lib.translator import load_translator
-    from mr2ct_lib.volumes import read_volume, write_volume
+    from mr2ct_lib.images.volumes import read_volume, write_volume
+    from mr2ct_lib.methods.segmentation import load_segmenter
+    from mr2ct_lib.methods.synthesis import segment
+    from mr2ct_lib.methods.translator import load_translator
 
     _check_output(out)
     network = load_segmenter(segmenter)

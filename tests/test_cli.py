@@ -17,9 +17,9 @@ import torch
 import typer
 
 from mr2ct_lib import cli
-from mr2ct_lib.slices import PreparedSlices
-from mr2ct_lib.training import read_log
-from mr2ct_lib.volumes import read_volume
+from mr2ct_lib.images.slices import PreparedSlices
+from mr2ct_lib.images.volumes import read_volume
+from mr2ct_lib.methods.training import read_log
 
 TINY = [
     *("--set", "filters=4", "--set", "blocks=1", "--set", "discriminator_filters=4", "--set", "discriminator_layers=1"),
@@ -105,8 +105,8 @@ def test_evaluate_prints_a_table_or_json(chain, mr2ct, tmp_path):
 
 def test_an_mr_is_compared_in_the_unit_of_the_synthetic_one(chain, mr2ct, tmp_path):
     mr = read_volume(chain / "cohort/source/s0001.nii.gz")
-    from mr2ct_lib.intensity import normalise_mr
-    from mr2ct_lib.volumes import write_volume
+    from mr2ct_lib.images.intensity import normalise_mr
+    from mr2ct_lib.images.volumes import write_volume
 
     write_volume(normalise_mr(mr, "zscore"), tmp_path / "made.nii.gz")
     louder = mr.replace(array=mr.array * 7)  # another gain: the same image
@@ -273,7 +273,7 @@ def test_a_bad_scan_is_named_and_nothing_is_written(case, command, chain, mr2ct,
 
 
 def _segmenter(chain: Path) -> Path:
-    from mr2ct_lib.segmentation import Segmenter, build_network, save_segmenter
+    from mr2ct_lib.methods.segmentation import Segmenter, build_network, save_segmenter
 
     if not (chain / "seg").exists():
         network = build_network(2, 2, (2, 4))
@@ -421,7 +421,7 @@ def test_swapped_folders_are_noticed(chain, mr2ct, tmp_path):
 def test_an_output_that_is_no_nifti_is_refused_before_the_work(name, chain, mr2ct, tmp_path, monkeypatch):
     scan = chain / "cohort/source/s0001.nii.gz"
     for words in (["synthesize", chain / "run", scan], ["segment", "apply", _segmenter(chain), scan, "--translator", chain / "run"]):
-        monkeypatch.setattr("mr2ct_lib.volumes.read_volume", lambda *_: pytest.fail("work was begun"))
+        monkeypatch.setattr("mr2ct_lib.images.volumes.read_volume", lambda *_: pytest.fail("work was begun"))
         refused(mr2ct(*words, "--out", tmp_path / name), "expected .nii or .nii.gz")
         assert files(tmp_path) == {}
 

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from data_download import __main__ as command
 from data_download import archives, layouts, registry, transfer
 from data_download.registry import DataSet, Remote
-from mr2ct_lib.cohort import read_cohort
 from mr2ct_lib.files import InputError
+from mr2ct_lib.images.folders import read_cohort
 
 BODY = np.random.default_rng(0).bytes(300_000)
 MD5 = "md5:" + hashlib.md5(BODY).hexdigest()

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from mr2ct_lib import experiments
+from mr2ct_lib.course import experiments
 from mr2ct_lib.files import InputError, write_json
-from mr2ct_lib.settings import make_settings
-from mr2ct_lib.slices import PreparedSlices
+from mr2ct_lib.images.slices import PreparedSlices
+from mr2ct_lib.methods.settings import make_settings
 
 CT = {"low": -150.0, "high": 350.0, "unit": "HU"}
 MR = {"low": 0.0, "high": 100.0, "unit": "%"}
@@ -111,7 +111,7 @@ def test_a_run_of_other_settings_says_which_folder_to_remove(tmp_path, target, m
     monkeypatch.setattr(experiments, "prepared", lambda *_: prepared(tmp_path / "data", target))
     folder = tmp_path / "quick" / "hip_many_seed7"
     write_json({"settings": {"filters": 99}, "data": {}}, folder / "config.json")
-    monkeypatch.setattr("mr2ct_lib.training._check_data", lambda *_: None)
+    monkeypatch.setattr("mr2ct_lib.methods.training._check_data", lambda *_: None)
     with pytest.raises(InputError, match=f"filters=99, not 16.*; remove the folder {folder} and run this again"):
         experiments.run("hip_many", root=tmp_path)
 

@@ -9,8 +9,8 @@ import onnxruntime
 import pytest
 import torch
 
-from mr2ct_lib.networks import initialise
-from mr2ct_lib.translator import Architecture, Translator, load_translator
+from mr2ct_lib.methods.networks import initialise
+from mr2ct_lib.methods.translator import Architecture, Translator, load_translator
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "export.md"
 
@@ -41,8 +41,8 @@ def test_onnx_gives_the_undeformed_pass_of_any_number_and_size(direction, folder
 
 
 def test_a_translator_loads_without_the_training_code(folder):
-    script = "import sys; from mr2ct_lib.translator import load_translator; load_translator(sys.argv[1]);"
-    script += "assert not {'mr2ct_lib.training', 'lightning_fabric', 'monai', 'SimpleITK'} & set(sys.modules)"
+    script = "import sys; from mr2ct_lib.methods.translator import load_translator; load_translator(sys.argv[1]);"
+    script += "assert not {'mr2ct_lib.methods.training', 'lightning_fabric', 'monai', 'SimpleITK'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script, folder], check=True)
 
 

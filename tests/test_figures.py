@@ -10,11 +10,11 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 matplotlib.use("Agg")
 
-from mr2ct_lib import figures, papers  # noqa: E402
-from mr2ct_lib.anatomy_hip import STRUCTURES  # noqa: E402
+from mr2ct_lib.course import figures, papers  # noqa: E402
 from mr2ct_lib.files import InputError  # noqa: E402
-from mr2ct_lib.intensity import CT_WINDOW, MR_WINDOW  # noqa: E402
-from mr2ct_lib.volumes import Volume  # noqa: E402
+from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW  # noqa: E402
+from mr2ct_lib.images.volumes import Volume  # noqa: E402
+from mr2ct_lib.patients.hip import STRUCTURES  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("error")
 RNG = np.random.default_rng(0)

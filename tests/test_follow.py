@@ -9,7 +9,7 @@ import pytest
 
 matplotlib.use("Agg")
 
-from mr2ct_lib import widgets  # noqa: E402
+from mr2ct_lib.course import widgets  # noqa: E402
 from mr2ct_lib.files import InputError  # noqa: E402
 
 

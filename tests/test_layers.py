@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mr2ct_lib.layers import EPS, InstanceNorm, Padded, from_one_channel, plain, to_one_channel
-from mr2ct_lib.networks import Generator, initialise
+from mr2ct_lib.methods.layers import EPS, InstanceNorm, Padded, from_one_channel, plain, to_one_channel
+from mr2ct_lib.methods.networks import Generator, initialise
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 

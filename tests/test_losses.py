@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage.metrics import normalized_mutual_information as skimage_nmi
 
-from mr2ct_lib import losses
+from mr2ct_lib.methods import losses
 
 
 def images(seed, n=2, size=12, dtype=torch.float64):

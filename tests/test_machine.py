@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mr2ct_lib import machine
+from mr2ct_lib.methods import machine
 
 CPU = torch.device("cpu")
 

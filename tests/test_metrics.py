@@ -7,8 +7,8 @@ from monai.metrics import DiceHelper
 from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
 from skimage import metrics as skimage_metrics
 
-from mr2ct_lib import metrics
 from mr2ct_lib.files import InputError
+from mr2ct_lib.measures import metrics
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mr2ct_lib.networks import Discriminator, Generator, InstanceNorm, initialise
+from mr2ct_lib.methods.networks import Discriminator, Generator, InstanceNorm, initialise
 
 
 def small(**options):

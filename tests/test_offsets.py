@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from mr2ct_lib.offsets import DeformableConvolution, OffsetLayer, offset_layer, resample
+from mr2ct_lib.methods.offsets import DeformableConvolution, OffsetLayer, offset_layer, resample
 
 KINDS = ["per_channel", "shared", "convolution"]
 

@@ -16,26 +16,23 @@ import mr2ct_lib
 from tools import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-MODULES = sorted((ROOT / "mr2ct_lib").glob("*.py"))
+LIBRARY = ROOT / "mr2ct_lib"
+MODULES = sorted(LIBRARY.rglob("*.py"))
 
-# A module imports only from modules before it: data flows from virtual patients to segmentation, and so does knowledge.
-ORDER = [
-    "files", "cores", "volumes", "tissues",
-    "anatomy", "anatomy_hip", "anatomy_head", "anatomy_abdomen", "atlas", "physics", "cohort",
-    "intensity", "registration", "preparation", "slices",
-    "machine", "layers", "offsets", "networks", "losses", "settings", "translator", "stopping", "processes", "training", "segmentation",
-    "synthesis",
-    "metrics", "statistics", "papers", "experiments", "charts", "figures", "widgets", "cli",
-]  # fmt: skip
-ONLY = {  # modules that need even less than what stands before them
-    "metrics": {"files", "volumes", "intensity", "preparation"},
-    "statistics": {"files", "volumes", "intensity", "preparation"},
-    "papers": {"files", "volumes", "intensity", "preparation"},
+# What each package, or module outside of packages, may import of the library besides itself.
+MAY_IMPORT = {
+    "files": set(),
+    "cores": set(),
+    "images": {"files", "cores"},
+    "patients": {"files", "cores", "images"},
+    "methods": {"files", "cores", "images"},
+    "measures": {"files", "cores", "images"},
+    "course": {"files", "cores", "images", "patients", "methods", "measures"},
+    "cli": {"files", "cores", "images", "patients", "methods", "measures", "course"},
 }
-FOR_NOTEBOOKS = {"figures": {"widgets"}, "widgets": set()}  # and by which modules they may be imported all the same
 BANNED = {"torchvision", "torchio", "kornia", "hydra", "itk", "pickle", "dill"}  # break installations, or load code with data
-MONAI = {"slices", "segmentation", "metrics"}
-WITHOUT_TORCH = set(ORDER[: ORDER.index("slices")]) | {"settings", "statistics", "papers", "stopping"}
+MONAI = {"slices", "segmentation", "metrics"}  # import it inside functions: it takes seconds
+WITHOUT_TORCH = {"files", "cores", "patients"}
 
 
 def constraints() -> dict[str, str]:
@@ -74,11 +71,14 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
+def room(path: Path) -> str:
+    """Return the package of the library that a module lies in, or its own name outside of packages."""
+    return path.relative_to(LIBRARY).with_suffix("").parts[0]
+
+
 def own_imports(path: Path) -> set[str]:
-    """Return the modules of mr2ct_lib that a module imports."""
-    names = {path.stem for path in MODULES}
-    parts = [name.split(".") for name in imports_of(path)]
-    return {name[1] for name in parts if name[0] == "mr2ct_lib" and len(name) > 1 and name[1] in names} - {path.stem}
+    """Return the packages and outside modules of the library that a module imports."""
+    return {parts[1] for name in imports_of(path) if (parts := name.split("."))[0] == "mr2ct_lib" and len(parts) > 1} & set(MAY_IMPORT)
 
 
 def test_version_is_the_same_everywhere() -> None:
@@ -149,22 +149,23 @@ def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
         assert not (tmp_path / ".venv").exists()
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.stem != "__init__"], ids=lambda path: path.stem)
-def test_modules_import_downwards_only(path: Path) -> None:
-    assert path.stem in ORDER, f"say in ORDER of this file where {path.name} stands"
-    allowed = set(ORDER[: ORDER.index(path.stem)]) & ONLY.get(path.stem, set(ORDER))
-    for module, importers in FOR_NOTEBOOKS.items():
-        if path.stem not in importers:
-            allowed -= {module}
-    assert own_imports(path) <= allowed
+def name_of(path: Path) -> str:
+    """Return the test id of a module."""
+    return str(path.relative_to(LIBRARY).with_suffix(""))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parent != LIBRARY or path.stem != "__init__"], ids=name_of)
+def test_packages_import_downwards_only(path: Path) -> None:
+    assert room(path) in MAY_IMPORT, f"say in MAY_IMPORT of this file where {path.name} stands"
+    assert own_imports(path) <= MAY_IMPORT[room(path)] | {room(path)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_modules_are_short_and_need_no_more_than_they_may(path: Path) -> None:
     packages = {name.split(".")[0] for name in imports_of(path)}
     assert not packages & BANNED
     assert "monai" not in packages or path.stem in MONAI
-    assert "torch" not in packages or path.stem not in WITHOUT_TORCH
+    assert "torch" not in packages or room(path) not in WITHOUT_TORCH
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 520  # an idea that needs more is two ideas
     assert text.count("torch.load(") == text.count("weights_only=True")  # loading never runs code

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mr2ct_lib import papers
+from mr2ct_lib.course import papers
 from mr2ct_lib.files import InputError
 
 FACTS = Path(__file__).parents[2] / "shared" / "facts" / "papers.md"

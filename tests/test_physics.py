@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from mr2ct_lib import physics
 from mr2ct_lib.files import InputError
-from mr2ct_lib.physics import SEQUENCES, Sequence, acquire_ct, acquire_mr
-from mr2ct_lib.tissues import TISSUES
+from mr2ct_lib.patients import physics
+from mr2ct_lib.patients.physics import SEQUENCES, Sequence, acquire_ct, acquire_mr
+from mr2ct_lib.patients.tissues import TISSUES
 
 SHAPE, AFFINE = (20, 22, 9), np.diag([6.0, 6.0, 6.0, 1.0])
 AFFINE[:3, 3] = -(np.array(SHAPE) - 1) / 2 * 6.0

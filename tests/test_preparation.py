@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mr2ct_lib import physics, preparation
-from mr2ct_lib.anatomy_abdomen import abdomen_patient
-from mr2ct_lib.anatomy_hip import hip_patient
-from mr2ct_lib.cohort import ACQUISITIONS
 from mr2ct_lib.files import InputError, write_json
-from mr2ct_lib.preparation import (
+from mr2ct_lib.images import preparation
+from mr2ct_lib.images.preparation import (
     CT_WINDOW,
     MR_WINDOW,
     WHOLE_BODY_WINDOW,
@@ -22,8 +19,12 @@ from mr2ct_lib.preparation import (
     normalise_mr,
     prepare,
 )
-from mr2ct_lib.slices import PreparedSlices
-from mr2ct_lib.volumes import Volume, read_volume, slices_of, write_volume
+from mr2ct_lib.images.slices import PreparedSlices
+from mr2ct_lib.images.volumes import Volume, read_volume, slices_of, write_volume
+from mr2ct_lib.patients import physics
+from mr2ct_lib.patients.abdomen import abdomen_patient
+from mr2ct_lib.patients.hip import hip_patient
+from mr2ct_lib.patients.scanner import ACQUISITIONS
 
 
 @pytest.mark.parametrize("window", [CT_WINDOW, MR_WINDOW, WHOLE_BODY_WINDOW, ZSCORE_WINDOW])

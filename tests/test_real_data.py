@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from mr2ct_lib import cli, settings
-from mr2ct_lib.cohort import read_cohort
-from mr2ct_lib.slices import PreparedSlices
-from mr2ct_lib.volumes import read_volume, reslice, write_volume
+from mr2ct_lib import cli
+from mr2ct_lib.images.folders import read_cohort
+from mr2ct_lib.images.slices import PreparedSlices
+from mr2ct_lib.images.volumes import read_volume, reslice, write_volume
+from mr2ct_lib.methods import settings
 
 DOCS = Path(__file__).parents[1] / "docs" / "own_data.md"
 TINY = {"filters": 4, "blocks": 1, "discriminator_filters": 4, "iterations": 2, "decay_iterations": 0, "batch_size": 4}

@@ -5,8 +5,8 @@ import pytest
 from scipy import ndimage
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.registration import register
-from mr2ct_lib.volumes import Volume
+from mr2ct_lib.images.registration import register
+from mr2ct_lib.images.volumes import Volume
 
 SHAPE, SPACING = (48, 36, 32), 6.0
 AFFINE = np.diag([SPACING, SPACING, SPACING, 1.0])

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mr2ct_lib import segmentation
 from mr2ct_lib.files import InputError
-from mr2ct_lib.segmentation import (
+from mr2ct_lib.methods import segmentation
+from mr2ct_lib.methods.segmentation import (
     Segmenter,
     cross_validate,
     fold_of_patients,

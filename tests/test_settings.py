@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mr2ct_lib import anatomy_hip, cli, cohort, experiments, intensity, losses, networks, papers, physics, segmentation
+from mr2ct_lib import cli
+from mr2ct_lib.course import experiments, papers
 from mr2ct_lib.files import InputError
-from mr2ct_lib.settings import make_settings
+from mr2ct_lib.images import intensity
+from mr2ct_lib.methods import losses, networks, segmentation
+from mr2ct_lib.methods.settings import make_settings
+from mr2ct_lib.patients import hip, physics, scanner
 
 
 def test_paper_profiles_hold_the_papers_settings():
@@ -100,10 +104,10 @@ def test_the_table_of_settings_is_what_the_papers_say_and_what_the_code_does(met
     rows = table(method)
     assert [name for name, *_ in rows] == list(papers.METHODS[method])
     settings = make_settings(method, "paper")
-    grids = {name: cohort.ACQUISITIONS[name]["paper"]["source"] for name in ("hip", "head", "abdomen")}
-    modules = (anatomy_hip, experiments, intensity, losses, networks, physics, segmentation)
-    names = {module.__name__.split(".")[1]: module for module in modules} | grids | {"settings": settings, "signature": inspect.signature}
-    names |= {"hip_mr": grids["hip"], "hip_ct": cohort.ACQUISITIONS["hip"]["paper"]["target"]}
+    grids = {name: scanner.ACQUISITIONS[name]["paper"]["source"] for name in ("hip", "head", "abdomen")}
+    modules = (hip, experiments, intensity, losses, networks, physics, segmentation)
+    names = {module.__name__.split(".")[-1]: module for module in modules} | grids | {"settings": settings, "signature": inspect.signature}
+    names |= {"hip_mr": grids["hip"], "hip_ct": scanner.ACQUISITIONS["hip"]["paper"]["target"]}
     for name, paper, mark, here, where, switch in rows:
         known = papers.METHODS[method][name]
         assert (literal(paper), mark) == (known.value, known.mark), name

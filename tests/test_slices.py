@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mr2ct_lib.files import InputError, read_json, write_json
-from mr2ct_lib.slices import PreparedSlices, augment, epoch_indices, unpaired_batch
+from mr2ct_lib.images.slices import PreparedSlices, augment, epoch_indices, unpaired_batch
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.statistics import (
+from mr2ct_lib.measures.statistics import (
     bootstrap_interval,
     compare,
     mean_sd,

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.intensity import CT_WINDOW, MR_WINDOW
-from mr2ct_lib.networks import initialise
-from mr2ct_lib.segmentation import Segmenter, build_network
-from mr2ct_lib.synthesis import segment, synthesize
-from mr2ct_lib.translator import Architecture, Translator
-from mr2ct_lib.volumes import Volume, read_volume, write_volume
+from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW
+from mr2ct_lib.images.volumes import Volume, read_volume, write_volume
+from mr2ct_lib.methods.networks import initialise
+from mr2ct_lib.methods.segmentation import Segmenter, build_network
+from mr2ct_lib.methods.synthesis import segment, synthesize
+from mr2ct_lib.methods.translator import Architecture, Translator
 
 
 class Identity(nn.Module):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mr2ct_lib.anatomy_hip import HIP_NAMES
 from mr2ct_lib.files import InputError
-from mr2ct_lib.tissues import TISSUES, lookup, tissue_of
+from mr2ct_lib.patients.hip import HIP_NAMES
+from mr2ct_lib.patients.tissues import TISSUES, lookup, tissue_of
 
 
 @pytest.mark.parametrize(

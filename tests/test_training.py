@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from mr2ct_lib import processes, stopping, training
 from mr2ct_lib.files import InputError
-from mr2ct_lib.settings import make_settings
-from mr2ct_lib.slices import PreparedSlices, unpaired_batch
-from mr2ct_lib.training import ImagePool, read_log, train
-from mr2ct_lib.translator import load_translator
+from mr2ct_lib.images.slices import PreparedSlices, unpaired_batch
+from mr2ct_lib.methods import distributed, stopping, training
+from mr2ct_lib.methods.settings import make_settings
+from mr2ct_lib.methods.training import ImagePool, read_log, train
+from mr2ct_lib.methods.translator import load_translator
 from tools import kills
 from tools.kills import same
 
@@ -201,7 +201,7 @@ def test_two_processes_equal_one_and_a_lost_one_ends_the_run_which_goes_on_alone
     (tmp_path / "sitecustomize.py").write_text(  # the second process kills itself in its ninth step
         "import os, signal\n"
         "if os.environ.get('RANK') == '1' and 'mr2ct_lib.cli' in ' '.join(__import__('sys').orig_argv):\n"
-        "    from mr2ct_lib.training import Trainer\n"
+        "    from mr2ct_lib.methods.training import Trainer\n"
         "    step = Trainer.step\n"
         "    Trainer.step = lambda t: os.kill(os.getpid(), signal.SIGKILL) if t.step_number == 8 else step(t)\n"
     )
@@ -379,15 +379,15 @@ def test_the_order_of_the_data_is_that_of_the_seed_alone(data):
 
 def test_a_device_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert processes.choose_device("auto") == "cpu"
+    assert distributed.choose_device("auto") == "cpu"
     with pytest.raises(InputError, match="sees no GPU here; take --device cpu"):
-        processes.choose_device("cuda")
+        distributed.choose_device("cuda")
     with pytest.raises(InputError, match="expected one of auto, cpu, cuda"):
-        processes.choose_device("gpu")
+        distributed.choose_device("gpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert processes.choose_device("auto", 2) == processes.choose_device("cuda") == "cuda"
+    assert distributed.choose_device("auto", 2) == distributed.choose_device("cuda") == "cuda"
     with pytest.raises(InputError, match="3 processes and 2 GPUs"):
-        processes.choose_device("auto", 3)
+        distributed.choose_device("auto", 3)
 
 
 class TwoProcesses:
@@ -404,12 +404,12 @@ class TwoProcesses:
 def test_a_lost_process_is_said_with_what_to_do(happens, words):
     before = signal.getsignal(signal.SIGTERM)
     with (
-        pytest.raises(processes.LostProcess, match=f"runs/a, step 7: .*{words}.*--resume"),
-        processes.together(TwoProcesses, lambda: "runs/a, step 7"),
+        pytest.raises(distributed.LostProcess, match=f"runs/a, step 7: .*{words}.*--resume"),
+        distributed.together(TwoProcesses, lambda: "runs/a, step 7"),
     ):
         happens()
     assert signal.getsignal(signal.SIGTERM) == before
-    with pytest.raises(RuntimeError, match="out of memory"), processes.together(TwoProcesses, str):
+    with pytest.raises(RuntimeError, match="out of memory"), distributed.together(TwoProcesses, str):
         raise RuntimeError("out of memory")
 
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mr2ct_lib import experiments
-from mr2ct_lib.anatomy_hip import HIP_NAMES
+from mr2ct_lib.course import experiments
 from mr2ct_lib.files import InputError
+from mr2ct_lib.patients.hip import HIP_NAMES
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.volumes import (
+from mr2ct_lib.images.volumes import (
     PLANES,
     Volume,
     from_sitk,

@@ -10,10 +10,10 @@ import pytest
 
 matplotlib.use("Agg")
 
-from mr2ct_lib import widgets  # noqa: E402
+from mr2ct_lib.course import widgets  # noqa: E402
 from mr2ct_lib.files import InputError  # noqa: E402
-from mr2ct_lib.intensity import CT_WINDOW  # noqa: E402
-from mr2ct_lib.volumes import Volume  # noqa: E402
+from mr2ct_lib.images.intensity import CT_WINDOW  # noqa: E402
+from mr2ct_lib.images.volumes import Volume  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")]
 IMAGE = np.random.default_rng(1).uniform(-1, 1, (24, 20))

@@ -9,10 +9,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from mr2ct_lib import experiments
-from mr2ct_lib.figures import synthesis_row
+from mr2ct_lib.course import experiments
+from mr2ct_lib.course.figures import synthesis_row
 from mr2ct_lib.files import atomic
-from mr2ct_lib.slices import PreparedSlices
+from mr2ct_lib.images.slices import PreparedSlices
 
 PICTURE = Path(__file__).parents[1] / "docs" / "overview.png"
 

@@ -18,18 +18,18 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from mr2ct_lib import experiments
-from mr2ct_lib.anatomy_abdomen import abdomen_patient
-from mr2ct_lib.anatomy_hip import STRUCTURES, structure_labels
-from mr2ct_lib.cohort import make_cohort
-from mr2ct_lib.figures import show_images
+from mr2ct_lib.course import experiments
+from mr2ct_lib.course.figures import show_images
 from mr2ct_lib.files import atomic, write_json
-from mr2ct_lib.intensity import CT_WINDOW, Window
-from mr2ct_lib.physics import Sequence, acquire_ct, acquire_mr
-from mr2ct_lib.preparation import prepare
-from mr2ct_lib.segmentation import load_segmenter, predict, save_segmenter, train_segmenter
-from mr2ct_lib.slices import PreparedSlices
-from mr2ct_lib.volumes import Volume, read_volume
+from mr2ct_lib.images.intensity import CT_WINDOW, Window
+from mr2ct_lib.images.preparation import prepare
+from mr2ct_lib.images.slices import PreparedSlices
+from mr2ct_lib.images.volumes import Volume, read_volume
+from mr2ct_lib.methods.segmentation import load_segmenter, predict, save_segmenter, train_segmenter
+from mr2ct_lib.patients.abdomen import abdomen_patient
+from mr2ct_lib.patients.hip import STRUCTURES, structure_labels
+from mr2ct_lib.patients.physics import Sequence, acquire_ct, acquire_mr
+from mr2ct_lib.patients.scanner import make_cohort
 from tools import ROOT
 from tools.record import provenance_of_machine
 

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mr2ct_lib import experiments
+from mr2ct_lib.course import experiments
 from mr2ct_lib.files import atomic, write_json
-from mr2ct_lib.training import read_log
+from mr2ct_lib.methods.training import read_log
 
 DIRECTIONS = ("source_to_target", "target_to_source")
 
@@ -97,7 +97,7 @@ def main() -> None:
     """Read the arguments and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["seeds", "segmentation"])
-    parser.add_argument("runs", nargs="+", help="NAME:SEED of mr2ct_lib.experiments.TRAININGS, mr_only:SEED or mr_alone:SEED")
+    parser.add_argument("runs", nargs="+", help="NAME:SEED of mr2ct_lib.course.experiments.TRAININGS, mr_only:SEED or mr_alone:SEED")
     parser.add_argument("--profile", default="quick")
     arguments = parser.parse_args()
     pairs = [(name, int(seed)) for name, _, seed in (run.partition(":") for run in arguments.runs)]

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.intensity import Window
+from mr2ct_lib.images.intensity import Window
 
 WIDTH = 9.0  # inches: 900 pixels at 100 dots an inch, the width of a notebook's column
 # Okabe and Ito's colours, told apart by colour-blind readers too; black and grey are left for the image

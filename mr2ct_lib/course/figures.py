@@ -17,20 +17,20 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 from skimage.feature import canny
 
-from mr2ct_lib.charts import COLOURS, WIDTH, draw_curves, label_colours, panels, styled
-from mr2ct_lib.charts import bar_table as bar_table
-from mr2ct_lib.charts import block_shapes as block_shapes
-from mr2ct_lib.charts import box_comparison as box_comparison
-from mr2ct_lib.charts import dice_bars as dice_bars
-from mr2ct_lib.charts import dice_boxes as dice_boxes
-from mr2ct_lib.charts import landscape as landscape
-from mr2ct_lib.charts import palette as palette
-from mr2ct_lib.charts import style as style
-from mr2ct_lib.charts import tissue_histogram as tissue_histogram
-from mr2ct_lib.charts import training_curves as training_curves
+from mr2ct_lib.course.charts import COLOURS, WIDTH, draw_curves, label_colours, panels, styled
+from mr2ct_lib.course.charts import bar_table as bar_table
+from mr2ct_lib.course.charts import block_shapes as block_shapes
+from mr2ct_lib.course.charts import box_comparison as box_comparison
+from mr2ct_lib.course.charts import dice_bars as dice_bars
+from mr2ct_lib.course.charts import dice_boxes as dice_boxes
+from mr2ct_lib.course.charts import landscape as landscape
+from mr2ct_lib.course.charts import palette as palette
+from mr2ct_lib.course.charts import style as style
+from mr2ct_lib.course.charts import tissue_histogram as tissue_histogram
+from mr2ct_lib.course.charts import training_curves as training_curves
 from mr2ct_lib.files import InputError
-from mr2ct_lib.intensity import CT_WINDOW, MR_WINDOW, Window
-from mr2ct_lib.volumes import PLANES, Volume, plane_axes, slices_of
+from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, Window
+from mr2ct_lib.images.volumes import PLANES, Volume, plane_axes, slices_of
 
 SIDES = {"coronal": ("R", "L"), "axial": ("R", "L"), "sagittal": ("A", "P")}
 

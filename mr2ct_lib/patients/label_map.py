@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from mr2ct_lib.anatomy import Waves, smoothstep, voxel_centres
 from mr2ct_lib.files import InputError, read_json
-from mr2ct_lib.tissues import tissue_of
-from mr2ct_lib.volumes import Volume
+from mr2ct_lib.images.volumes import Volume
+from mr2ct_lib.patients.shapes import Waves, smoothstep, voxel_centres
+from mr2ct_lib.patients.tissues import tissue_of
 
 FAT_MM = 12.0  # subcutaneous fat that complete_labels lays over a map without a body
 SKIN_MM = 2.0

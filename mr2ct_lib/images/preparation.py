@@ -13,9 +13,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mr2ct_lib import cores
-from mr2ct_lib.cohort import read_cohort
 from mr2ct_lib.files import InputError, atomic, write_json
-from mr2ct_lib.intensity import (
+from mr2ct_lib.images.folders import read_cohort
+from mr2ct_lib.images.intensity import (
     CT_WINDOW,
     MR_WINDOW,
     MR_WINDOWS,
@@ -27,8 +27,8 @@ from mr2ct_lib.intensity import (
     n4,
     normalise_mr,
 )
-from mr2ct_lib.registration import register
-from mr2ct_lib.volumes import Volume, plane_axes, read_grid, read_volume, reslice, slices_of
+from mr2ct_lib.images.registration import register
+from mr2ct_lib.images.volumes import Volume, plane_axes, read_grid, read_volume, reslice, slices_of
 
 __all__ = [
     "CT_WINDOW",

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import mr2ct_lib
-from mr2ct_lib import losses, machine
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
-from mr2ct_lib.networks import Discriminator, initialise
-from mr2ct_lib.processes import make_fabric, say_to_all, together
-from mr2ct_lib.settings import Settings
-from mr2ct_lib.slices import DOMAINS, PreparedSlices, augment, unpaired_batch
-from mr2ct_lib.stopping import Judges, Patience
-from mr2ct_lib.translator import Architecture, Translator
+from mr2ct_lib.images.slices import DOMAINS, PreparedSlices, augment, unpaired_batch
+from mr2ct_lib.methods import losses, machine
+from mr2ct_lib.methods.distributed import make_fabric, say_to_all, together
+from mr2ct_lib.methods.networks import Discriminator, initialise
+from mr2ct_lib.methods.settings import Settings
+from mr2ct_lib.methods.stopping import Judges, Patience
+from mr2ct_lib.methods.translator import Architecture, Translator
 
 PREPARATION_KEYS = ("anatomy", "plane", "shape", "spacing", "slice_spacing", "windows", "normalisation", "n4", "profile")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mr2ct_lib.layers import Padded
+from mr2ct_lib.methods.layers import Padded
 
 
 def resample(features: Tensor, offsets: Tensor) -> Tensor:

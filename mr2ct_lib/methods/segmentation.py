@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
 
-from mr2ct_lib import machine
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
+from mr2ct_lib.methods import machine
 
 SIZES: dict[str, tuple[int, ...]] = {
     "quick": (16, 32, 64, 128),

@@ -26,11 +26,12 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from mr2ct_lib import figures, physics, tissues
+from mr2ct_lib.course import figures
 from mr2ct_lib.files import InputError
-from mr2ct_lib.intensity import Window
-from mr2ct_lib.training import read_log
-from mr2ct_lib.volumes import Volume, plane_axes, slices_of
+from mr2ct_lib.images.intensity import Window
+from mr2ct_lib.images.volumes import Volume, plane_axes, slices_of
+from mr2ct_lib.methods.training import read_log
+from mr2ct_lib.patients import physics, tissues
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from scipy import fft, ndimage
 from scipy.interpolate import RBFInterpolator, RegularGridInterpolator
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.tissues import lookup
-from mr2ct_lib.volumes import Volume
+from mr2ct_lib.images.volumes import Volume
+from mr2ct_lib.patients.tissues import lookup
 
 AIR_HU = -1000.0
 FINE_VOXELS = 6_000_000  # painted at a time, so that memory stays small whatever the scan's size

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mr2ct_lib.cohort import guess_modality
 from mr2ct_lib.files import InputError
-from mr2ct_lib.intensity import Window, mr_scale, n4
-from mr2ct_lib.segmentation import Segmenter, predict
-from mr2ct_lib.translator import Translator
-from mr2ct_lib.volumes import Volume, plane_axes, reslice, slices_of, volume_from_slices
+from mr2ct_lib.images.folders import guess_modality
+from mr2ct_lib.images.intensity import Window, mr_scale, n4
+from mr2ct_lib.images.volumes import Volume, plane_axes, reslice, slices_of, volume_from_slices
+from mr2ct_lib.methods.segmentation import Segmenter, predict
+from mr2ct_lib.methods.translator import Translator
 
 SAME_SPACING = 0.02  # pixels that differ less than so much from the training's are taken as they are
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mr2ct_lib.files import InputError, read_json
-from mr2ct_lib.preparation import Window
+from mr2ct_lib.images.preparation import Window
 
 DOMAINS = ("source", "target")
 _ARRAYS = (

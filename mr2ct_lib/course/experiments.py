@@ -16,16 +16,17 @@ import pandas as pd
 import torch
 
 import mr2ct_lib
-from mr2ct_lib import cores, metrics
-from mr2ct_lib.anatomy_hip import STRUCTURES, structure_labels
-from mr2ct_lib.cohort import make_cohort
+from mr2ct_lib import cores
 from mr2ct_lib.files import InputError, atomic, read_json
-from mr2ct_lib.preparation import prepare
-from mr2ct_lib.segmentation import Segmenter, cross_validate, load_segmenter, predict, save_segmenter, train_segmenter
-from mr2ct_lib.settings import METHOD_IN_PROFILE, make_settings
-from mr2ct_lib.slices import DOMAINS, PreparedSlices
-from mr2ct_lib.training import AnotherRun, train
-from mr2ct_lib.translator import Translator, load_translator
+from mr2ct_lib.images.preparation import prepare
+from mr2ct_lib.images.slices import DOMAINS, PreparedSlices
+from mr2ct_lib.measures import metrics
+from mr2ct_lib.methods.segmentation import Segmenter, cross_validate, load_segmenter, predict, save_segmenter, train_segmenter
+from mr2ct_lib.methods.settings import METHOD_IN_PROFILE, make_settings
+from mr2ct_lib.methods.training import AnotherRun, train
+from mr2ct_lib.methods.translator import Translator, load_translator
+from mr2ct_lib.patients.hip import STRUCTURES, structure_labels
+from mr2ct_lib.patients.scanner import make_cohort
 
 RUNS = Path(mr2ct_lib.__file__).parents[1] / "runs"
 RESULTS = RUNS.parent / "results"
@@ -41,7 +42,10 @@ COHORTS: dict[str, tuple[dict[str, Any], dict[str, int | tuple[int, int]]]] = {
     "head_distorted": ({"anatomy": "head", "seed": 1, "distort_target": True}, {"quick": 38, "full": 38, "paper": 38}),
     "head_distorted_test": ({"anatomy": "head", "seed": 2, "paired": True, "distort_target": True}, {"quick": 8, "full": 28, "paper": 28}),
     "head_validation": ({"anatomy": "head", "seed": 4, "paired": True}, {"quick": 5, "full": 5, "paper": 5}),
-    "head_distorted_validation": ({"anatomy": "head", "seed": 4, "paired": True, "distort_target": True}, {"quick": 5, "full": 5, "paper": 5}),
+    "head_distorted_validation": (
+        {"anatomy": "head", "seed": 4, "paired": True, "distort_target": True},
+        {"quick": 5, "full": 5, "paper": 5},
+    ),
     "abdomen": ({"anatomy": "abdomen", "seed": 1}, {"quick": 40, "full": 40, "paper": 40}),
     "abdomen_validation": ({"anatomy": "abdomen", "seed": 4, "paired": True}, {"quick": 5, "full": 5, "paper": 5}),
     "abdomen_test": ({"anatomy": "abdomen", "seed": 2, "paired": True}, {"quick": 8, "full": 20, "paper": 20}),

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mr2ct_lib.anatomy_abdomen import ABDOMEN_NAMES, ABDOMEN_TISSUES, abdomen_patient, aorta_mask
 from mr2ct_lib.files import InputError
+from mr2ct_lib.patients.abdomen import ABDOMEN_NAMES, ABDOMEN_TISSUES, abdomen_patient, aorta_mask
 
 VALUE = {name: value for value, name in ABDOMEN_NAMES.items()}
 SHAPE, SPACING = (128, 128, 12), np.array([3.125, 3.125, 8.0])

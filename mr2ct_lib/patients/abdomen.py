@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mr2ct_lib.anatomy import Waves, chain_depth, ellipsoid_depth, grid_points
 from mr2ct_lib.files import InputError
-from mr2ct_lib.tissues import tissue_of
+from mr2ct_lib.patients.shapes import Waves, chain_depth, ellipsoid_depth, grid_points
+from mr2ct_lib.patients.tissues import tissue_of
 
 ABDOMEN_NAMES: dict[int, str] = {
     0: "background",

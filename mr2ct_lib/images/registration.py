@@ -4,8 +4,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.intensity import CT_WINDOW
-from mr2ct_lib.volumes import Volume, one_thread, to_sitk
+from mr2ct_lib.images.intensity import CT_WINDOW
+from mr2ct_lib.images.volumes import Volume, one_thread, to_sitk
 
 BINS = 32  # of the histograms of mutual information
 SAMPLES = 60_000  # voxels it is measured at: with fewer a B-spline follows their noise

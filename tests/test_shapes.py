@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mr2ct_lib.anatomy import (
+from mr2ct_lib.patients.shapes import (
     Nodes,
     Waves,
     chain_depth,

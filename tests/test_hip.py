@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mr2ct_lib import anatomy
-from mr2ct_lib.anatomy_hip import HEAD_RADIUS, HIP_NAMES, MUSCLES, STRUCTURES, hip_patient, structure_labels
 from mr2ct_lib.files import InputError, read_json
-from mr2ct_lib.tissues import tissue_of
+from mr2ct_lib.patients import shapes
+from mr2ct_lib.patients.hip import HEAD_RADIUS, HIP_NAMES, MUSCLES, STRUCTURES, hip_patient, structure_labels
+from mr2ct_lib.patients.tissues import tissue_of
 
 VALUE = {name: value for value, name in HIP_NAMES.items()}
 # mL, both sides, of one real adult, whose scan ends 168 mm below the hip joints
@@ -184,7 +184,7 @@ def test_looking_at_nodes_first_overlooks_less_than_a_voxel_in_100_000(knobs, mo
     patient = hip_patient(3, **knobs)
     shape, affine = grid_around(patient, (0.8, 1.0, 0.8), low=(-200, -30, -60), high=(200, 30, 60))
     quick = patient.paint(shape, affine)
-    monkeypatch.setattr(anatomy, "NODE", 0.0)  # each voxel a node
+    monkeypatch.setattr(shapes, "NODE", 0.0)  # each voxel a node
     assert (quick != patient.paint(shape, affine)).mean() < 1e-5
 
 

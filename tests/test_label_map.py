@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mr2ct_lib.anatomy import voxel_centres
-from mr2ct_lib.atlas import SMALLEST_JACOBIAN, LabelMapPatient, complete_labels, read_names
 from mr2ct_lib.files import InputError
-from mr2ct_lib.volumes import Volume, read_volume
+from mr2ct_lib.images.volumes import Volume, read_volume
+from mr2ct_lib.patients.label_map import SMALLEST_JACOBIAN, LabelMapPatient, complete_labels, read_names
+from mr2ct_lib.patients.shapes import voxel_centres
 
 NAMES = {0: "background", 1: "femur", 5: "gluteus_maximus"}
 

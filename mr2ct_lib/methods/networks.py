@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mr2ct_lib.layers import InstanceNorm, Padded
-from mr2ct_lib.offsets import offset_layer
+from mr2ct_lib.methods.layers import InstanceNorm, Padded
+from mr2ct_lib.methods.offsets import offset_layer
 
 
 def convolution(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mr2ct_lib.anatomy_head import HEAD_NAMES, HEAD_TISSUES, head_patient
 from mr2ct_lib.files import InputError
-from mr2ct_lib.tissues import tissue_of
+from mr2ct_lib.patients.head import HEAD_NAMES, HEAD_TISSUES, head_patient
+from mr2ct_lib.patients.tissues import tissue_of
 
 VALUE = {name: value for value, name in HEAD_NAMES.items()}
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from mr2ct_lib import machine
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
-from mr2ct_lib.layers import plain
-from mr2ct_lib.networks import Generator
+from mr2ct_lib.methods import machine
+from mr2ct_lib.methods.layers import plain
+from mr2ct_lib.methods.networks import Generator
 
 DIRECTIONS = ("source_to_target", "target_to_source")
 FORMAT = 1

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.volumes import Volume, from_sitk, one_thread, to_sitk
+from mr2ct_lib.images.volumes import Volume, from_sitk, one_thread, to_sitk
 
 
 @dataclass(frozen=True)

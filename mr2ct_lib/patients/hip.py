@@ -13,9 +13,9 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from mr2ct_lib import anatomy as solid
-from mr2ct_lib.anatomy import Nodes, Waves, interpolate_lattice, join_strays, smoothstep, turn, voxel_centres
 from mr2ct_lib.files import InputError
+from mr2ct_lib.patients import shapes as solid
+from mr2ct_lib.patients.shapes import Nodes, Waves, interpolate_lattice, join_strays, smoothstep, turn, voxel_centres
 
 STRUCTURES = (
     "pelvis", "femur", "sacrum", "gluteus_maximus", "gluteus_medius", "gluteus_minimus", "iliacus",

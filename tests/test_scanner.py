@@ -12,10 +12,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mr2ct_lib import cohort
-from mr2ct_lib.cohort import make_cohort, read_cohort
 from mr2ct_lib.files import InputError
-from mr2ct_lib.volumes import Volume, read_volume, write_volume
+from mr2ct_lib.images.folders import read_cohort
+from mr2ct_lib.images.volumes import Volume, read_volume, write_volume
+from mr2ct_lib.patients import scanner
+from mr2ct_lib.patients.scanner import make_cohort
 
 
 class Spheres:
@@ -41,16 +42,16 @@ def spheres(monkeypatch, small_grids):
         pressed = settings["anatomy"] == "abdomen" and (posture or domain) == "target"
         return Spheres(seed, 10.0 if pressed else 0.0)
 
-    monkeypatch.setattr(cohort, "build_patient", build)
+    monkeypatch.setattr(scanner, "build_patient", build)
 
 
 @pytest.fixture
 def small_grids(monkeypatch):
     """Few voxels; other processes don't inherit that, so only with workers=1."""
-    small = {anatomy: dict(grids) for anatomy, grids in cohort.ACQUISITIONS.items()}
+    small = {anatomy: dict(grids) for anatomy, grids in scanner.ACQUISITIONS.items()}
     for anatomy, spacing in (("hip", 12.0), ("head", 8.0), ("abdomen", 10.0)):
-        small[anatomy]["quick"] = dict.fromkeys(("source", "target"), cohort.Grid((24, 24, 6), (spacing,) * 3, (2, 2, 1)))
-    monkeypatch.setattr(cohort, "ACQUISITIONS", small)
+        small[anatomy]["quick"] = dict.fromkeys(("source", "target"), scanner.Grid((24, 24, 6), (spacing,) * 3, (2, 2, 1)))
+    monkeypatch.setattr(scanner, "ACQUISITIONS", small)
 
 
 def bits(folder):
@@ -92,7 +93,7 @@ def test_workers_do_not_change_bits(tmp_path, monkeypatch):
 
 def test_interrupted_cohort_is_taken_up_again(tmp_path, spheres, monkeypatch):
     make_cohort("hip", tmp_path / "whole", 3, seed=1, paired=True, workers=1)
-    make_patient, made = cohort.make_patient, []
+    make_patient, made = scanner.make_patient, []
 
     def stops_at_the_third(settings, folder, id_, atlas=None):
         if id_ == "p0003" and len(made) == 2:
@@ -100,12 +101,12 @@ def test_interrupted_cohort_is_taken_up_again(tmp_path, spheres, monkeypatch):
         made.append(id_)
         return make_patient(settings, folder, id_, atlas)
 
-    monkeypatch.setattr(cohort, "make_patient", stops_at_the_third)
+    monkeypatch.setattr(scanner, "make_patient", stops_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         make_cohort("hip", tmp_path / "part", 3, seed=1, paired=True, workers=1)
     with pytest.raises(InputError, match="unfinished"):
         read_cohort(tmp_path / "part")
-    monkeypatch.setattr(cohort, "make_patient", lambda *arguments: made.append(arguments[2]) or make_patient(*arguments))
+    monkeypatch.setattr(scanner, "make_patient", lambda *arguments: made.append(arguments[2]) or make_patient(*arguments))
     make_cohort("hip", tmp_path / "part", 3, seed=1, paired=True, workers=1)
     assert made == ["p0001", "p0002", "p0003"]  # finished patients were kept
     assert bits(tmp_path / "part") == bits(tmp_path / "whole")

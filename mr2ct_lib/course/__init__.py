@@ -1,0 +1,1 @@
+"""What only the notebooks, the tools and the command line need."""

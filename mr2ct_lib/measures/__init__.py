@@ -1,0 +1,1 @@
+"""Measures of synthetic scans, and statistics over patients and seeds."""

@@ -10,7 +10,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 matplotlib.use("Agg")
 
-from mr2ct_lib.course import figures, papers  # noqa: E402
+from mr2ct_lib.course import charts, drawing, figures, overlays, papers  # noqa: E402
 from mr2ct_lib.files import InputError  # noqa: E402
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW  # noqa: E402
 from mr2ct_lib.images.volumes import Volume  # noqa: E402
@@ -33,26 +33,25 @@ DRAWINGS = {  # name: (draw, number of panels with colour bars)
     "show_images, own windows": (lambda: figures.show_images({"a": IMAGE, "b": MR}, {"a": CT_WINDOW, "b": MR_WINDOW}), 4),
     "synthesis_row": (lambda: figures.synthesis_row(MR, IMAGE, IMAGE + 9), 7),
     "synthesis_row, methods": (lambda: figures.synthesis_row(MR, {"plain": IMAGE, "GC": IMAGE}, IMAGE + 9), 8),
-    "label_overlay": (lambda: figures.label_overlay(IMAGE, {"truth": LABELS, "prediction": LABELS}, NAMES, CT_WINDOW), 3),
+    "label_overlay": (lambda: overlays.label_overlay(IMAGE, {"truth": LABELS, "prediction": LABELS}, NAMES, CT_WINDOW), 3),
     "numbered_images": (lambda: figures.numbered_images({"a": IMAGE[:3, :3], "b": MR[:1]}, digits=".0f"), 2),
     "block_shapes": (lambda: figures.block_shapes({"input": (1, 64, 64), "strided": (32, 32, 32)}), 1),
-    "joint_histogram, several": (lambda: figures.joint_histogram(MR, {"a": IMAGE, "b": IMAGE + 9}), 3),
-    "training_curves": (lambda: figures.training_curves({"a": LOG, "b": LOG}), 2),
-    "box_comparison": (lambda: figures.box_comparison(RECORDS, "method", "MAE", "seed", {"GC": 4.3}), 1),
-    "bar_table": (lambda: figures.bar_table(PSNR, PSNR * 0 + 1, PSNR, "PSNR / dB"), 1),
-    "dice_bars": (lambda: figures.dice_bars({"a": SCORES, "b": SCORES}, {"femur": (0.88, 0.03)}), 1),
-    "landscape": (lambda: figures.landscape([-1, 0, 1], {"L1": [1, 0, 1], "GC": {"abs": [1, 0, 1], "signed": [0, 1, 0]}}), 2),
-    "misalignment": (lambda: figures.misalignment(IMAGE, MR, [-1, 0, 1], {"L1": [1, 0, 1]}, 0), 3),
-    "offset_field": (lambda: figures.offset_field(MR / 50, -MR / 50, IMAGE), 3),
-    "offset_field, none": (lambda: figures.offset_field(0 * MR, 0 * MR), 3),
-    "checkerboard": (lambda: figures.checkerboard(IMAGE, MR), 3),
-    "edge_overlay": (lambda: figures.edge_overlay({"reference": MR, "b": MR}, IMAGE, plane="sagittal"), 2),
-    "edge_overlay, blank": (lambda: figures.edge_overlay(MR, 0 * IMAGE), 1),
-    "tissue_histogram": (lambda: figures.tissue_histogram({"air": [-1000.0, -990.0], "bone": IMAGE}, window=CT_WINDOW), 1),
+    "joint_histogram, several": (lambda: overlays.joint_histogram(MR, {"a": IMAGE, "b": IMAGE + 9}), 3),
+    "training_curves": (lambda: charts.training_curves({"a": LOG, "b": LOG}), 2),
+    "box_comparison": (lambda: charts.box_comparison(RECORDS, "method", "MAE", "seed", {"GC": 4.3}), 1),
+    "bar_table": (lambda: charts.bar_table(PSNR, PSNR * 0 + 1, PSNR, "PSNR / dB"), 1),
+    "dice_bars": (lambda: charts.dice_bars({"a": SCORES, "b": SCORES}, {"femur": (0.88, 0.03)}), 1),
+    "landscape": (lambda: charts.landscape([-1, 0, 1], {"L1": [1, 0, 1], "GC": {"abs": [1, 0, 1], "signed": [0, 1, 0]}}), 2),
+    "misalignment": (lambda: overlays.misalignment(IMAGE, MR, [-1, 0, 1], {"L1": [1, 0, 1]}, 0), 3),
+    "offset_field": (lambda: overlays.offset_field(MR / 50, -MR / 50, IMAGE), 3),
+    "offset_field, none": (lambda: overlays.offset_field(0 * MR, 0 * MR), 3),
+    "checkerboard": (lambda: overlays.checkerboard(IMAGE, MR), 3),
+    "edge_overlay": (lambda: overlays.edge_overlay({"reference": MR, "b": MR}, IMAGE, plane="sagittal"), 2),
+    "edge_overlay, blank": (lambda: overlays.edge_overlay(MR, 0 * IMAGE), 1),
+    "tissue_histogram": (lambda: charts.tissue_histogram({"air": [-1000.0, -990.0], "bone": IMAGE}, window=CT_WINDOW), 1),
     "receptive_field": (lambda: figures.receptive_field(IMAGE, {"small": 6, "large": 70}), 1),
     "three_planes": (lambda: figures.three_planes(VOLUME, window=CT_WINDOW, title="hip"), 4),
-    "montage": (lambda: figures.montage(VOLUME, "axial", count=5), 6),
-    "joint_histogram": (lambda: figures.joint_histogram(MR, IMAGE), 2),
+    "joint_histogram": (lambda: overlays.joint_histogram(MR, IMAGE), 2),
     "window_view": (lambda: figures.window_view(IMAGE, CT_WINDOW), 3),
     "contrast_view": (lambda: figures.contrast_view(MR, {"fat": 2.0, "muscle": 1.0}), 3),
 }
@@ -115,21 +114,21 @@ def test_a_tensor_is_an_image_and_a_stack_is_not() -> None:
     "draw",
     [
         lambda: figures.synthesis_row(MR, IMAGE[1:], IMAGE),
-        lambda: figures.label_overlay(IMAGE, LABELS[1:], NAMES),
-        lambda: figures.label_overlay(IMAGE, LABELS, {0: "background"}),
-        lambda: figures.offset_field(MR, MR[1:]),
-        lambda: figures.checkerboard(MR, MR[1:]),
-        lambda: figures.edge_overlay(MR, MR[1:]),
-        lambda: figures.joint_histogram(MR, MR[1:]),
-        lambda: figures.blend(MR, MR[1:], 0.5),
-        lambda: figures.landscape([0, 1], {"L1": [1, 2, 3]}),
-        lambda: figures.landscape([0, 1], {}),
-        lambda: figures.training_curves([]),
-        lambda: figures.training_curves(LOG, ["unknown"]),
-        lambda: figures.box_comparison(RECORDS, "method", "PSNR"),
-        lambda: figures.bar_table(pd.DataFrame()),
-        lambda: figures.dice_bars(pd.DataFrame()),
-        lambda: figures.tissue_histogram({}),
+        lambda: overlays.label_overlay(IMAGE, LABELS[1:], NAMES),
+        lambda: overlays.label_overlay(IMAGE, LABELS, {0: "background"}),
+        lambda: overlays.offset_field(MR, MR[1:]),
+        lambda: overlays.checkerboard(MR, MR[1:]),
+        lambda: overlays.edge_overlay(MR, MR[1:]),
+        lambda: overlays.joint_histogram(MR, MR[1:]),
+        lambda: overlays.blend(MR, MR[1:], 0.5),
+        lambda: charts.landscape([0, 1], {"L1": [1, 2, 3]}),
+        lambda: charts.landscape([0, 1], {}),
+        lambda: charts.training_curves([]),
+        lambda: charts.training_curves(LOG, ["unknown"]),
+        lambda: charts.box_comparison(RECORDS, "method", "PSNR"),
+        lambda: charts.bar_table(pd.DataFrame()),
+        lambda: charts.dice_bars(pd.DataFrame()),
+        lambda: charts.tissue_histogram({}),
         lambda: figures.show_images({}),
         lambda: figures.show_images({"a": MR}, plane="oblique"),
         lambda: figures.show_images({"a": MR}, {"b": MR_WINDOW}),
@@ -158,7 +157,7 @@ def test_three_planes_go_through_the_same_voxel() -> None:
 
 
 def test_a_structure_keeps_its_colour_whatever_else_is_there() -> None:
-    full, alone = figures.label_overlay(IMAGE, LABELS, NAMES), figures.label_overlay(IMAGE, np.where(LABELS == 2, 2, 0), NAMES)
+    full, alone = overlays.label_overlay(IMAGE, LABELS, NAMES), overlays.label_overlay(IMAGE, np.where(LABELS == 2, 2, 0), NAMES)
     colour = [f.legends[0].legend_handles[-1].get_facecolor() for f in (full, alone)]
     assert colour[0] == colour[1]
 
@@ -178,7 +177,7 @@ def differences(rgb: np.ndarray) -> np.ndarray:
 
 
 def test_the_22_structures_are_told_apart_and_neighbours_over_muscle_too() -> None:
-    colours = np.array(figures.palette(len(STRUCTURES)))
+    colours = np.array(drawing.palette(len(STRUCTURES)))
     pairs = np.triu_indices(len(colours), 1)
     assert differences(colours)[pairs].min() > 12 and differences(green_blind(colours))[pairs].min() > 8
     over_muscle = differences(0.55 * colours + 0.45 * 0.3)
@@ -196,48 +195,48 @@ def test_the_22_structures_are_told_apart_and_neighbours_over_muscle_too() -> No
 
 def test_many_structures_carry_their_numbers() -> None:
     many = np.repeat(np.repeat(np.arange(1, 10).reshape(3, 3), 8, axis=0), 8, axis=1)
-    fig = figures.label_overlay(np.zeros(many.shape), many, {value: f"muscle {value}" for value in range(1, 10)}, plane=None)
+    fig = overlays.label_overlay(np.zeros(many.shape), many, {value: f"muscle {value}" for value in range(1, 10)}, plane=None)
     places = {text.get_text(): many[text.get_position()[::-1]] for text in fig.axes[0].texts}
     assert places == {str(value): value for value in range(1, 10)}  # each number stands on its structure
     assert fig.legends[0].texts[3].get_text() == "4 muscle 4"
 
 
 def test_checkerboard_takes_every_pixel_from_one_of_the_two() -> None:
-    board = figures.checkerboard(np.zeros((16, 16)) + [[0, 1] * 8], np.full((16, 16), 0.5), tiles=4).axes[2].images[0].get_array()
+    board = overlays.checkerboard(np.zeros((16, 16)) + [[0, 1] * 8], np.full((16, 16), 0.5), tiles=4).axes[2].images[0].get_array()
     assert set(np.unique(board[:4, :4])) == {0, 1} and set(np.unique(board[:4, 4:8])) == {0}  # a flat image is all black
 
 
 def test_blend_ends_are_the_two_images() -> None:
-    np.testing.assert_array_equal(figures.blend(MR, IMAGE, 0.0), MR)
-    np.testing.assert_array_equal(figures.blend(MR, IMAGE, 1.0), IMAGE)
+    np.testing.assert_array_equal(overlays.blend(MR, IMAGE, 0.0), MR)
+    np.testing.assert_array_equal(overlays.blend(MR, IMAGE, 1.0), IMAGE)
 
 
 def test_curves_leave_out_step_time_and_rate_and_mark_the_least_value() -> None:
-    assert [ax.get_title() for ax in figures.training_curves(LOG).axes] == ["cycle", "gc"]
-    (ax,) = figures.landscape([-2, -1, 0, 1], {"GC": [4, 1, 2, 3]}).axes
+    assert [ax.get_title() for ax in charts.training_curves(LOG).axes] == ["cycle", "gc"]
+    (ax,) = charts.landscape([-2, -1, 0, 1], {"GC": [4, 1, 2, 3]}).axes
     assert ax.lines[1].get_xdata()[0] == -1 and ax.lines[1].get_ydata()[0] == 1
 
 
 def test_points_of_one_seed_are_joined() -> None:
-    (ax,) = figures.box_comparison(RECORDS, "method", "MAE", pair="seed").axes
+    (ax,) = charts.box_comparison(RECORDS, "method", "MAE", pair="seed").axes
     joined = {tuple(line.get_ydata()) for line in ax.lines if list(line.get_xdata()) == [1, 2]}
     assert {(5.0, 4.0), (6.0, 4.5), (5.5, 4.1)} <= joined
 
 
 def test_dice_boxes_stand_side_by_side_and_the_paper_beside_its_method() -> None:
     scores = pd.DataFrame({"femur": [0.8, 0.9], "pelvis": [0.7, np.nan]}, index=["p1", "p2"])
-    (ax,) = figures.dice_boxes({"one": scores, "other": scores}, ["femur", "pelvis"], {"other": {"femur": (0.5, 0.1)}}).axes
+    (ax,) = charts.dice_boxes({"one": scores, "other": scores}, ["femur", "pelvis"], {"other": {"femur": (0.5, 0.1)}}).axes
     points = np.concatenate([c.get_offsets() for c in ax.collections if hasattr(c, "get_sizes") and len(c.get_offsets())])
     assert len(points) == 6 and points[:, 0].min() < 0 < points[:, 0].max()
     assert [list(c[0].get_ydata()) for c in ax.containers] == [[0.5], []]
     with pytest.raises(InputError, match="sacrum of one"):
-        figures.dice_boxes({"one": scores}, ["sacrum"])
+        charts.dice_boxes({"one": scores}, ["sacrum"])
 
 
 def test_channel_rows_frame_what_is_synthetic() -> None:
-    fig = figures.channel_rows({"train": (IMAGE, IMAGE, LABELS), "test": (IMAGE, IMAGE, None)}, {"train": "MR", "test": "CT"}, NAMES)
+    fig = overlays.channel_rows({"train": (IMAGE, IMAGE, LABELS), "test": (IMAGE, IMAGE, None)}, {"train": "MR", "test": "CT"}, NAMES)
     titles = [ax.get_title() for ax in fig.axes]
     assert titles == ["synthetic MR", "real CT", "labels on the CT", "real MR", "synthetic CT", "labels: none"]
     assert [len(ax.patches) for ax in fig.axes] == [1, 0, 0, 0, 1, 0]
     with pytest.raises(InputError, match="synthetic"):
-        figures.channel_rows({"train": (IMAGE, IMAGE, None)}, {"train": "PET"}, NAMES)
+        overlays.channel_rows({"train": (IMAGE, IMAGE, None)}, {"train": "PET"}, NAMES)

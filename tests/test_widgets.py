@@ -117,7 +117,7 @@ def test_offsets_read_where_they_point() -> None:
     shown = widgets.offset_explorer(IMAGE, down, 0 * down)(strength=1.0).axes[0].images[0].get_array()
     np.testing.assert_allclose(shown[:-1], IMAGE[1:])
     np.testing.assert_allclose(widgets.offset_explorer(IMAGE, down, 0 * down)(strength=0.0).axes[0].images[0].get_array(), IMAGE)
-    with pytest.raises(InputError, match="expected fields of the image's shape"):
+    with pytest.raises(InputError, match="expected fields of that shape"):
         widgets.offset_explorer(IMAGE, down[1:], down[1:])
 
 

@@ -1,4 +1,4 @@
-"""Explorables: a drawing under sliders, and the same drawing called with fixed values as its static twin.
+"""Explorables: a drawing with sliders, and the same drawing called with fixed values as its static twin.
 
 A drawing is any function of a few numbers that returns a figure. In a notebook:
 
@@ -6,7 +6,7 @@ A drawing is any function of a few numbers that returns a figure. In a notebook:
     widgets.explore(view)      # sliders, where there is a kernel
     view(slice=30); plt.show() # the twin: what the text below speaks of
 
-`follow` draws the curves of a training that runs elsewhere.
+`follow` draws the curves of a run that trains elsewhere.
 """
 
 import inspect
@@ -26,7 +26,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from mr2ct_lib.course import figures
+from mr2ct_lib.course import charts, figures, overlays
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import Window
 from mr2ct_lib.images.volumes import Volume, plane_axes, slices_of
@@ -36,7 +36,7 @@ from mr2ct_lib.patients import physics, tissues
 
 @dataclass(frozen=True)
 class Explorable:
-    """A drawing with the ranges of its sliders; called with values it draws: `view(slice=30)` -> Figure."""
+    """A drawing with the ranges of its sliders. Called with values, it draws: `view(slice=30)` returns a Figure."""
 
     draw: Callable[..., Figure]
     sliders: Mapping[str, Any] = field(default_factory=dict)
@@ -46,10 +46,14 @@ class Explorable:
 
 
 def explore(draw: Callable[..., Figure] | Explorable, **sliders: Any) -> ipywidgets.VBox:
-    """Sliders above the figure that `draw` returns for their values; drawn once at once, then after each move.
+    """Return sliders above the figure that `draw` returns for their values. It is drawn at once and after each move.
 
-    sliders: {name of an argument of draw: (low, high), (low, high, step), a list of choices, or a bool}; an Explorable brings its own,
-    and what is given here takes their place. A slider begins at the argument's default. Raises InputError for a name that draw has not.
+    A slider starts at the default of its argument. Raises InputError for a name that `draw` does not have.
+
+    Args:
+        draw: a function or an Explorable, which brings its own sliders.
+        sliders: {argument of draw: (low, high), (low, high, step), a list of choices, or a bool}; they replace the
+            Explorable's own.
     """
     known = dict(draw.sliders) if isinstance(draw, Explorable) else {}
     function = draw.draw if isinstance(draw, Explorable) else draw
@@ -76,8 +80,13 @@ def explore(draw: Callable[..., Figure] | Explorable, **sliders: Any) -> ipywidg
 
 
 def moved(image: np.ndarray, shift: float = 0.0, rotation: float = 0.0, contrast: float = 1.0) -> np.ndarray:
-    """An image (H, W) turned about its middle by `rotation` degrees, shifted right by `shift` pixels, times `contrast` (-1 inverts
-    an image in [-1, 1]). Bilinear; what comes in from outside repeats the border.
+    """Return an image (H, W) rotated about its middle, shifted to the right and multiplied by `contrast`.
+
+    Interpolation is bilinear; the border is repeated. A contrast of -1 inverts an image in [-1, 1].
+
+    Args:
+        shift: pixels.
+        rotation: degrees.
 
     >>> moved(np.array([[1.0, 2.0, 3.0]] * 3), shift=1)[1].tolist()
     [1.0, 1.0, 2.0]
@@ -90,7 +99,10 @@ def moved(image: np.ndarray, shift: float = 0.0, rotation: float = 0.0, contrast
 
 
 def slice_viewer(volumes: Volume | Mapping[str, Volume], plane: str = "coronal", window: Any = None) -> Explorable:
-    """Slices of one volume, or of several on one grid side by side. Argument: slice. window: one, or {title: Window}."""
+    """Slices of one volume, or of several on one grid side by side. Argument: slice.
+
+    window: one, or {title: Window}.
+    """
     given = {"": volumes} if isinstance(volumes, Volume) else dict(volumes)
     shapes = {title: volume.array.shape for title, volume in given.items()}
     if len(set(shapes.values())) != 1:
@@ -100,7 +112,10 @@ def slice_viewer(volumes: Volume | Mapping[str, Volume], plane: str = "coronal",
     _, row, column, _ = plane_axes(plane)
     last = len(next(iter(stacks.values()))) - 1
     if window is None:
-        window = {t: Window(float(v.array.min()), max(float(v.array.max()), float(v.array.min()) + 1e-6), v.unit) for t, v in given.items()}
+        window = {
+            t: Window(float(v.array.min()), max(float(v.array.max()), float(v.array.min()) + 1e-6), v.unit)
+            for t, v in given.items()
+        }
 
     def draw(slice: int = last // 2) -> Figure:
         if not 0 <= slice <= last:
@@ -119,13 +134,18 @@ def transform_explorer(
     steps: int = 17,
     plane: str | None = "coronal",
 ) -> Explorable:
-    """How losses see an image that is moved against a reference. Arguments: shift (pixels), rotation (degrees), contrast (-1 inverts).
+    """How losses respond when an image is moved against a reference.
 
-    losses: {name: f(reference, moved) -> float} on arrays (H, W). Each curve runs over shifts from -reach to reach at that rotation
-    and contrast.
+    Arguments: shift (pixels), rotation (degrees), contrast.
+
+    Each curve runs over shifts from -reach to reach at that rotation and contrast.
+
+    losses: {name: f(reference, moved) -> float} on arrays (H, W).
     """
     positions = np.linspace(-reach, reach, steps)
-    brightest = float(max(np.abs(reference).max(), np.abs(image).max()))  # one scale for all contrasts, or none would show
+    brightest = float(
+        max(np.abs(reference).max(), np.abs(image).max())
+    )  # one scale for all contrasts, or none would show
 
     def draw(shift: float = 0.0, rotation: float = 0.0, contrast: float = 1.0) -> Figure:
         seen = [moved(image, place, rotation, contrast) for place in positions]
@@ -133,29 +153,43 @@ def transform_explorer(
         title = f"shift {shift:g} px, rotation {rotation:g}°, contrast {contrast:g}"
         here = moved(image, shift, rotation, contrast)
         titles, limits = ("reference", title), (-brightest, brightest)
-        return figures.misalignment(reference, here, positions, curves, shift, titles=titles, plane=plane, limits=limits)
+        return overlays.misalignment(
+            reference, here, positions, curves, shift, titles=titles, plane=plane, limits=limits
+        )
 
-    return Explorable(draw, {"shift": (-float(reach), float(reach), 0.5), "rotation": (-20.0, 20.0, 1.0), "contrast": (-1.0, 1.0, 0.25)})
+    return Explorable(
+        draw,
+        {"shift": (-float(reach), float(reach), 0.5), "rotation": (-20.0, 20.0, 1.0), "contrast": (-1.0, 1.0, 0.25)},
+    )
 
 
 def offset_explorer(image: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> Explorable:
-    """Displacement fields (H, W), or (fields, H, W), drawn on an image that they move. Arguments: strength (1: as learned), field.
+    """Displacement fields (H, W) or (fields, H, W) on the image that they move.
 
-    dy, dx in pixels of the image: place (y, x) shows the image at (y + dy, x + dx), read bilinearly, the border repeated.
+    Arguments: strength (1: as learned), field.
+
+    dy, dx: pixels of the image. Place (y, x) shows the image at (y + dy, x + dx), read bilinearly, the border repeated.
     """
     image = figures.as_image(image)
-    fields = [np.asarray(f.detach().cpu() if hasattr(f, "detach") else f, float).reshape(-1, *np.shape(f)[-2:]) for f in (dy, dx)]
+    fields = [
+        np.asarray(f.detach().cpu() if hasattr(f, "detach") else f, float).reshape(-1, *np.shape(f)[-2:])
+        for f in (dy, dx)
+    ]
     if fields[0].shape != fields[1].shape or fields[0].shape[1:] != image.shape:
-        raise InputError(f"offsets: dy {fields[0].shape}, dx {fields[1].shape} on {image.shape}; expected fields of the image's shape")
+        raise InputError(
+            f"offsets: dy {fields[0].shape}, dx {fields[1].shape} on {image.shape}; expected fields of that shape"
+        )
     longest = float(np.hypot(*fields).max()) or 1.0
 
     def draw(strength: float = 1.0, field: int = 0) -> Figure:
         down, right = (strength * f[field] for f in fields)
         rows, columns = np.indices(image.shape)
         warped = ndimage.map_coordinates(image.astype(float), [rows + down, columns + right], order=1, mode="nearest")
-        return figures.offset_field(down, right, warped, limit=longest, title=f"moved, strength {strength:g}")
+        return overlays.offset_field(down, right, warped, limit=longest, title=f"moved, strength {strength:g}")
 
-    return Explorable(draw, {"strength": (-2.0, 2.0, 0.25)} | ({"field": (0, len(fields[0]) - 1, 1)} if len(fields[0]) > 1 else {}))
+    return Explorable(
+        draw, {"strength": (-2.0, 2.0, 0.25)} | ({"field": (0, len(fields[0]) - 1, 1)} if len(fields[0]) > 1 else {})
+    )
 
 
 def deform_toggle(
@@ -170,16 +204,18 @@ def deform_toggle(
     def draw(share: float = 0.5) -> Figure:
         images = {
             "undeformed": undeformed,
-            f"blend, {share:.0%} deformed": figures.blend(undeformed, deformed, share),
+            f"blend, {share:.0%} deformed": overlays.blend(undeformed, deformed, share),
             "deformed": deformed,
         }
-        return figures.edge_overlay(images, reference, window, reference_window=window if source is None else None)
+        return overlays.edge_overlay(images, reference, window, reference_window=window if source is None else None)
 
     return Explorable(draw, {"share": (0.0, 1.0, 0.1)})
 
 
-def window_explorer(image: np.ndarray, unit: str = "HU", plane: str | None = "axial", aspect: float = 1.0) -> Explorable:
-    """A CT through any window. Arguments: level and width, in the image's unit; they begin at the papers' [-150, 350] HU."""
+def window_explorer(
+    image: np.ndarray, unit: str = "HU", plane: str | None = "axial", aspect: float = 1.0
+) -> Explorable:
+    """A CT in any window. Arguments: level and width in the image's unit; they start at the papers' [-150, 350] HU."""
 
     def draw(level: float = 100.0, width: float = 500.0) -> Figure:
         return figures.window_view(image, Window(level - width / 2, level + width / 2, unit), plane, aspect)
@@ -188,9 +224,9 @@ def window_explorer(image: np.ndarray, unit: str = "HU", plane: str | None = "ax
 
 
 def sequence_explorer(labels: np.ndarray, names: Mapping[int, str], plane: str | None = "coronal") -> Explorable:
-    """The same anatomy under other settings of the spoiled gradient echo: tr, te (ms), flip (degrees), field (1.0 or 1.5 T).
+    """One anatomy under other settings of the spoiled gradient echo: tr, te (ms), flip (degrees), field (1.0 or 1.5 T).
 
-    labels: (H, W) with a name for each value. The settings begin as the hip's.
+    labels: label values (H, W), each with a name. The settings start as those of the hip.
     """
     labels = figures.as_image(labels, "labels").astype(int)
     tables = {name: tissues.lookup(dict(names), name) for name in ("t1_10", "t1_15", "t2star", "pd")}
@@ -201,14 +237,20 @@ def sequence_explorer(labels: np.ndarray, names: Mapping[int, str], plane: str |
         with np.errstate(divide="ignore", invalid="ignore"):  # tissues without signal have no relaxation time
             signal = np.nan_to_num(physics.spgr(t1, tables["t2star"], tables["pd"], tr, te, flip))
         kinds = {tissues.tissue_of(names[value]).name: float(signal[value]) for value in present}
-        return figures.contrast_view(signal[labels], kinds, f"TR {tr:g} ms, TE {te:g} ms, flip {flip:g}°, {field:g} T", plane)
+        return figures.contrast_view(
+            signal[labels], kinds, f"TR {tr:g} ms, TE {te:g} ms, flip {flip:g}°, {field:g} T", plane
+        )
 
-    return Explorable(draw, {"tr": (4.0, 100.0, 0.1), "te": (1.0, 30.0, 0.02), "flip": (2.0, 90.0, 1.0), "field": [1.0, 1.5]})
+    return Explorable(
+        draw, {"tr": (4.0, 100.0, 0.1), "te": (1.0, 30.0, 0.02), "flip": (2.0, 90.0, 1.0), "field": [1.0, 1.5]}
+    )
 
 
 def scanner_explorer(signal: Volume, seed: int = 0, plane: str = "coronal") -> Explorable:
-    """What coil and electronics make of a clean signal (one slice). Arguments: noise (SD, share of the body's mean signal) and bias
-    (SD of the logarithm of the coil's sensitivity)."""
+    """What coil and electronics do to a clean signal (one slice).
+
+    Arguments: noise (SD as a share of the body's mean signal) and bias (SD of the logarithm of the coil's sensitivity).
+    """
     body = signal.array > 0
     mean = float(signal.array[body].mean()) if body.any() else 1.0
     window = Window(0.0, max(1.6 * float(signal.array.max()), 1e-9), signal.unit)
@@ -217,7 +259,9 @@ def scanner_explorer(signal: Volume, seed: int = 0, plane: str = "coronal") -> E
         coil = physics.bias_field(signal.array.shape, signal.affine, bias, seed)
         scan = physics.rician(signal.array * coil, noise * mean, np.random.default_rng(seed))
         images = {"clean": signal.array, f"bias {bias:g}, noise {noise:g}": scan}
-        return figures.show_images({title: slices_of(image, plane)[0] for title, image in images.items()}, window, plane=plane)
+        return figures.show_images(
+            {title: slices_of(image, plane)[0] for title, image in images.items()}, window, plane=plane
+        )
 
     return Explorable(draw, {"noise": (0.0, 0.3, 0.02), "bias": (0.0, 0.6, 0.05)})
 
@@ -230,30 +274,39 @@ def follow(
     every: float = 2.0,
     timeout: float = 600.0,
 ) -> list[dict[str, float]]:
-    """Draw the curves of a run that trains elsewhere, anew whenever its log has grown, until it is finished; return the log's lines.
+    """Draw the curves of a run that trains elsewhere whenever its log has grown, until it ends. Return the log's lines.
 
-    run: its folder, on this machine or on a disk that another one writes to; it need not be there yet. until: stop looking at this step,
-    while the run goes on. process: what trains; when it ends, so does this. terms: as in `figures.training_curves`. every, timeout: in
-    seconds. Where nobody watches (`make tutorial`, a script) the curves are drawn once, at the end.
+    In unattended runs (`make tutorial`, a script) the curves are drawn once, at the end.
+
+    Args:
+        run: the run's folder, on this machine or on a shared disk; it may not exist yet.
+        until: stop at this step while the run goes on.
+        process: the process that trains; when it ends, so does this function.
+        terms: as in `charts.training_curves`.
+        every, timeout: seconds.
 
     Raises InputError when there was no step to draw.
     """
     watched = get_ipython() is not None and "TQDM_DISABLE" not in os.environ
     handle, drawn, end = None, 0, time.monotonic() + timeout
     while True:
-        over = time.monotonic() > end or (process is not None and process.poll() is not None)  # asked before the log is read
+        over = time.monotonic() > end or (
+            process is not None and process.poll() is not None
+        )  # asked before the log is read
         over = over or (Path(run) / "translator" / "translator.json").is_file()
         lines = read_log(run)
         over = over or bool(lines and until is not None and lines[-1]["step"] >= until)
         if len(lines) > drawn and (watched or over):
-            figure, drawn = figures.training_curves(lines, terms, smooth=0.1), len(lines)
+            figure, drawn = charts.training_curves(lines, terms, smooth=0.1), len(lines)
             if handle is not None:
                 handle.update(figure)
             else:
                 handle = display(figure, display_id=True)
             plt.close(figure)
         if over and not lines:
-            raise InputError(f"{run}: no step was logged until now; expected the folder of a run that trains. Look at what started it says")
+            raise InputError(
+                f"{run}: no step is logged yet; expected the folder of a running training. Check what started it"
+            )
         if over:
             return lines
         time.sleep(every if watched else min(every, 0.2))

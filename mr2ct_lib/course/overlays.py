@@ -1,0 +1,325 @@
+"""Pictures in which something lies over a scan: labels, edges, displacements, another scan.
+
+The conventions are those of `figures`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import colors, patches, patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import ndimage
+from skimage.feature import canny
+
+from mr2ct_lib.course.charts import draw_curves
+from mr2ct_lib.course.drawing import COLOURS, WIDTH, colour_bar, grey_limits, label_colours, panels, styled
+from mr2ct_lib.course.figures import as_image, bar_ends, checked_images, draw_image
+from mr2ct_lib.files import InputError
+from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, Window
+
+
+@styled
+def label_overlay(
+    image: Any,
+    labels: Any | Mapping[str, Any],
+    names: Mapping[int, str],
+    window: Window | None = None,
+    alpha: float = 0.55,
+    plane: str | None = "coronal",
+    aspect: float = 1.0,
+) -> Figure:
+    """Show structures in colour over a grey image, with a legend of those that are present.
+
+    A structure keeps its colour in every picture with the same names. More than seven structures are numbered.
+
+    Args:
+        labels: label values (H, W), or {title: labels} to compare (truth, prediction).
+        names: {label value: name}; 0 is background.
+        window: of the image; it adds a colour bar.
+    """
+    several = isinstance(labels, Mapping)
+    given = checked_images({"image": image} | (dict(labels) if several else {"labels": labels}))
+    grey, maps = given.pop("image"), given
+    present = sorted({int(v) for image_ in maps.values() for v in np.unique(image_)} - {0})
+    if missing := [v for v in present if v not in names]:
+        raise InputError(f"names: none for the label values {missing}; expected a name for each. Add them")
+    colour, numbered, below = label_colours(names), len(present) > 7, len(maps) > 2
+    fig, axes = panels(len(maps), 3, grey.shape, aspect)
+    for ax, (title, arrays) in zip(axes, maps.items(), strict=True):
+        drawn = draw_image(ax, grey, title if several else "", grey_limits([grey], window, None, None), plane, aspect)
+        _paint(ax, arrays, colour, alpha, min(1.0, alpha + 0.35), numbered, aspect)
+    if window is not None:
+        colour_bar(fig, drawn, axes, window.unit, extend=bar_ends([grey], (window.low, window.high)))
+    handles = [patches.Patch(color=colour[v], label=f"{v} " * numbered + names[v].replace("_", " ")) for v in present]
+    if handles and below:
+        fig.set_figheight(fig.get_figheight() + 0.2 + 0.17 * -(-len(handles) // 4))
+        fig.legend(
+            handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8, handlelength=1.2
+        )
+    elif handles:
+        fig.set_figwidth(min(WIDTH, fig.get_figwidth() + 1.6))
+        fig.legend(
+            handles=handles, loc="outside right upper", ncols=1 + (len(handles) > 22), fontsize=8, handlelength=1.2
+        )
+    return fig
+
+
+def _paint(
+    ax: Axes, labels: np.ndarray, colour: Mapping[int, Any], alpha: float, rim: float, numbered: bool, aspect: float
+) -> None:
+    """Lay labels over an image with stronger rims; `numbered` writes each large piece's value at its inmost pixel."""
+    rgba = np.zeros((*labels.shape, 4))
+    for value in sorted({int(v) for v in np.unique(labels)} - {0}):
+        inside = labels == value
+        rgba[inside] = (*colour[value], alpha)
+        rgba[inside & ~ndimage.binary_erosion(inside)] = (*colour[value], rim)
+        pieces, count = ndimage.label(inside)
+        for piece in range(1, 1 + count * numbered):
+            depth = ndimage.distance_transform_edt(np.pad(pieces == piece, 1))[1:-1, 1:-1]
+            if np.count_nonzero(depth) > 0.003 * labels.size:
+                row, column = np.unravel_index(depth.argmax(), depth.shape)
+                text = ax.text(column, row, f"{value}", ha="center", va="center", color="white", fontsize=7)
+                text.set_path_effects([patheffects.withStroke(linewidth=1.5, foreground="black")])
+    ax.imshow(rgba, aspect=aspect)
+
+
+@styled
+def misalignment(
+    reference: Any,
+    moved: Any,
+    positions: Sequence[float],
+    curves: Mapping[str, Any],
+    marker: float,
+    xlabel: str = "shift / pixels",
+    titles: tuple[str, str] = ("reference", "moved"),
+    plane: str | None = None,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Show a reference and a moved image, and below them one panel of curves per loss over all positions.
+
+    The dotted line marks where the image is now.
+
+    Args:
+        curves: {panel: values} or {panel: {line: values}}, one value per position.
+        limits: black and white of both images; by default the extremes of each image, which hides its contrast.
+    """
+    images = checked_images({titles[0]: reference, titles[1]: moved})
+    fig = plt.figure(figsize=(WIDTH, 5.6))
+    top, bottom = fig.subfigures(2, 1, height_ratios=(1.1, 1))
+    for ax, (title, image) in zip(top.subplots(1, 2), images.items(), strict=True):
+        draw_image(ax, image, title, limits or grey_limits([image], None, None, None), plane)
+    for ax, (title, lines) in zip(bottom.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        draw_curves(ax, positions, lines if isinstance(lines, Mapping) else {"": lines}, title, marker)
+        ax.set_xlabel(xlabel)
+    return fig
+
+
+@styled
+def offset_field(
+    dy: Any,
+    dx: Any,
+    background: Any = None,
+    step: int | None = None,
+    limit: float | None = None,
+    title: str = "",
+    plane: str | None = None,
+) -> Figure:
+    """Show arrows from each place to where it is read, and a map of the length of each displacement.
+
+    Small displacements are drawn several times as long, and the title says so. Nothing is drawn where one is NaN.
+
+    Args:
+        dy, dx: displacements (H, W) in pixels, down and to the right.
+        background: the image below the arrows.
+        step: pixels between two arrows.
+        limit: the end of the colour scale; by default the longest displacement.
+    """
+    fields = checked_images({"dy": dy, "dx": dx} | ({} if background is None else {"background": background}))
+    down, right = fields["dy"], fields["dx"]
+    length = np.hypot(down, right)
+    step = step or max(1, max(down.shape) // 20)
+    rows, columns = (np.arange(step // 2, side, step) for side in down.shape)
+    picked = np.ix_(rows, columns)
+    longest = limit or float(np.nanmax(length))
+    end = longest or 1.0
+    times = max(1, int(1.3 * step / longest)) if longest > 0 else 1  # arrows of part of a pixel would be dots
+    fig, axes = panels(2, 2, down.shape)
+    grey = fields.get("background", np.zeros(down.shape))
+    full_title = (title or "where each place is read") + (f" (arrows {times} times as long)" if times > 1 else "")
+    draw_image(axes[0], grey, full_title, grey_limits([grey], None, None, None), plane)
+    x, y = np.meshgrid(columns, rows)
+    arrows = {
+        "angles": "xy",
+        "scale_units": "xy",
+        "scale": 1 / times,
+        "width": 0.005,
+        "headwidth": 3.5,
+        "headlength": 4,
+        "headaxislength": 3.5,
+    }
+    axes[0].quiver(x, y, right[picked], down[picked], length[picked], cmap="viridis", clim=(0, end), **arrows)
+    axes[0].set(xlim=(-0.5, down.shape[1] - 0.5), ylim=(down.shape[0] - 0.5, -0.5))
+    drawn = draw_image(
+        axes[1], length, f"length, median {np.nanmedian(length):.2f} pixels", (0, end), plane, cmap="viridis"
+    )
+    colour_bar(fig, drawn, axes, "displacement / pixels", extend=bar_ends([length], (0, end)))
+    return fig
+
+
+def blend(first: Any, second: Any, share: float) -> np.ndarray:
+    """Return (1 - share) first + share second, for two images of one shape."""
+    images = checked_images({"first": first, "second": second})
+    return (1 - share) * images["first"] + share * images["second"]
+
+
+@styled
+def checkerboard(
+    first: Any,
+    second: Any,
+    tiles: int = 8,
+    windows: tuple[Window, Window] | None = None,
+    names: tuple[str, str] = ("first", "second"),
+    plane: str | None = None,
+) -> Figure:
+    """Show two images and their squares in turn: where they are aligned, outlines continue across the squares' borders.
+
+    windows: of the first and the second image; by default from the smallest to the largest value of each.
+    """
+    images = checked_images({names[0]: first, names[1]: second})
+    limits = [grey_limits([im], w, None, None) for im, w in zip(images.values(), windows or (None, None), strict=True)]
+    one, other = (
+        np.clip((im - low) / (high - low), 0, 1) for im, (low, high) in zip(images.values(), limits, strict=True)
+    )
+    rows, columns = (np.arange(side) * tiles // max(one.shape) for side in one.shape)
+    odd = (rows[:, None] + columns[None, :]) % 2 == 1
+    fig, axes = panels(3, 3, one.shape)
+    for ax, (title, image) in zip(
+        axes, {names[0]: one, names[1]: other, "both in turn": np.where(odd, other, one)}.items(), strict=True
+    ):
+        draw_image(ax, image, title, (0, 1), plane)
+    return fig
+
+
+@styled
+def edge_overlay(
+    image: Any | Mapping[str, Any],
+    reference: Any,
+    window: Window | None = None,
+    reference_window: Window | None = None,
+    share: float = 0.12,
+    plane: str | None = None,
+) -> Figure:
+    """Show the strongest edges of a reference in orange over one image or {title: image}.
+
+    Args:
+        window: of the images.
+        reference_window: what is cut from the reference before its edges are detected (the table, the air).
+        share: the share of pixels whose ridges count as edges.
+    """
+    given = image if isinstance(image, Mapping) else {"": image}
+    base = as_image(reference, "reference").astype(float)
+    images = {title: as_image(one, title) for title, one in given.items()}
+    for title, one in images.items():
+        checked_images({f"{title} (image)": one, "reference": base})
+    limits = grey_limits([base], reference_window, None, None)
+    scaled = (np.nan_to_num(np.clip(base, *limits), nan=limits[0]) - limits[0]) / (limits[1] - limits[0])
+    edges = (
+        canny(scaled, 1.0, 1 - 1.5 * share, 1 - share, use_quantiles=True)
+        if np.ptp(scaled) > 0
+        else np.zeros(base.shape, bool)
+    )
+    fig, axes = panels(len(images), 4, edges.shape)
+    rgba = np.zeros((*edges.shape, 4))
+    rgba[edges] = (*colors.to_rgb(COLOURS[1]), 0.9)
+    for ax, (title, one) in zip(axes, images.items(), strict=True):
+        draw_image(ax, one, title, grey_limits([one], window, None, None), plane)
+        ax.imshow(rgba)
+    return fig
+
+
+@styled
+def channel_rows(
+    rows: Mapping[str, tuple[Any, Any, Any]],
+    synthetic: Mapping[str, str],
+    names: Mapping[int, str],
+    plane: str | None = "coronal",
+    windows: tuple[Window, Window] = (MR_WINDOW, CT_WINDOW),
+) -> Figure:
+    """Show what a two-channel U-Net reads and returns: MR | CT | labels, one row per {title: (MR, CT, labels or None)}.
+
+    synthetic: {title: "MR" or "CT"}, the channel that a translator made; it has an orange frame, and the labels lie on
+    the other channel.
+    """
+    if not rows or set(synthetic) != set(rows) or set(synthetic.values()) - {"MR", "CT"}:
+        raise InputError(f'synthetic: {dict(synthetic)}; expected "MR" or "CT" for each of {list(rows)}')
+    colour = label_colours(names)
+    fig, axes = plt.subplots(len(rows), 3, squeeze=False, figsize=(WIDTH * 0.8, 2.35 * len(rows) + 0.2))
+    for line, (title, (mr, ct, labels)) in zip(axes, rows.items(), strict=True):
+        images = dict(zip(("MR", "CT"), checked_images({"MR": mr, "CT": ct}).values(), strict=True))
+        limits = {name: (window.low, window.high) for name, window in zip(images, windows, strict=True)}
+        for ax, (name, image) in zip(line, images.items(), strict=False):
+            is_synthetic = synthetic[title] == name
+            draw_image(ax, image, f"{'synthetic' if is_synthetic else 'real'} {name}", limits[name], plane)
+            if is_synthetic:
+                ax.add_patch(
+                    patches.Rectangle(
+                        (0, 0), 1, 1, transform=ax.transAxes, fill=False, edgecolor=COLOURS[1], linewidth=5
+                    )
+                )
+        base = "CT" if synthetic[title] == "MR" else "MR"
+        draw_image(
+            line[2], images[base], "labels: none" if labels is None else f"labels on the {base}", limits[base], plane
+        )
+        if labels is not None:
+            _paint(line[2], as_image(labels, "labels"), colour, 0.55, 0.9, False, 1.0)
+        line[0].text(
+            -0.06,
+            0.5,
+            title,
+            transform=line[0].transAxes,
+            rotation=90,
+            ha="right",
+            va="center",
+            fontsize=11,
+            fontweight="bold",
+        )
+    return fig
+
+
+@styled
+def joint_histogram(
+    first: Any,
+    second: Any,
+    names: tuple[str, str] = ("MR / %", "CT / HU"),
+    windows: tuple[Window, Window] | None = None,
+    bins: int = 64,
+    title: str = "",
+) -> Figure:
+    """Show how often each pair of values occurs at the same place, on a logarithmic colour scale.
+
+    second: an array of the first one's shape, or {title: array} for panels side by side with one colour scale.
+    """
+    others = dict(second) if isinstance(second, Mapping) else {title: second}
+    one, *rest = (np.asarray(v.detach().cpu() if hasattr(v, "detach") else v, float) for v in (first, *others.values()))
+    if wrong := [v.shape for v in rest if v.shape != one.shape]:
+        raise InputError(
+            f"joint histogram: shapes {one.shape} and {wrong[0]}; expected one shape. Reslice them onto one grid"
+        )
+    ranges = [grey_limits(v, w, None, None) for v, w in zip(([one], rest), windows or (None, None), strict=True)]
+    tables = [
+        np.histogram2d(*(np.clip(v.ravel(), *r) for v, r in zip((one, v), ranges, strict=True)), bins, ranges)
+        for v in rest
+    ]
+    size = (5.2, 4.2) if len(rest) == 1 else (WIDTH, 0.9 + (WIDTH - 1.2) / len(rest))
+    fig, axes = plt.subplots(1, len(rest), squeeze=False, sharex=True, sharey=True, figsize=size)
+    cmap = plt.get_cmap("viridis").with_extremes(bad="white")
+    norm = colors.LogNorm(vmin=1, vmax=max(2, *(counts.max() for counts, _, _ in tables)))
+    for ax, name, (counts, x, y) in zip(axes[0], others, tables, strict=True):
+        drawn = ax.pcolormesh(x, y, np.ma.masked_equal(counts.T, 0), norm=norm, cmap=cmap, rasterized=True)
+        ax.set(xlabel=names[0], title=name)
+    axes[0, 0].set_ylabel(names[1])
+    colour_bar(fig, drawn, list(axes[0]), "pixels")
+    return fig

@@ -48,7 +48,7 @@ def test_follow_draws_again_as_the_log_of_another_process_grows(tmp_path: Path, 
 
 def test_follow_ends_with_the_process_and_says_when_there_was_nothing(tmp_path: Path, shown) -> None:
     ended = types.SimpleNamespace(poll=lambda: 2)
-    with pytest.raises(InputError, match="no step was logged"):
+    with pytest.raises(InputError, match="no step is logged yet"):
         widgets.follow(tmp_path / "run", process=ended)
     assert len(widgets.follow(log(tmp_path / "run", 3), process=ended)) == 3
     assert len(widgets.follow(tmp_path / "run", timeout=0)) == 3 and len(shown) == 2

@@ -58,11 +58,11 @@ def hip(profile: str) -> dict[str, float]:
 
 def quick_patients() -> dict[str, float]:
     """Processor seconds of a quick patient, whole (scanned and written), MR and CT, and of its N4."""
-    settings = scanner._settings("hip", 1, False, "quick", None, None, None, False)
+    settings = scanner._settings("hip", 1, False, "quick", None, None, None, False, False)
     with tempfile.TemporaryDirectory() as folder:
-        scanner.make_patient(settings, Path(folder), "s0001")  # what is computed once
+        scanner.make_patient(settings, Path(folder), (), "s0001")  # what is computed once
         found = {
-            name: np.mean([seconds(scanner.make_patient, settings, Path(folder), f"{role}{n:04d}") for n in range(1, SAMPLE + 1)])
+            name: np.mean([seconds(scanner.make_patient, settings, Path(folder), (), f"{role}{n:04d}") for n in range(1, SAMPLE + 1)])
             for name, role in (("MR", "s"), ("CT", "t"))
         }
     grid = scanner.ACQUISITIONS["hip"]["quick"]["source"]

@@ -1,32 +1,172 @@
-"""The processor's cores: how many are ours, and processes that share them without fighting."""
+"""Work on several cores or machines: process pools, and one function that runs a list of jobs on either."""
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import active_children, get_context, parent_process
 from typing import Any
+
+from mr2ct_lib.files import InputError
+
+TERMINATED = 128 + signal.SIGTERM  # the exit code that shells report for a process ended by SIGTERM
 
 
 def available() -> int:
-    """The cores that this process may use: a container or a cluster's scheduler may leave it fewer than the machine has."""
+    """Return how many cores this process may use: a container or batch system may allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextmanager
-def pool(workers: int, threads: int = 1, **options: Any) -> Iterator[ProcessPoolExecutor]:
-    """Processes of `threads` threads each, started afresh; when the block ends by an error, work that still waits is dropped.
+@dataclass(frozen=True)
+class Outcome:
+    """The end of one job of `run_jobs`: its `number` in the list, and its `value` or the `error` that stopped it."""
 
-    options: of ProcessPoolExecutor. What is submitted is a module's function; a script that calls this needs `if __name__ == "__main__":`.
+    number: int
+    value: Any = None
+    error: Exception | None = None
+
+
+def run_jobs(
+    function: Callable[..., Any],
+    jobs: Sequence[tuple],
+    workers: int | None = None,
+    scheduler: str | None = None,
+    common: tuple = (),
+) -> Iterator[Outcome]:
+    """Call `function(*common, *job)` for each job and yield an `Outcome` as each one ends, in any order.
+
+    An error of a job does not stop the others: it comes back in its Outcome. Usage:
+
+        for outcome in run_jobs(make_one, [("a", 1), ("b", 2)], workers=2, common=(folder,)):
+            if outcome.error:
+                failures[names[outcome.number]] = outcome.error
+        raise_failures(failures, total=2)
+
+    Args:
+        function: a module's function, so that other processes can import it. It writes large results to files.
+        jobs: the arguments of each call, as tuples that can be pickled.
+        workers: local processes of one thread each (None: one per core). One worker, or one job, runs in this process.
+        scheduler: address of a Dask scheduler ("tcp://host:8786", or the path of its scheduler file). Its workers then
+            run the jobs instead of local processes. They need this library and the same folders under the same paths.
+            A job whose worker dies is given to another worker; after four deaths its Outcome holds the error.
+        common: first arguments of every call, sent once per worker and not once per job.
+
+    SIGTERM, or leaving the loop early, ends the local processes; half-written files leave nothing behind.
+
+    Raises InputError when a local process is killed, the scheduler cannot be reached, or Dask is not installed.
+
+    >>> sorted((outcome.number, outcome.value) for outcome in run_jobs(pow, [(2,), (3,)], workers=1, common=(10,)))
+    [(0, 100), (1, 1000)]
     """
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, str(threads)))  # read when a process starts
+    with sigterm_exits():
+        if scheduler is not None:
+            yield from _run_on_cluster(function, jobs, scheduler, common)
+        elif (workers := min(workers or available(), len(jobs))) < 2:
+            for number, job in enumerate(jobs):
+                yield _outcome(number, partial(function, *common, *job))
+        else:
+            yield from _run_in_pool(function, jobs, workers, common)
+
+
+def raise_failures(failures: dict[str, Exception], total: int, what: str = "patients") -> None:
+    """Raise one InputError that lists the failed jobs (name -> error) of `total`, each with its reason; none is no error.
+
+    >>> raise_failures({"s0004": ValueError("too thin")}, 20)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    mr2ct_lib.files.InputError: 1 of 20 patients failed; the others are finished and kept. Start again ...
+      s0004: ValueError: too thin
+    """
+    if failures:
+        reasons = [
+            f"  {name}: {error}" if isinstance(error, InputError) else f"  {name}: {type(error).__name__}: {error}"
+            for name, error in sorted(failures.items())
+        ]
+        raise InputError(
+            f"{len(failures)} of {total} {what} failed; the others are finished and kept. "
+            "Start again to repeat these:\n" + "\n".join(reasons)
+        ) from next(iter(failures.values()))
+
+
+def _outcome(number: int, result: Callable[[], Any]) -> Outcome:
     try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), **options) as processes:
+        return Outcome(number, result())
+    except BrokenProcessPool:
+        raise
+    except Exception as error:
+        return Outcome(number, error=error)
+
+
+def _run_in_pool(function: Callable[..., Any], jobs: Sequence[tuple], workers: int, common: tuple) -> Iterator[Outcome]:
+    try:
+        with pool(workers, common=common) as processes:
+            numbers = {processes.submit(_call, function, job): number for number, job in enumerate(jobs)}
+            for future in as_completed(numbers):
+                yield _outcome(numbers[future], future.result)
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"workers: one of {workers} processes was ended from outside (no memory left, or a script that does not "
+            "start under `if __name__ == '__main__':`); expected all to go on. Try workers=1; what is finished is kept"
+        ) from error
+
+
+def _run_on_cluster(
+    function: Callable[..., Any], jobs: Sequence[tuple], scheduler: str, common: tuple
+) -> Iterator[Outcome]:
+    try:
+        import distributed
+    except ImportError as error:
+        raise InputError("scheduler: Dask is not installed; expected its package. pip install 'mr2ct[dask]'") from error
+    options = {"scheduler_file": scheduler} if os.path.isfile(scheduler) else {"address": scheduler}
+    try:
+        client = distributed.Client(**options, timeout=20, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"scheduler: no Dask scheduler answers at {scheduler} ({error}); expected an address such "
+            "as tcp://host:8786. Check the address and that `dask scheduler` is running"
+        ) from error
+    with client:
+        # tasks, not scattered data: the scheduler can make them again when the worker that holds them dies
+        shared = [client.submit(_itself, value, pure=False) for value in common]
+        numbers = {client.submit(function, *shared, *job, pure=False): number for number, job in enumerate(jobs)}
+        for future in distributed.as_completed(numbers, loop=client.loop):
+            yield _outcome(numbers[future], future.result)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+@contextmanager
+def pool(workers: int, threads: int = 1, common: tuple = ()) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of fresh processes of `threads` threads each; `run_jobs` suffices where all jobs call one function.
+
+    Submit functions of a module; a script that calls this needs `if __name__ == "__main__":`. When the block ends by an
+    error, waiting jobs are dropped; after SIGTERM, Ctrl-C or an early end of the loop, running ones are stopped, too.
+    A worker never outlives this process.
+    """
+    variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(dict.fromkeys(variables, str(threads)))  # read when a process starts
+    others = set(active_children())
+    try:
+        with (
+            sigterm_exits(),
+            ProcessPoolExecutor(
+                workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(common,)
+            ) as processes,
+        ):
             try:
                 yield processes
-            except BaseException:
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    for process in set(active_children()) - others:
+                        process.terminate()
                 processes.shutdown(wait=True, cancel_futures=True)
                 raise
     finally:
@@ -35,3 +175,44 @@ def pool(workers: int, threads: int = 1, **options: Any) -> Iterator[ProcessPool
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+_common: tuple = ()  # in a worker: the first arguments of every call
+
+
+def _start_worker(common: tuple) -> None:
+    global _common
+    _common = common
+    signal.signal(signal.SIGTERM, _exit_by_signal)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """End this worker when its parent has died without a word (SIGKILL)."""
+    parent_process().join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _call(function: Callable[..., Any], job: tuple) -> Any:
+    try:
+        return function(*_common, *job)
+    except SystemExit:  # by SIGTERM, temporary files are removed; the pool would take it for the job's error and go on
+        os._exit(TERMINATED)
+
+
+def _exit_by_signal(*_: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the removal of temporary files
+    sys.exit(TERMINATED)
+
+
+@contextmanager
+def sigterm_exits() -> Iterator[None]:
+    """SIGTERM raises SystemExit inside, so that temporary files are removed; a handler set by somebody else stays."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, _exit_by_signal)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -95,18 +95,18 @@ def test_interrupted_cohort_is_taken_up_again(tmp_path, spheres, monkeypatch):
     make_cohort("hip", tmp_path / "whole", 3, seed=1, paired=True, workers=1)
     make_patient, made = scanner.make_patient, []
 
-    def stops_at_the_third(settings, folder, id_, atlas=None):
+    def stops_at_the_third(settings, folder, atlas, id_):
         if id_ == "p0003" and len(made) == 2:
             raise KeyboardInterrupt
         made.append(id_)
-        return make_patient(settings, folder, id_, atlas)
+        return make_patient(settings, folder, atlas, id_)
 
     monkeypatch.setattr(scanner, "make_patient", stops_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         make_cohort("hip", tmp_path / "part", 3, seed=1, paired=True, workers=1)
     with pytest.raises(InputError, match="unfinished"):
         read_cohort(tmp_path / "part")
-    monkeypatch.setattr(scanner, "make_patient", lambda *arguments: made.append(arguments[2]) or make_patient(*arguments))
+    monkeypatch.setattr(scanner, "make_patient", lambda *arguments: made.append(arguments[3]) or make_patient(*arguments))
     make_cohort("hip", tmp_path / "part", 3, seed=1, paired=True, workers=1)
     assert made == ["p0001", "p0002", "p0003"]  # finished patients were kept
     assert bits(tmp_path / "part") == bits(tmp_path / "whole")

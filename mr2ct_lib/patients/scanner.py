@@ -7,8 +7,6 @@ cohort.json. What a scan looks like depends on the seed and the patient's number
 import hashlib
 import platform
 from collections.abc import Sequence
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -167,19 +165,7 @@ def scan(settings: dict[str, Any], patient, domain: str, seed: int, distort: boo
     return acquire_mr(patient, grid.shape, affine, SEQUENCES[how["sequence"]], seed, **options)
 
 
-_atlas: Atlas = ()  # of a worker process: sent once, not with each patient
-
-
-def _set_atlas(atlas: Atlas) -> None:
-    global _atlas
-    _atlas = atlas
-
-
-def _make_with_atlas(settings: dict[str, Any], folder: Path, id_: str) -> dict[str, Any]:
-    return make_patient(settings, folder, id_, _atlas)
-
-
-def make_patient(settings: dict[str, Any], folder: Path, id_: str, atlas: Atlas = ()) -> dict[str, Any]:
+def make_patient(settings: dict[str, Any], folder: Path, atlas: Atlas, id_: str) -> dict[str, Any]:
     """Make one patient's files in `folder` and return its entry for cohort.json. The people of `atlas` take turns."""
     role, number = id_[0], int(id_[1:])
     seed = patient_seed(settings["seed"], role, number)
@@ -276,24 +262,14 @@ def _expected(folder: Path, settings: dict[str, Any], id_: str) -> list[Path]:
     return [folder / kind / f"{id_}.nii.gz" for kind in kinds] + [folder / "patients" / f"{id_}.json"]
 
 
-def _make_all(settings: dict[str, Any], folder: Path, ids: list[str], atlas: Atlas, workers: int, progress: bool) -> None:
-    bar = tqdm(total=len(ids), desc=f"{settings['anatomy']} patients", unit="patient", disable=None if progress and ids else True)
-    with bar:
-        if workers == 1 or len(ids) < 2:
-            for id_ in ids:
-                make_patient(settings, folder, id_, atlas)
-                bar.update()
-            return
-        try:
-            with cores.pool(min(workers, len(ids)), initializer=_set_atlas, initargs=(atlas,)) as pool:
-                for done in as_completed([pool.submit(_make_with_atlas, settings, folder, id_) for id_ in ids]):
-                    done.result()
-                    bar.update()
-        except BrokenProcessPool as error:
-            raise InputError(
-                f"workers: {workers} processes, of which one ended (no memory left, or a script that does not hide its start behind "
-                "`if __name__ == '__main__':`). Try workers=1; finished patients are kept"
-            ) from error
+def _make_all(settings: dict[str, Any], folder: Path, ids: list[str], atlas: Atlas, workers: int | None, progress: bool) -> None:
+    failures = {}
+    outcomes = cores.run_jobs(make_patient, [(id_,) for id_ in ids], workers=workers, common=(settings, folder, atlas))
+    show = {"total": len(ids), "desc": f"{settings['anatomy']} patients", "unit": "patient", "disable": None if progress and ids else True}
+    for outcome in tqdm(outcomes, **show):
+        if outcome.error:
+            failures[ids[outcome.number]] = outcome.error
+    cores.raise_failures(failures, len(ids))
 
 
 def make_cohort(
@@ -352,7 +328,7 @@ def make_cohort(
     atlas = read_atlas(_paths(labels), names, _paths(body)) if todo and labels else []  # refuses a bad map before anything is written
     if todo:
         write_json(meta, index)
-    _make_all(settings, folder, todo, atlas, workers or cores.available(), progress)
+    _make_all(settings, folder, todo, atlas, workers, progress)
 
     entries = {id_: read_json(folder / "patients" / f"{id_}.json") for id_ in ids}
     label_names = [entry.pop("label_names") for entry in entries.values()][0]

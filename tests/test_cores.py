@@ -1,0 +1,122 @@
+"""Jobs in this process, in local processes and on a Dask cluster: same results, own errors, nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from math import sqrt
+from pathlib import Path
+
+import pytest
+
+from mr2ct_lib import cores
+from mr2ct_lib.files import InputError
+
+
+def dies_once(folder: str, number: int) -> int:
+    """Kill the process that runs job 1 for the first time."""
+    marker = Path(folder) / "died"
+    if number == 1 and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number**2
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A scheduler and two workers on this machine."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=100) as local:
+        yield local
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_stops_its_own_job_only(workers):
+    outcomes = {outcome.number: outcome for outcome in cores.run_jobs(sqrt, [(4.0,), (-1.0,), (9.0,)], workers=workers)}
+    assert outcomes[0].value == 2 and outcomes[2].value == 3 and outcomes[0].error is None
+    assert isinstance(outcomes[1].error, ValueError) and outcomes[1].value is None
+
+
+def test_no_jobs_need_no_process():
+    assert list(cores.run_jobs(sqrt, [], workers=4)) == []
+
+
+def test_common_arguments_come_first():
+    outcomes = cores.run_jobs(divmod, [(4,), (5,)], workers=2, common=(23,))
+    assert {outcome.number: outcome.value for outcome in outcomes} == {0: (5, 3), 1: (4, 3)}
+
+
+def test_a_killed_local_process_is_named(tmp_path):
+    with pytest.raises(InputError, match="ended from outside"):
+        list(cores.run_jobs(dies_once, [(n,) for n in range(3)], workers=2, common=(str(tmp_path),)))
+
+
+HOLD = """
+import sys, time
+from mr2ct_lib import cores
+from mr2ct_lib.files import atomic
+
+def hold(path):
+    with atomic(path) as temporary:
+        temporary.write_text("half")
+        time.sleep(60)
+
+if __name__ == "__main__":
+    list(cores.run_jobs(hold, [(f"{sys.argv[1]}/{n}",) for n in range(3)], workers=int(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize("workers, number", [(1, signal.SIGTERM), (2, signal.SIGTERM), (2, signal.SIGKILL)])
+def test_an_ended_program_leaves_no_process_and_no_hidden_folder(tmp_path, workers, number):
+    (tmp_path / "hold.py").write_text(HOLD)
+    out = tmp_path / "out"
+    environment = os.environ | {"PYTHONPATH": str(Path(cores.__file__).parents[1])}
+    command = [sys.executable, tmp_path / "hold.py", out, str(workers)]
+    program = subprocess.Popen(command, start_new_session=True, env=environment)
+    deadline = time.monotonic() + 60
+    while len(list(out.glob(".*/*"))) < workers:  # each worker is in the middle of its file
+        assert program.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    program.send_signal(number)
+    assert program.wait(timeout=30) == (cores.TERMINATED if number == signal.SIGTERM else -number)
+    with pytest.raises(ProcessLookupError):  # the whole process group is gone
+        while time.monotonic() < deadline:
+            os.killpg(program.pid, 0)
+            time.sleep(0.02)
+    assert list(out.iterdir()) == []
+
+
+def test_a_handler_of_somebody_else_stays():
+    mine = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        handler = signal.getsignal(signal.SIGTERM)
+        with cores.sigterm_exits():
+            assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, mine)
+    with cores.sigterm_exits():
+        assert signal.getsignal(signal.SIGTERM) is not mine
+    assert signal.getsignal(signal.SIGTERM) is mine
+
+
+def test_a_cluster_does_a_killed_workers_job_again(cluster, tmp_path):
+    options = {"scheduler": cluster.scheduler_address, "common": (str(tmp_path),)}
+    outcomes = list(cores.run_jobs(dies_once, [(n,) for n in range(4)], **options))
+    assert (tmp_path / "died").exists()
+    assert sorted((outcome.number, outcome.value) for outcome in outcomes) == [(0, 0), (1, 1), (2, 4), (3, 9)]
+
+
+def test_a_cluster_hands_back_errors(cluster):
+    ended = cores.run_jobs(sqrt, [(-1.0,), (4.0,)], scheduler=cluster.scheduler_address)
+    first, second = sorted(ended, key=lambda outcome: outcome.number)
+    assert isinstance(first.error, ValueError) and second.value == 2
+
+
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
+    pytest.importorskip("distributed")
+    with pytest.raises(InputError, match="no Dask scheduler answers"):
+        list(cores.run_jobs(sqrt, [(4.0,)], scheduler="nonsense://1"))
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(InputError, match="not installed"):
+        list(cores.run_jobs(sqrt, [(4.0,)], scheduler="tcp://127.0.0.1:1"))

@@ -1,15 +1,21 @@
-"""One file over HTTP, patiently: it resumes, waits when the server says so, and never takes a piece for the whole."""
+"""One file over HTTP: goes on after a cut, waits when the server asks for it, takes no wrong answer for the file."""
 
 import re
 import shutil
+import socket
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import pooch
 import requests
+from filelock import FileLock, Timeout
 from requests.adapters import BaseAdapter, HTTPAdapter
 from tqdm.auto import tqdm
 from urllib3 import HTTPResponse
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, InvalidHeader, ProxyError, ReadTimeoutError, SSLError
 from urllib3.util.retry import Retry
 
 from data_download.registry import Remote
@@ -17,17 +23,28 @@ from mr2ct_lib import __version__
 from mr2ct_lib.files import InputError, read_json, write_json
 
 LONGEST_WAIT = 600  # seconds of Retry-After that we sit out
-ATTEMPTS = 6  # connections for one file in one run of the command
-BROKEN = (requests.exceptions.ChunkedEncodingError, requests.ConnectionError, requests.Timeout)
+ATTEMPTS = 6  # connections in a row that bring nothing new; one that brings bytes starts the count anew
+PAUSE = 0.5  # seconds before going on after a cut that came with new bytes
+CHUNK = 1 << 16
+WEB_PAGE = "a web page instead of the file (a network's login page, or maintenance)"
+BROKEN = (requests.RequestException, HTTPError, ConnectionError)  # HTTPError: urllib3's base class
+Result = TypeVar("Result")
 
-pooch.get_logger().setLevel("WARNING")
+
+class Broken(ConnectionError):
+    """An answer that ended early or cannot be used, so that the same question is worth another attempt."""
 
 
 class _Patience(Retry):
-    """urllib3's retries, which honour Retry-After; says so, and gives up beyond LONGEST_WAIT."""
+    """urllib3's retries: they honour Retry-After, with a message, but not beyond LONGEST_WAIT."""
 
     def get_retry_after(self, response: HTTPResponse) -> float | None:
-        seconds = super().get_retry_after(response)
+        try:
+            seconds = super().get_retry_after(response)
+        except InvalidHeader:
+            found = response.headers["Retry-After"]
+            tqdm.write(f"the server's Retry-After is {found!r}, neither seconds nor a date; trying again in a while")
+            return None
         if seconds and seconds > LONGEST_WAIT:
             raise InputError(
                 f"{response.geturl() or 'server'}: asks to wait {seconds:.0f} s; "
@@ -39,7 +56,7 @@ class _Patience(Retry):
 
 
 class _Refuse(BaseAdapter):
-    """Takes no request: mounted for http:// where the address was https://, so that no redirect can lower the guard."""
+    """Mounted for http:// where the address was https://, so that no redirect leads to an unprotected connection."""
 
     def send(self, request: requests.PreparedRequest, *args: object, **kwargs: object) -> requests.Response:
         raise InputError(f"{request.url}: the https address led to plain http; expected https. Report the address")
@@ -50,7 +67,14 @@ class _Refuse(BaseAdapter):
 
 def open_session(url: str) -> requests.Session:
     """Return a session that tries again on 429 and 5xx, honours Retry-After, and never falls from https to http."""
-    retry = _Patience(total=5, connect=0, read=0, status_forcelist=(429, 500, 502, 503, 504), backoff_factor=1)
+    retry = _Patience(
+        total=5,
+        connect=0,
+        read=0,
+        status_forcelist=(429, 500, 502, 503, 504),
+        backoff_factor=1,
+        raise_on_status=False,  # the last answer comes back, and `refuse` says what it is
+    )
     session = requests.Session()
     session.headers.update({"User-Agent": f"mr2ct/{__version__}", "Accept-Encoding": "identity"})
     session.mount("https://", HTTPAdapter(max_retries=retry))
@@ -62,101 +86,243 @@ def require_space(folder: Path, size: int, what: str) -> None:
     """Raise InputError when the disk that holds `folder` (which need not exist yet) has less than `size` bytes free."""
     free = shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
     if free < size:
-        raise InputError(f"{folder}: {free / 1e9:.2f} GB are free; expected {size / 1e9:.2f} GB for {what}. Make room or use --to")
+        raise InputError(
+            f"{folder}: {free / 1e9:.2f} GB are free; expected {size / 1e9:.2f} GB for {what}. Make room or use --to"
+        )
+
+
+@contextmanager
+def alone(place: Path) -> Iterator[None]:
+    """Keep other processes away from `place`. The system gives the lock back when a process dies, however it dies.
+
+    Raises InputError when another process holds the lock.
+    """
+    lock = FileLock(place.with_name(f".{place.name}.lock"), timeout=0)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"{place}: another download of it is running; expected only one. Wait until it has ended, or stop it"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{place}: cannot be written ({error.strerror or error}); use another folder") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows keeps an open file: then the empty lock file stays
+            Path(lock.lock_file).unlink()
+        lock.release()
+
+
+def cause(error: BaseException) -> tuple[str, bool]:
+    """Return in words what went wrong with a connection, and whether the server could be reached at all."""
+    kinds = _chain(error)
+    if any(isinstance(kind, socket.gaierror) for kind in kinds):
+        return "its host name is not known (DNS lookup failed)", False
+    if any(isinstance(kind, ConnectionRefusedError) for kind in kinds):
+        return "the server refuses the connection", False
+    if any(isinstance(kind, ProxyError) for kind in kinds):
+        return "the proxy does not let the request through", False
+    if any(isinstance(kind, SSLError) for kind in kinds):
+        return "the server shows no valid certificate", False
+    if any(isinstance(kind, ConnectTimeoutError) for kind in kinds):
+        return "the server does not answer", True
+    if any(isinstance(kind, ReadTimeoutError) for kind in kinds):
+        return "the server stopped sending", True
+    if isinstance(error, Broken):
+        return str(error), True
+    return "the connection broke", True
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error and all errors that led to it, through `raise from`, urllib3's `reason` and wrapped arguments."""
+    found: list[BaseException] = []
+    todo: list[object] = [error]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, BaseException) and one not in found:
+            found.append(one)
+            todo += [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
+    return found
+
+
+def refuse(response: requests.Response) -> None:
+    """Raise InputError for an answer that is not (a part of) the file: an error status or a web page."""
+    code, where = response.status_code, response.url
+    page = response.headers.get("Content-Type", "").lower().startswith("text/html")
+    kept = "What has arrived is kept"
+    if code in (200, 206) and page:
+        raise InputError(f"{where}: {WEB_PAGE} came; expected the file. Open the address in a browser. {kept}")
+    if code in (200, 206, 416):
+        return
+    what = f"{where}: the server answers {code} {response.reason}; expected the file"
+    if code in (401, 403, 407, 511):
+        raise InputError(f"{what}. It asks for a login or forbids the download: open the address in a browser. {kept}")
+    if code == 429 or code >= 500:
+        page_too = " with a maintenance page" if page else ""
+        raise InputError(f"{what}. It is overloaded or under maintenance{page_too}: try again later. {kept}")
+    raise InputError(f"{what}. The set may have moved: see its page in `python -m data_download list`")
+
+
+def patiently(attempt: Callable[[], Result], held: Callable[[], int], url: str) -> Result:
+    """Return what `attempt` returns; it is called again after a broken connection.
+
+    Gives up after ATTEMPTS calls in a row that did not raise `held()`, the number of bytes that are safe. A server that
+    was never reached is reported at once. Raises InputError that names the cause.
+    """
+    failures, reached, start = 0, False, held()
+    while True:
+        before = held()
+        try:
+            return attempt()
+        except BROKEN as error:
+            words, there = cause(error)
+            reached = reached or there or held() > start
+            failures = 0 if held() > before else failures + 1
+            if failures >= ATTEMPTS or not reached:
+                tried = "" if not reached else f", {ATTEMPTS} attempts in a row without progress"
+                raise InputError(
+                    f"{url}: {words}{tried}; expected the file. Check the network and run the same command again: "
+                    "it goes on from what has arrived"
+                ) from error
+        pause = min(2**failures, 30) if failures else PAUSE
+        tqdm.write(f"{url.rsplit('/', 1)[-1]}: {words}; going on in {pause:g} s")
+        time.sleep(pause)
+
+
+def pieces(answer: HTTPResponse) -> Iterator[bytes]:
+    """Yield the body as it arrives, so that a cut loses nothing of what came before it."""
+    while piece := answer.read1(CHUNK, decode_content=False):
+        yield piece
 
 
 def fetch(remote: Remote, folder: Path) -> Path:
     """Return the path of `remote`, complete and checked, in `folder`; downloads it when it is not there yet.
 
-    pooch checks the checksum and moves the file into place at the very end; until then it is called `.part` and a next call
-    goes on from it. Raises InputError when the file cannot be had or is not what the registry says.
+    Until it is checked the file is called `.part`, and the next call goes on from it. Raises InputError when the file
+    cannot be had, is not what the registry says, or is being downloaded by another process.
     """
+    place = folder / remote.filename
     part = folder / f"{remote.filename}.part"
+    with alone(place):
+        if place.exists() and _is_right(place, remote):
+            return place
+        try:
+            receive(remote, part)
+            if not _is_right(part, remote):
+                part.unlink()
+                raise InputError(
+                    f"{remote.url}: what arrived has another checksum than {remote.checksum}; it was thrown away. "
+                    "Run the command again; if the same happens, the publisher has changed the file"
+                )
+            part.replace(place)
+            _note(part).unlink(missing_ok=True)
+            _new(part).unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: writing failed ({error.strerror or error}); free some space or use --to"
+            ) from error
+    return place
 
-    def download(url: str, output: str, pup: object) -> None:
-        receive(remote, part)
-        part.replace(output)
-        _note(part).unlink(missing_ok=True)
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(pooch.retrieve(remote.url, remote.checksum, remote.filename, folder, downloader=download))
-    except InputError:
-        raise
-    except ValueError as error:  # pooch's word for a checksum that differs
-        raise InputError(
-            f"{remote.url}: what arrived has another checksum than {remote.checksum}; it was thrown away. "
-            "Run the command again; if it stays so, the publisher has changed the file"
-        ) from error
-    except OSError as error:
-        raise InputError(f"{folder}: writing failed ({error.strerror or error}); free some space or use --to") from error
+def _is_right(path: Path, remote: Remote) -> bool:
+    if remote.size not in (None, path.stat().st_size):
+        return False
+    if not remote.checksum:
+        return True
+    algorithm, digest = remote.checksum.split(":")
+    return pooch.file_hash(str(path), alg=algorithm) == digest
 
 
 def receive(remote: Remote, part: Path) -> None:
-    """Bring all bytes of `remote` to `part`, going on from what `part` holds when the server vouches for the same file."""
+    """Bring all bytes of `remote` to `part`, going on from what it holds where the server vouches for the same file."""
     with open_session(remote.url) as session:
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                if _receive_once(session, remote, part):
-                    return
-            except BROKEN as error:
-                if isinstance(error, requests.exceptions.SSLError):
-                    raise InputError(f"{remote.url}: {error}; expected a valid certificate. Check the network") from error
-            except requests.RequestException as error:
-                raise InputError(f"{remote.url}: {error}; expected the file. Try again later") from error
-            if attempt < ATTEMPTS:
-                seconds = min(2**attempt, 30)
-                tqdm.write(f"{remote.filename}: the connection broke; going on in {seconds} s")
-                time.sleep(seconds)
-    raise InputError(
-        f"{remote.url}: no complete answer in {ATTEMPTS} attempts; expected the file. "
-        "Check the network and run the same command again: it goes on from what has arrived"
-    )
+        patiently(lambda: _receive_once(session, remote, part), lambda: _held(part, remote.url)[0], remote.url)
 
 
-def _receive_once(session: requests.Session, remote: Remote, part: Path) -> bool:
-    """One connection; True when `part` is whole, False when the bytes that came can't be gone on from or are too few."""
-    have, validator = _held(part, remote.url)
-    headers = {"Range": f"bytes={have}-", "If-Range": validator} if have else {}
+def _receive_once(session: requests.Session, remote: Remote, part: Path) -> None:
+    """One connection. Returns when `part` is whole; raises Broken when the answer ended early or cannot be used."""
+    have, note = _held(part, remote.url)
+    headers = {"Range": f"bytes={have}-", "If-Range": note["validator"]} if have else {}
     with session.get(remote.url, headers=headers, stream=True, timeout=(15, 60)) as response:
-        content_range = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
-        if response.status_code == 416:  # nothing after what we have: whole, when the lengths agree
-            if content_range and content_range[2] == str(have) == str(remote.size or have):
-                return True
-            part.unlink(missing_ok=True)
-            return False
-        if response.status_code == 206:
-            changed = _validator(response) not in (None, validator)
-            if not have or changed or not content_range or content_range[1] != str(have):
-                part.unlink(missing_ok=True)
-                return False
-            total = int(content_range[2]) if content_range[2] != "*" else remote.size
-        elif response.status_code == 200:
-            have = 0
-            total = int(response.headers["Content-Length"]) if "Content-Length" in response.headers else remote.size
-        else:
+        refuse(response)
+        answer = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
+        validator = _validator(response)
+        length = response.headers.get("Content-Length", "") if response.status_code == 200 else answer and answer[2]
+        total = int(length) if length and length.isdigit() else None
+        expected = remote.size or (note["total"] if have else None)
+        if expected and total not in (None, expected):
+            advice = f": then delete {part} and run the command again" if have else ""
             raise InputError(
-                f"{remote.url}: the server answers {response.status_code} {response.reason}; expected the file. "
-                "The set may have moved: see its page in `python -m data_download list`"
+                f"{response.url}: offers {total} bytes; expected {expected}. Try again later, since a network's login "
+                f"page may have come instead; or the publisher has changed the file{advice}"
             )
-        if remote.size and total != remote.size:
-            part.unlink(missing_ok=True)
-            raise InputError(f"{remote.url}: offers {total} bytes; expected {remote.size}. The publisher has changed the file")
-        require_space(part.parent, (total or 0) - have, remote.filename)
-        write_json({"url": remote.url, "validator": _validator(response) or (validator if have else None)}, _note(part))
-        with (
-            part.open("r+b" if have else "wb") as file,
-            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=remote.filename) as bar,
-        ):
-            file.seek(have)
-            for chunk in response.iter_content(1 << 16):  # small, for a broken connection loses the chunk that it was in
-                file.write(chunk)
-                bar.update(len(chunk))
-    return total is None or part.stat().st_size == total
+        total = total or expected
+        if response.status_code == 416:  # there is nothing after what we have
+            if have and have == total:
+                return
+            raise InputError(
+                f"{part}: holds {have} bytes, more than the file on the server; expected a piece of it. "
+                "Delete it and try again"
+            )
+        if response.status_code == 206 and (not have or not answer or answer[1] != str(have)):
+            raise Broken("the server sends another part than was asked for")
+        if response.status_code == 206 and validator not in (None, note["validator"]):
+            raise Broken(f"the server has another version of the file than {part} (delete it if this lasts)")
+        start = have if response.status_code == 206 else 0
+        require_space(part.parent, (total or 0) - start, remote.filename)
+        about = {"url": remote.url, "validator": validator or (note["validator"] if start else None), "total": total}
+        if have and not start:  # the server begins anew: what is here stays until the new bytes are worth more
+            _begin_anew(response, part, about, have)
+        else:
+            write_json(about, _note(part))
+            _append(response, part, start, total)
+    _require_whole(part, total)
+
+
+def _begin_anew(response: requests.Response, part: Path, about: dict[str, object], have: int) -> None:
+    """Receive the whole file beside `part`, and replace `part` only by what is worth more."""
+    new, total = _new(part), about["total"]
+    try:
+        _append(response, new, 0, total)
+        _require_whole(new, total)
+        if total is None and new.stat().st_size <= have:
+            raise Broken(f"the server sends fewer bytes than {part} holds")
+    finally:
+        size = new.stat().st_size if new.exists() else 0
+        if size == total or (size > have and (total is None or about["validator"])):
+            _note(part).unlink()  # never a note beside bytes that it does not describe
+            new.replace(part)
+            write_json(about, _note(part))
+        else:
+            new.unlink(missing_ok=True)
+
+
+def _append(response: requests.Response, part: Path, start: int, total: int | None) -> None:
+    with (
+        part.open("r+b" if start else "wb") as file,
+        tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.name.removesuffix(".part")) as bar,
+    ):
+        file.seek(start)
+        for piece in pieces(response.raw):
+            if file.tell() == 0 and piece.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+                raise InputError(f"{response.url}: {WEB_PAGE} came; expected the file. Open the address in a browser")
+            file.write(piece)
+            bar.update(len(piece))
+
+
+def _require_whole(part: Path, total: int | None) -> None:
+    if total is not None and part.stat().st_size != total:
+        raise Broken("the connection ended early")
 
 
 def _note(part: Path) -> Path:
     return part.with_name(part.name + ".json")
+
+
+def _new(part: Path) -> Path:
+    return part.with_name(part.name + ".new")
 
 
 def _validator(response: requests.Response) -> str | None:
@@ -165,9 +331,20 @@ def _validator(response: requests.Response) -> str | None:
     return tag if tag.startswith('"') else response.headers.get("Last-Modified")
 
 
-def _held(part: Path, url: str) -> tuple[int, str]:
-    """Bytes that `part` holds and the validator of their file; (0, "") when nothing can be gone on from."""
+def _held(part: Path, url: str) -> tuple[int, dict[str, object]]:
+    """Bytes that `part` holds and what its note says of them; (0, {}) when nothing can be gone on from.
+
+    Raises InputError for a damaged note.
+    """
     if not part.exists() or not _note(part).exists():
-        return 0, ""
-    note = read_json(_note(part))
-    return (part.stat().st_size, note["validator"]) if note["url"] == url and note["validator"] else (0, "")
+        return 0, {}
+    try:
+        note = read_json(_note(part))
+        url_then, validator, total = note["url"], note["validator"], note.get("total")
+    except (InputError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{_note(part)}: is damaged; expected the address and version of {part.name}. Delete both to download anew"
+        ) from error
+    if url_then != url or not validator:
+        return 0, {}
+    return part.stat().st_size, {"validator": validator, "total": total}

@@ -1,129 +1,53 @@
-"""Laws of the downloader, against a server on this machine that misbehaves in every way that has been seen to happen."""
+"""Laws of the transfer of one file, against a server on this machine that misbehaves."""
 
 import hashlib
-import io
-import tarfile
-import threading
-import zipfile
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import json
+import multiprocessing
+import socket
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 from types import SimpleNamespace
 
-import nibabel as nib
 import numpy as np
 import pytest
 import requests
-from typer.testing import CliRunner
+from hostile_server import PAGE, serving
 
-from data_download import __main__ as command
-from data_download import archives, layouts, registry, transfer
-from data_download.registry import DataSet, Remote
+from data_download import transfer
+from data_download.registry import Remote
 from mr2ct_lib.files import InputError
-from mr2ct_lib.images.folders import read_cohort
 
 BODY = np.random.default_rng(0).bytes(300_000)
 MD5 = "md5:" + hashlib.md5(BODY).hexdigest()
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Serves `server.body` with ranges; `server.script` holds one misbehaviour a request, used up in order."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-    def end_headers(self) -> None:
-        self.send_header("Connection", "close")
-        super().end_headers()
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        server = self.server
-        server.requests.append(dict(self.headers))
-        deed = server.script.pop(0) if server.script else ""
-        body, self.close_connection = server.body, True
-        if deed.isdigit():
-            self.send_response(int(deed))
-            if server.wait:
-                self.send_header("Retry-After", str(server.wait))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        wanted = self.headers.get("Range", "").removeprefix("bytes=")
-        first, last = 0, len(body) - 1
-        same = self.headers.get("If-Range") in (None, server.tag)
-        partial = bool(wanted) and same and "whole" not in deed
-        if partial:
-            low, high = wanted.split("-")
-            first, last = (int(low), int(high or last)) if low else (max(0, len(body) - int(high)), last)
-            if first > last:
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(body)}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-        self.send_response(206 if partial else 200)
-        if partial:
-            start = first + 1 if "shifted" in deed else first
-            self.send_header("Content-Range", f"bytes {start}-{last}/{len(body)}")
-        if "no-length" not in deed:
-            self.send_header("Content-Length", str(last - first + 1))
-        if server.tag:
-            self.send_header("ETag", server.tag)
-        self.end_headers()
-        piece = body[first : last + 1]
-        if self.command == "GET":
-            self.wfile.write(piece[: len(piece) // 2] if "cut" in deed else piece)
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("NO_PROXY", "*")
     naps: list[float] = []
     monkeypatch.setattr("time.sleep", naps.append)
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.body, http.script, http.requests, http.wait, http.tag, http.naps = BODY, [], [], 0, '"one"', naps
-    http.url = f"http://127.0.0.1:{http.server_port}/"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield http
-    http.shutdown()
-    http.server_close()
-    thread.join()
+    with serving(BODY) as http:
+        http.naps = naps
+        yield http
 
 
 def remote(server: SimpleNamespace, name: str = "set.zip", **changes: object) -> Remote:
     return Remote(**({"url": server.url + name, "size": len(BODY), "checksum": MD5, "archive": False} | changes))
 
 
-def make_zip(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as opened:
-        for name, content in members.items():
-            opened.writestr(name, content)
-    return buffer.getvalue()
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
-def make_tar(members: dict[str, bytes], link: str | None = None) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as opened:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            opened.addfile(info, io.BytesIO(content))
-        if link:
-            info = tarfile.TarInfo("link")
-            info.type, info.linkname = tarfile.SYMTYPE, link
-            opened.addfile(info)
-    return buffer.getvalue()
-
-
-def whole_files(folder: Path) -> list[str]:
-    return [p.name for p in folder.rglob("*") if p.is_file() and ".part" not in p.name]
+def half_there(folder: Path, server: SimpleNamespace, total: int | None = len(BODY)) -> Path:
+    """A part file of an earlier run, with its note."""
+    part = folder / "set.zip.part"
+    part.write_bytes(BODY[: len(BODY) // 2])
+    note = {"url": server.url + "set.zip", "validator": '"one"', "total": total}
+    (folder / "set.zip.part.json").write_text(json.dumps(note))
+    return part
 
 
 def test_plain_download_is_the_body_and_second_call_asks_nothing(server, tmp_path):
@@ -131,61 +55,112 @@ def test_plain_download_is_the_body_and_second_call_asks_nothing(server, tmp_pat
     assert path.read_bytes() == BODY
     assert server.requests[0]["User-Agent"].startswith("mr2ct/")
     transfer.fetch(remote(server), tmp_path)
-    assert len(server.requests) == 1
-    assert whole_files(tmp_path) == ["set.zip"] and len(list(tmp_path.iterdir())) == 1
+    assert len(server.requests) == 1 and names(tmp_path) == ["set.zip"]
 
 
-def test_cut_connection_goes_on_from_what_arrived(server, tmp_path):
-    server.script = ["cut", "cut", ""]
+def test_fifty_random_cuts_need_one_start_and_lose_nothing(server, tmp_path):
+    server.script = ["random cut"] * 50
     assert transfer.fetch(remote(server), tmp_path).read_bytes() == BODY
-    assert [r.get("Range") for r in server.requests] == [None, "bytes=131072-", "bytes=196608-"]  # in whole chunks of 64 kB
-    assert server.requests[1]["If-Range"] == '"one"'
+    asked = [int(r["Range"].removeprefix("bytes=").removesuffix("-")) for r in server.requests[1:]]
+    assert len(asked) >= 40 and asked == sorted(set(asked))  # each went on behind the last one
+    assert all(r["If-Range"] == '"one"' for r in server.requests[1:]) and names(tmp_path) == ["set.zip"]
+    assert set(server.naps) == {transfer.PAUSE}
+
+
+def test_cut_connection_goes_on_from_the_last_byte(server, tmp_path):
+    server.script = ["cut", "cut"]
+    assert transfer.fetch(remote(server), tmp_path).read_bytes() == BODY
+    assert [r.get("Range") for r in server.requests] == [None, "bytes=150000-", "bytes=225000-"]
 
 
 def test_next_run_goes_on_where_the_last_one_gave_up(server, tmp_path):
     server.script = ["cut", *["503"] * 6]
-    with pytest.raises(InputError, match="503"):
+    with pytest.raises(InputError, match="503.*overloaded or under maintenance.*kept"):
         transfer.fetch(remote(server), tmp_path)
-    assert whole_files(tmp_path) == []
+    assert names(tmp_path) == ["set.zip.part", "set.zip.part.json"]
     server.script, server.requests[:] = [], []
     assert transfer.fetch(remote(server), tmp_path).read_bytes() == BODY
-    assert server.requests[0]["Range"] == "bytes=131072-"
+    assert server.requests[0]["Range"] == "bytes=150000-"
 
 
-def test_attempts_are_bounded_and_leave_nothing_whole(server, tmp_path):
+def test_attempts_without_progress_are_bounded(server, tmp_path):
     server.tag = ""  # nothing to vouch for the file: each attempt starts anew
     server.script = ["cut"] * 100
-    with pytest.raises(InputError, match="6 attempts"):
+    with pytest.raises(InputError, match="connection broke, 6 attempts in a row"):
         transfer.fetch(remote(server), tmp_path)
-    assert len(server.requests) == 6 and whole_files(tmp_path) == []
+    assert len(server.requests) == 6 and not (tmp_path / "set.zip").exists()
     assert all("Range" not in r for r in server.requests)
 
 
 @pytest.mark.parametrize("deed", ["whole", "shifted"])
-def test_wrong_answer_to_a_range_starts_anew(server, tmp_path, deed):
+def test_wrong_answer_to_a_range_is_not_glued(server, tmp_path, deed):
     server.script = ["cut", deed]
     assert transfer.fetch(remote(server), tmp_path).read_bytes() == BODY
 
 
+@pytest.mark.parametrize("deed", ["portal", "portal untyped", "portal no-length", "portal untyped no-length", "other"])
+@pytest.mark.parametrize("known", [True, False], ids=["size-known", "size-unknown"])
+def test_a_wrong_200_keeps_what_has_arrived(server, tmp_path, deed, known):
+    part = half_there(tmp_path, server)
+    server.script = [deed]
+    set_zip = remote(server) if known else remote(server, size=None)
+    with pytest.raises(InputError, match=r"web page|offers \d+ bytes; expected 300000"):
+        transfer.fetch(set_zip, tmp_path)
+    assert part.read_bytes() == BODY[:150_000]
+    assert transfer.fetch(set_zip, tmp_path).read_bytes() == BODY
+    assert server.requests[-1]["Range"] == "bytes=150000-" and names(tmp_path) == ["set.zip"]
+
+
+def test_a_server_that_begins_anew_does_not_cost_what_has_arrived_until_it_has_sent_more(server, tmp_path):
+    part = half_there(tmp_path, server)
+    server.script = ["whole random cut", "404"]
+    with pytest.raises(InputError, match="404"):
+        transfer.fetch(remote(server), tmp_path)
+    assert part.read_bytes() == BODY[:150_000] and len(names(tmp_path)) == 2
+    server.script = ["whole"]
+    assert transfer.fetch(remote(server), tmp_path).read_bytes() == BODY
+
+
 def test_a_changed_file_is_not_glued_to_the_old_piece(server, tmp_path):
-    server.script = ["cut", *["503"] * 6]
-    with pytest.raises(InputError):
-        transfer.fetch(remote(server, checksum=None), tmp_path)
-    server.script, server.tag, server.body = [], '"two"', BODY[::-1]
+    half_there(tmp_path, server)
+    server.tag, server.body = '"two"', BODY[::-1]
     assert transfer.fetch(remote(server, checksum=None), tmp_path).read_bytes() == BODY[::-1]
 
 
 def test_a_whole_part_file_needs_no_more_bytes(server, tmp_path):
-    (tmp_path / "set.zip.part").write_bytes(BODY)
-    (tmp_path / "set.zip.part.json").write_text(f'{{"url": "{server.url}set.zip", "validator": "\\"one\\""}}')
+    half_there(tmp_path, server).write_bytes(BODY)
     assert transfer.fetch(remote(server), tmp_path).read_bytes() == BODY
-    assert server.requests[0]["Range"] == "bytes=300000-"
+    assert server.requests[0]["Range"] == "bytes=300000-" and names(tmp_path) == ["set.zip"]
 
 
-def test_retry_after_is_waited_for(server, tmp_path):
+@pytest.mark.parametrize("note", ["", "{", "[]", '{"url": 1}', "null"], ids=["empty", "cut", "list", "keys", "null"])
+def test_a_damaged_note_is_said_and_nothing_is_deleted(server, tmp_path, note):
+    part = half_there(tmp_path, server)
+    (tmp_path / "set.zip.part.json").write_text(note)
+    with pytest.raises(InputError, match="set.zip.part.json: is damaged.*Delete both"):
+        transfer.fetch(remote(server), tmp_path)
+    assert part.exists() and server.requests == []
+
+
+def test_retry_after_in_seconds_is_waited_for(server, tmp_path):
     server.script, server.wait = ["429", "503"], 7
     assert transfer.fetch(remote(server), tmp_path).read_bytes() == BODY
     assert server.naps == [7, 7]
+
+
+def test_retry_after_as_a_date_is_waited_for(server, tmp_path):
+    server.script, server.wait = ["429"], formatdate(time.time() + 30, usegmt=True)
+    assert transfer.fetch(remote(server), tmp_path).read_bytes() == BODY
+    assert len(server.naps) == 1 and 25 <= server.naps[0] <= 30
+
+
+def test_retry_after_in_words_is_said_and_the_file_comes_all_the_same(server, tmp_path, capsys):
+    server.script, server.wait = ["429", "429"], "in a moment"
+    assert transfer.fetch(remote(server), tmp_path).read_bytes() == BODY
+    assert "'in a moment', neither seconds nor a date" in capsys.readouterr().out
+    server.script = ["429"] * 6
+    with pytest.raises(InputError, match="answers 429 Too Many Requests"):
+        transfer.fetch(remote(server), tmp_path / "again")
 
 
 def test_a_very_long_retry_after_is_reported(server, tmp_path):
@@ -205,25 +180,82 @@ def test_no_length_is_fine_when_whole_and_noticed_when_not(server, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [({"checksum": "md5:" + "0" * 32}, "another checksum"), ({"size": 7}, "offers 300000 bytes; expected 7")],
+    ids=["checksum", "size"],
 )
-def test_wrong_checksum_or_size_leaves_nothing(server, tmp_path, changes, words):
+def test_wrong_checksum_or_size_never_becomes_the_file(server, tmp_path, changes, words):
     with pytest.raises(InputError, match=words):
         transfer.fetch(remote(server, **changes), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "set.zip").exists() and not (tmp_path / "set.zip.part").exists()
 
 
-def test_missing_file_is_said_at_once(server, tmp_path):
-    server.script = ["404"]
-    with pytest.raises(InputError, match="404"):
+@pytest.mark.parametrize(
+    ("deed", "words"),
+    [
+        ("404", "answers 404 Not Found; expected the file. The set may have moved"),
+        ("403", "answers 403 Forbidden.*login"),
+        ("500", "answers 500 Internal Server Error"),
+        ("503 page", "answers 503 Service Unavailable.*with a maintenance page"),
+        ("portal", "a web page instead of the file"),
+    ],
+    ids=["404", "403", "500", "maintenance", "portal"],
+)
+def test_messages_name_what_the_server_said(server, tmp_path, deed, words):
+    server.script = [deed] * 6
+    with pytest.raises(InputError, match=words):
         transfer.fetch(remote(server), tmp_path)
-    assert len(server.requests) == 1 and whole_files(tmp_path) == []
+    assert PAGE[:9] not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_messages_name_why_a_server_was_not_reached(server, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]  # free from here on
+    for address, words in [
+        ("http://no-such-host.invalid/set.zip", "host name is not known .DNS"),
+        (f"http://127.0.0.1:{port}/set.zip", "refuses the connection"),
+    ]:
+        with pytest.raises(InputError, match=words) as caught:
+            transfer.fetch(Remote(address, size=1), tmp_path)
+        assert "\n" not in str(caught.value)
+    assert server.naps == []  # said at once
+
+
+def test_a_failing_network_in_the_middle_is_waited_for(server, tmp_path, monkeypatch):
+    server.script = ["cut"]
+    get, calls = requests.Session.get, []
+
+    def flaky(self, url, **more):
+        calls.append(url)
+        return get(self, "http://no-such-host.invalid/" if len(calls) in (2, 3) else url, **more)
+
+    monkeypatch.setattr(requests.Session, "get", flaky)
+    assert transfer.fetch(remote(server), tmp_path).read_bytes() == BODY
+    assert server.naps == [transfer.PAUSE, 2, 4]
+
+
+def hold(place: Path, ready, done) -> None:
+    with transfer.alone(place):
+        ready.set()
+        done.wait(30)
+
+
+def test_a_second_download_of_one_file_is_refused_while_the_first_lives(server, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    first = context.Process(target=hold, args=(tmp_path / "set.zip", ready, done))
+    first.start()
+    assert ready.wait(60)
+    with pytest.raises(InputError, match="another download of it is running"):
+        transfer.fetch(remote(server), tmp_path)
+    first.kill()  # as kill -9: the lock ends with its owner
+    first.join()
+    assert transfer.fetch(remote(server), tmp_path).read_bytes() == BODY
 
 
 def test_full_disk_is_said_before_the_body(server, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(InputError, match="are free"):
         transfer.fetch(remote(server), tmp_path)
-    assert whole_files(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_https_never_falls_back_to_http():
@@ -231,186 +263,3 @@ def test_https_never_falls_back_to_http():
         session.get("http://example.org/a.zip")
     with transfer.open_session("http://example.org/a.zip") as session:
         assert isinstance(session.get_adapter("http://x"), requests.adapters.HTTPAdapter)
-
-
-@pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_unpacking_gives_the_members_and_a_mark(tmp_path, make: Callable[..., bytes]):
-    archive = tmp_path / "x"
-    archive.write_bytes(make({"a/b.txt": b"one", "./c.txt": b"two"}))
-    archives.unpack(archive, Remote("http://x/x"), tmp_path / "out")
-    assert (tmp_path / "out/a/b.txt").read_bytes() == b"one"
-    assert sorted(whole_files(tmp_path / "out")) == ["b.txt", "c.txt", archives.MARK]
-
-
-def linked_zip() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as opened:
-        info = zipfile.ZipInfo("link")
-        info.external_attr = 0o120777 << 16
-        opened.writestr(info, "/etc/passwd")
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        *(make({"good": b"1", bad: b"2"}) for make in (make_zip, make_tar) for bad in ("../evil", "a/../../evil", "/evil")),
-        make_zip({"..\\evil": b""}),
-        make_zip({"C:/evil": b""}),
-        make_tar({"good": b"1"}, link="../outside"),
-        make_tar({"good": b"1"}, link="good"),
-        linked_zip(),
-        make_tar({"good": BODY})[:-1000],
-        make_zip({"good": BODY})[:-1000],
-        make_zip({"good": BODY}).replace(BODY[:50], bytes(50)),
-        b"no archive",
-    ],
-)
-def test_unsafe_or_damaged_archives_leave_nothing(tmp_path, content):
-    inside = tmp_path / "inside"
-    inside.mkdir()
-    archive = inside / "x"
-    archive.write_bytes(content)
-    with pytest.raises(InputError):
-        archives.unpack(archive, Remote("http://x/x"), inside / "out")
-    assert [p.name for p in inside.iterdir()] == ["x"] and [p.name for p in tmp_path.iterdir()] == ["inside"]
-
-
-def scan(path: Path, seed: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = np.random.default_rng(seed).integers(0, 100, (4, 4, 4)).astype(np.int16)
-    nib.save(nib.Nifti1Image(image, np.eye(4)), path)
-
-
-def synthrad_zip(cases: int) -> bytes:
-    names = [f"Task1/pelvis/1PA{i:03d}/{kind}.nii.gz" for i in range(1, cases + 1) for kind in ("mr", "ct", "mask")]
-    return make_zip({name: name.encode() + BODY[:20_000] for name in names})
-
-
-@pytest.fixture
-def synthrad(server, monkeypatch) -> DataSet:
-    server.body = synthrad_zip(12)
-    md5 = "md5:" + hashlib.md5(server.body).hexdigest()
-    files = (Remote(server.url + "Task1.zip", "", len(server.body), md5),)
-    data = DataSet("test", "none", "nowhere", files, layout="synthrad2023")
-    monkeypatch.setitem(registry.DATASETS, "synthrad2023", data)
-    return data
-
-
-def test_single_cases_come_without_the_whole_zip(server, synthrad, tmp_path):
-    (place,) = archives.unpack_cases(synthrad.remotes[0], tmp_path, ["1PA002"])
-    assert place == tmp_path / "Task1/pelvis/1PA002"
-    assert sorted(whole_files(tmp_path)) == ["ct.nii.gz", "mask.nii.gz", "mr.nii.gz"]
-    assert (place / "ct.nii.gz").read_bytes() == b"Task1/pelvis/1PA002/ct.nii.gz" + BODY[:20_000]
-    assert all("Range" in r for r in server.requests)
-    with pytest.raises(InputError, match=r"1PA9.*1PA001"):
-        archives.unpack_cases(synthrad.remotes[0], tmp_path, ["1PA9"])
-
-
-def test_single_cases_need_ranges_and_are_whole_or_absent(server, synthrad, tmp_path):
-    server.script = ["whole"] * 3
-    with pytest.raises(InputError, match="single cases"):
-        archives.unpack_cases(synthrad.remotes[0], tmp_path, ["1PA002"])
-    server.script = ["", "", "cut"]
-    with pytest.raises(InputError, match="single cases"):
-        archives.unpack_cases(synthrad.remotes[0], tmp_path, ["1PA002"])
-    assert whole_files(tmp_path) == []
-
-
-def test_get_brings_unpacks_arranges_and_does_not_come_twice(server, synthrad, tmp_path):
-    run = CliRunner().invoke(command.app, ["get", "synthrad2023", "--to", str(tmp_path)])
-    assert run.exit_code == 0, run.output
-    assert f"next: mr2ct prepare {tmp_path}/synthrad2023/cohort/pelvis/unpaired" in run.output
-    cohort = tmp_path / "synthrad2023/cohort/pelvis"
-    names = {side: sorted(p.name for p in (cohort / side).iterdir()) for side in ("paired/source", "paired/target")}
-    assert names["paired/source"] == names["paired/target"] == ["1PA001.nii.gz", "1PA011.nii.gz"]
-    unpaired = [{p.name for p in (cohort / "unpaired" / side).iterdir()} for side in ("source", "target")]
-    assert [len(side) for side in unpaired] == [5, 5] and not unpaired[0] & unpaired[1]
-    assert b"1PA002/mr" in (cohort / "unpaired/source/1PA002.nii.gz").read_bytes()
-    assert b"1PA003/ct" in (cohort / "unpaired/target/1PA003.nii.gz").read_bytes()
-    assert not list((tmp_path / "downloads").rglob("*.zip"))
-    before = len(server.requests)
-    assert CliRunner().invoke(command.app, ["get", "synthrad2023", "--to", str(tmp_path)]).exit_code == 0
-    assert len(server.requests) == before
-
-
-def test_cases_that_are_there_do_not_pass_for_the_whole_set(server, synthrad, tmp_path):
-    arguments = ["get", "synthrad2023", "--to", str(tmp_path)]
-    assert CliRunner().invoke(command.app, [*arguments, "--case", "1PA001"]).exit_code == 0
-    assert CliRunner().invoke(command.app, arguments).exit_code == 0
-    assert len(list((tmp_path / "synthrad2023/Task1/pelvis").iterdir())) == 12
-
-
-def test_ixi_pairs_by_person(tmp_path):
-    for person in ("IXI002-Guys-0828", "IXI012-HH-1211", "IXI013-HH-1212"):
-        scan(tmp_path / f"PD/{person}-PD.nii.gz")
-        if person != "IXI012-HH-1211":
-            scan(tmp_path / f"T2/{person}-T2.nii.gz")
-    pairs = layouts.ixi_pairs(tmp_path)
-    assert list(pairs) == ["IXI002-Guys-0828", "IXI013-HH-1212"]
-    assert layouts.arrange("ixi", tmp_path) == [tmp_path / "cohort/paired"]  # two people are too few for both cohorts
-    assert sorted(whole_files(tmp_path / "cohort")) == ["IXI002-Guys-0828.nii.gz"] * 2 + ["cohort.json"]
-
-
-def test_synthrad_cohorts_read_back_as_what_they_are(real_data, tmp_path):
-    for case in ("a", "b", "c"):
-        folder = tmp_path / "Task1/pelvis" / case
-        folder.mkdir(parents=True)
-        (folder / "mr.nii.gz").symlink_to((real_data / "mr/abdomen_mr.nii.gz").resolve())
-        (folder / "ct.nii.gz").symlink_to((real_data / "ct/abdomen_ct_small.nii.gz").resolve())
-    paired, unpaired = (read_cohort(place) for place in layouts.arrange("synthrad2023", tmp_path))
-    assert paired.paired and not unpaired.paired
-    assert (list(paired.source), list(unpaired.source), list(unpaired.target)) == (["a"], ["b"], ["c"])
-
-
-def test_chaos_dicom_becomes_nifti(real_data, tmp_path):
-    for place in ("CT/1/DICOM_anon", "MR/1/T1DUAL/DICOM_anon/InPhase"):  # a CT stands in for the MR: only the path counts
-        folder = tmp_path / "Train_Sets" / place
-        folder.parent.mkdir(parents=True)
-        folder.symlink_to((real_data / "dicom_ct").resolve())
-    assert layouts.arrange("chaos", tmp_path) == [tmp_path / "cohort/unpaired"]
-    image = nib.load(tmp_path / "cohort/unpaired/target/ct1.nii.gz")
-    assert image.shape[2] == 20 and np.asarray(image.dataobj).min() < -900
-    assert (tmp_path / "cohort/unpaired/source/mr1.nii.gz").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["get", "nonsense"], "synthrad2023"),
-        (["get", "gold-atlas"], "by hand only"),
-        (["get", "ixi", "--case", "IXI002"], "--case"),
-        (["get", "hip-labels", "--case", "Pelvic-Ref-003"], "Pelvic-Ref-001"),
-    ],
-)
-def test_errors_are_one_sentence_and_exit_code_2(monkeypatch, capsys, tmp_path, arguments, words):
-    monkeypatch.setattr("sys.argv", ["data_download", *arguments, "--to", str(tmp_path)])
-    with pytest.raises(SystemExit) as ended:
-        command.main()
-    error = capsys.readouterr().err
-    assert ended.value.code == 2 and error.startswith("error: ") and words in error and error.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_where_the_folder_should_be_is_said(server, synthrad, tmp_path):
-    (tmp_path / "file").write_text("")
-    for case in ([], ["--case", "1PA001"]):
-        run = CliRunner().invoke(command.app, ["get", "synthrad2023", "--to", str(tmp_path / "file"), *case])
-        assert isinstance(run.exception, InputError), run.output
-
-
-def test_list_names_every_set_with_its_licence():
-    output = CliRunner().invoke(command.app, ["list"]).output
-    for name, data in registry.DATASETS.items():
-        assert name in output and data.licence in output
-
-
-def test_registry_is_whole():
-    for name, data in registry.DATASETS.items():
-        assert bool(data.remotes) != bool(data.by_hand), name
-        for item in data.remotes:
-            assert item.checksum or item.size, item.url
-            assert item.url.startswith("https://") or item.checksum, item.url
-            digits = {"md5": 32, "sha256": 64}
-            assert item.checksum is None or len(item.checksum.split(":")[1]) == digits[item.checksum.split(":")[0]]
-    assert len(registry.dataset("hip-labels").remotes) == 16 and len(registry.dataset("head-labels").remotes) == 20

@@ -1,16 +1,18 @@
 """Real data sets: `python -m data_download list` says what there is, `python -m data_download get NAME` brings it."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from data_download.archives import MARK, unpack, unpack_cases
-from data_download.layouts import arrange
+from data_download.archives import MARK, sweep, unpack, unpack_cases
+from data_download.layouts import arrange, expected
+from data_download.names import as_json
 from data_download.registry import DATASETS, DataSet, Remote, dataset
-from data_download.transfer import fetch, require_space
-from mr2ct_lib.files import InputError
+from data_download.transfer import alone, fetch, require_space
+from mr2ct_lib.files import InputError, write_json
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -30,7 +32,7 @@ def list_sets() -> None:
         if len(licence) >= 22 or licence != data.licence:
             typer.echo(f"{'':<26}licence: {data.licence}")
         if data.by_hand:
-            typer.echo(f"{'':<26}{data.page}: {data.by_hand}")
+            typer.echo(f"{'':<26}{data.page}: {_by_hand(name)}")
 
 
 @app.command()
@@ -46,27 +48,73 @@ def get(
     Example: python -m data_download get synthrad2023 --case 1PA001 --case 1PA004
     """
     data = dataset(name)
-    folder = to / name
+    folder, downloads = to / name, to / "downloads" / name
     if data.by_hand:
-        raise InputError(f"NAME: {name} comes by hand only; expected a set that can be fetched. {data.page}: {data.by_hand}")
+        raise InputError(
+            f"NAME: {name} comes by hand only; expected a set that can be fetched. {data.page}: {_by_hand(name)}"
+        )
     typer.echo(f"{name}: {data.stands_for}\nlicence: {data.licence} ({data.page})")
     typer.echo(f"size: {_size(data)}; checked by: {'CRC-32 of each file' if case and _zipped(data) else data.checks}")
-    if case and _zipped(data):
-        for place in unpack_cases(data.remotes[0], folder, case):
-            typer.echo(f"here: {place}")
-    else:
-        _get_files(data, to / "downloads" / name, folder, _chosen(data, case) if case else list(data.remotes))
-        typer.echo(f"here: {folder}")
-    cohorts = arrange(data.layout, folder) if data.layout else []
-    for cohort in cohorts:
-        prepared = Path("prepared", *cohort.relative_to(to).parts)
-        typer.echo(f"next: mr2ct prepare {cohort} --out {prepared}")
+    with alone(folder):
+        sweep(folder, downloads)
+        if case and _zipped(data):
+            for place in unpack_cases(data.remotes[0], folder, case):
+                typer.echo(f"here: {place}")
+        else:
+            _get_files(data, downloads, folder, _chosen(data, case) if case else list(data.remotes))
+            typer.echo(f"here: {folder}")
+        if data.names:
+            write_json(as_json(data.names), folder / "names.json")
+        cohorts = arrange(data.layout, folder) if data.layout else []
+    _say_next(cohorts, to)
     if not cohorts:
-        typer.echo(f"next: {data.after.format(folder=folder)}")
+        typer.echo(f"next: {data.after.format(folder=shlex.quote(str(folder)))}")
+
+
+@app.command("arrange")
+def arrange_folder(
+    name: Annotated[str, typer.Argument(help="The set, as `list` calls it.")],
+    folder: Annotated[Path, typer.Argument(help="Where you unpacked what its publisher sent you.")],
+) -> None:
+    """Arrange a data set that came by hand as cohorts in FOLDER/cohort, with labels where it has them.
+
+    Example: python -m data_download arrange mm-whs data/mm-whs
+    """
+    data = dataset(name)
+    if not data.layout:
+        why = data.by_hand or "it holds label maps, which `mr2ct cohort --labels` reads as they are"
+        raise InputError(f"NAME: {name} has no layout that is known here; expected one that has. {data.page}: {why}")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is no folder; expected the unpacked files of {name}. Check the path")
+    with alone(folder):
+        sweep(folder)
+        cohorts = arrange(data.layout, folder)
+    if not cohorts:
+        raise InputError(f"{folder}: holds no scans of {name}; expected {expected(data.layout)} in it. Check the path")
+    _say_next(cohorts, folder.parent)
+
+
+def _say_next(cohorts: list[Path], root: Path) -> None:
+    for cohort in cohorts:
+        prepared = Path("prepared", *cohort.relative_to(root).parts)
+        command = f"mr2ct prepare {shlex.quote(str(cohort))} --out {shlex.quote(str(prepared))}"
+        empty = [domain for domain in ("source", "target") if not any((cohort / domain).iterdir())]
+        if empty:
+            what = {"source": "MR", "target": "CT"}[empty[0]]
+            command = f"put {what} scans into {shlex.quote(str(cohort / empty[0]))}, which is empty, then: {command}"
+        typer.echo(f"next: {command}")
+
+
+def _by_hand(name: str) -> str:
+    data = dataset(name)
+    return f"{data.by_hand}" + (f"; then: python -m data_download arrange {name} FOLDER" if data.layout else "")
 
 
 def _get_files(data: DataSet, downloads: Path, folder: Path, remotes: list[Remote]) -> None:
     missing = [remote for remote in remotes if not (remote.archive and (folder / remote.path / MARK).exists())]
+    for remote in remotes:
+        if remote not in missing:
+            (downloads / remote.filename).unlink(missing_ok=True)  # of a run that ended just after unpacking
     need = sum((remote.size or 0) * (2 if remote.archive else 1) for remote in missing)  # the archive and what is in it
     have = sum(file.stat().st_size for file in downloads.glob("*") if file.is_file())
     require_space(folder, need - have, "the set and its archive" if data.remotes[0].archive else "the set")

@@ -1,12 +1,14 @@
 """The data sets that `python -m data_download` knows: where they are, what they stand for, and how they are checked.
 
 Sizes are bytes, checksums "md5:..." or "sha256:..." as their publishers give them (those of the two GitHub sets were
-computed from the named commit). None means that no size or checksum is known: the command says so, and checks what it can.
+computed from the named commit). None means that no size or checksum is known: the command says so, and checks what it
+can. `layout` names the function of `layouts` that arranges the set; a set by hand without one has no layout known here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from data_download import names
 from mr2ct_lib.files import InputError
 
 
@@ -38,6 +40,7 @@ class DataSet:
     layout: str | None = None
     after: str = "put scans as NIfTI into COHORT/source and COHORT/target, then: mr2ct prepare COHORT --out PREPARED"
     by_hand: str | None = None
+    names: Mapping[int, str] | None = None  # of a set that is itself label maps: written beside them
 
     @property
     def size(self) -> int | None:
@@ -145,9 +148,10 @@ DATASETS: dict[str, DataSet] = {
         "CC BY-NC 4.0",
         "https://zenodo.org/records/15373853",
         (_zenodo(15373853, "synthRAD2025_Task1_Train.zip", "", 14846718591),),
+        layout="synthrad2025",
     ),
     "chaos": DataSet(
-        "unpaired abdominal CT and MR, DICOM (abdomen)",
+        "unpaired abdominal CT and MR, DICOM; labels: liver, in MR kidneys and spleen, too (abdomen)",
         "CC BY-NC-SA 4.0",
         "https://zenodo.org/records/3431873",
         (
@@ -174,6 +178,7 @@ DATASETS: dict[str, DataSet] = {
                 "md5:6b5524af4b15e6ba06ef2d700c0c73e0",
             ),
         ),
+        layout="totalsegmentator",
     ),
     "totalsegmentator-ct": DataSet(
         "1228 CT, labelled (hip CT; label maps)",
@@ -188,6 +193,7 @@ DATASETS: dict[str, DataSet] = {
                 "md5:fe250e5718e0a3b5df4c4ea9d58a62fe",
             ),
         ),
+        layout="totalsegmentator",
     ),
     "totalsegmentator-mri": DataSet(
         "616 MR, labelled (hip MR; label maps)",
@@ -202,6 +208,7 @@ DATASETS: dict[str, DataSet] = {
                 "md5:54638f4cb883ce3b34225195358c398f",
             ),
         ),
+        layout="totalsegmentator",
     ),
     "amos22": DataSet(
         "500 CT and 100 MR of the abdomen, aorta labelled (abdomen; ids from 500 on are MR)",
@@ -217,6 +224,7 @@ DATASETS: dict[str, DataSet] = {
             ),
         ),
         size_hint="about 24.2 GB",
+        layout="amos22",
     ),
     "ctpelvic1k": DataSet(
         "103 pelvic CT with bone masks (hip CT; mask value 2 is the left hip)",
@@ -232,6 +240,7 @@ DATASETS: dict[str, DataSet] = {
                 "md5:7696eb7c4da91f989d6842d7b422efd9",
             ),
         ),
+        layout="ctpelvic1k",
     ),
     "hip-labels": DataSet(
         "4 hips, 28 muscles and bones labelled, with body masks (virtual patients of the hip)",
@@ -239,43 +248,51 @@ DATASETS: dict[str, DataSet] = {
         "https://github.com/yuta-hi/pelvic-annonation",
         _github(_PELVIC_ANNOTATION, _HIP_FILES),
         after="mr2ct cohort hip --labels {folder}/Pelvic-Ref-001/label.mhd --labels {folder}/Pelvic-Ref-002/label.mhd "
-        "--names NAMES.json --out cohorts/hip",
+        "--names {folder}/names.json --out cohorts/hip",
+        names=names.HIP,
     ),
     "head-labels": DataSet(
         "20 heads, labelled (virtual patients of the head)",
         "Apache-2.0",
         "https://github.com/BBillot/SynthSeg",
         _github(_SYNTHSEG, [(f"training_seg_{number}.nii.gz", size, md5) for number, size, md5 in _HEAD_FILES]),
-        after="mr2ct cohort head --labels {folder}/training_seg_01.nii.gz --names NAMES.json --out cohorts/head",
+        after="mr2ct cohort head --labels {folder}/training_seg_01.nii.gz --names {folder}/names.json "
+        "--out cohorts/head",
+        names=names.HEAD,
     ),
     "pelvic-reference": DataSet(
         "58 pelvic CT, DICOM: the scans under hip-labels",
         "see the collection's page",
         "https://doi.org/10.7937/TCIA.2019.woskq5oo",
         by_hand="choose the series on the page and download them with the NBIA Data Retriever",
+        layout="pelvic-reference",
     ),
     "gold-atlas": DataSet(
         "paired MR and CT of the male pelvis",
         "on request",
         "https://zenodo.org/records/583096",
-        by_hand="ask for access on the record's page",
+        by_hand="ask for access on the record's page. Its layout is not known here: a patient's folder holds the DICOM "
+        "files of several series, and one of the two CT is the other deformed to the MR",
     ),
     "csiro-hipmri": DataSet(
         "MR of the male hip region, labelled",
         "see the page",
         "https://doi.org/10.25919/45t8-p065",
         by_hand="download it through the CSIRO data portal",
+        layout="csiro-hipmri",
     ),
     "lund-probe": DataSet(
         "pelvic MR with a CT that is itself synthetic: no truth for MR to CT",
         "on request",
         "search for LUND-PROBE",
         by_hand="ask its authors for access",
+        layout="lund-probe",
     ),
     "mm-whs": DataSet(
         "CT and MR of the heart, unpaired",
         "on request",
         "search for MM-WHS",
         by_hand="register on the challenge's page",
+        layout="mm-whs",
     ),
 }

@@ -1,28 +1,25 @@
-"""Volumes that carry their place in the patient: NIfTI and DICOM in and out, orientation, reslicing, slices.
+"""Volumes that know their place in the patient: files in and out, orientation, reslicing, slices.
 
-Inside the library every array lies in RAS+ order: `array[i, j, k]` with i towards the patient's right, j towards
-anterior, k towards superior, and `affine @ (i, j, k, 1)` is the voxel's centre in mm. Oblique scans stay oblique:
-only axes are permuted and flipped.
+Inside the library every array is in RAS+ order: in `array[i, j, k]`, i grows towards the patient's right, j towards
+anterior, k towards superior, and `affine @ (i, j, k, 1)` is the centre of the voxel in mm. Oblique scans stay oblique:
+axes are only permuted and flipped.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
-from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from mr2ct_lib.files import InputError, atomic
+from mr2ct_lib.images.scan_files import LPS, NIFTI, UNIT_MARK, UNITS, ScanFile, open_scan, sitk_affine
 
-NIFTI = (".nii", ".nii.gz")
-META = (".mha", ".mhd", ".nrrd")
+if TYPE_CHECKING:  # SimpleITK and nibabel are imported where they are used: inference starts without them
+    import SimpleITK as sitk
+
 RAS = ("R", "A", "S")
-UNITS = ("HU", "a.u.", "%", "SD", "label")
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_UNIT_MARK = "unit="  # in the NIfTI field `descrip`, so that a volume written here is read with its unit
 # plane -> (axis that numbers the slices, axis of rows, axis of columns, reversed axes): radiological images
 _PLANES = {
     "coronal": (1, 2, 0, (0, 2)),
@@ -33,17 +30,35 @@ PLANES = tuple(_PLANES)
 
 
 @dataclass(frozen=True)
+class NiftiForms:
+    """The fields of a NIfTI header that place its voxels (sform, qform, codes, unit), as stored.
+
+    They hold for one grid: `shape` (I, J, K) and `affine` (4, 4) of the volume in RAS+ order.
+    """
+
+    fields: dict[str, np.ndarray]
+    shape: tuple[int, ...]
+    affine: np.ndarray
+
+    def hold_for(self, volume: "Volume") -> bool:
+        """Return whether `volume` still lies on the grid of the file."""
+        return self.shape == volume.array.shape and np.allclose(self.affine, volume.affine, rtol=0, atol=1e-6)
+
+
+@dataclass(frozen=True)
 class Volume:
     """A scan or label map.
 
-    `array` (I, J, K) in RAS+ order; `affine` (4, 4) voxel -> mm; `unit` "HU", "a.u.", "%", "SD" or "label";
-    `axcodes` is the orientation of the file that it came from, which `write_volume` restores.
+    `array` (I, J, K) in RAS+ order; `affine` (4, 4), voxel to mm; `unit` "HU", "a.u.", "%", "SD" or "label".
+    `axcodes` is the orientation of the file that the volume came from, and `forms` its NIfTI forms, if any;
+    `write_volume` restores both. A result on the same grid keeps them: `scan.replace(array=..., unit=...)`.
     """
 
     array: np.ndarray
     affine: np.ndarray
     unit: str = "a.u."
     axcodes: tuple[str, str, str] = RAS
+    forms: NiftiForms | None = None
 
     def __post_init__(self) -> None:
         if self.array.ndim != 3:
@@ -57,7 +72,7 @@ class Volume:
         """Distance between voxel centres along i, j, k in mm, (3,)."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
-    def replace(self, **changes: object) -> "Volume":
+    def replace(self, **changes: Any) -> "Volume":
         """Return a copy with some fields changed.
 
         >>> Volume(np.zeros((2, 2, 2)), np.eye(4)).replace(unit="HU").unit
@@ -67,54 +82,64 @@ class Volume:
 
 
 def read_volume(path: str | Path, unit: str | None = None) -> Volume:
-    """Read a NIfTI, MetaImage or NRRD file or a DICOM folder (one series in it or below, rescaled to its unit) into RAS+ order.
+    """Read a NIfTI, MetaImage or NRRD file or a DICOM folder into RAS+ order.
 
-    Scans come as float32, `unit="label"` as int16. Without `unit`: HU for a CT series, what `write_volume` noted,
-    else "a.u.".
+    Args:
+        path: the file, or a folder with one DICOM series in it or below it (see `images.dicom`).
+        unit: of the values. Without it: HU for a CT series, what `write_volume` noted in a NIfTI, else "a.u.".
 
-    Raises InputError, naming the file, when it is missing, not an image, not 3D (2D, 4D, RGB), holds NaN or infinite
-    voxels, has a singular affine, is constant (labels may be), or when a label map holds other than whole numbers
-    from 0 to 32767.
+    Returns:
+        A volume with float32 values; int16 when the unit is "label".
+
+    Raises InputError, naming the file, when it is missing, not an image, not 3D (2D, 4D, RGB), too large for the
+    memory, holds NaN or infinite voxels, has a singular affine or impossible voxel sizes, is constant (labels may be),
+    or when a label map holds anything but whole numbers from 0 to 32767.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: does not exist; expected a NIfTI file or a DICOM folder. Check the path")
-    if path.is_dir():
-        array, affine, axcodes, found = _read_dicom(path)
-    elif path.name.lower().endswith(NIFTI):
-        array, affine, axcodes, found = _read_nifti(path)
-    elif path.name.lower().endswith(META):
-        array, affine, axcodes, found = _read_meta(path)
-    else:
+    file = open_scan(path)
+    try:
+        return _checked_volume(file, file.read(), path, unit or file.unit or "a.u.")
+    except MemoryError as error:
         raise InputError(
-            f"{path}: the name ends with {path.suffix or 'nothing'!r}; expected .nii, .nii.gz, .mha, .mhd, .nrrd or "
-            f"a DICOM "
-            "folder. Convert it (dcm2niix) or give the folder"
-        )
-    unit = unit or found or "a.u."
-    if not np.isfinite(array).all():
-        count = int((~np.isfinite(array)).sum())
-        raise InputError(f"{path}: {count} voxels are NaN or infinite; expected finite values. Repair or leave out this scan")
-    if unit == "label":
-        if (array != np.round(array)).any() or array.min() < 0 or array.max() > np.iinfo(np.int16).max:
-            raise InputError(
-                f"{path}: is no label map (values {array.min():g} to {array.max():g}); expected whole numbers >= 0. Choose the label file"
-            )
-        return Volume(array.astype(np.int16), affine, unit, axcodes)
-    if array.min() == array.max():
-        raise InputError(f"{path}: every voxel is {array.min():g}; expected a scan of something. Choose another file")
-    return Volume(array.astype(np.float32), affine, unit, axcodes)
+            f"{path}: its {' x '.join(map(str, file.shape))} voxels do not fit into memory; expected a smaller volume. "
+            "Crop or downsample it, or close other programs"
+        ) from error
+
+
+def read_grid(path: str | Path) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Return the shape (I, J, K) and affine (4, 4) that `read_volume` gives, from the header alone.
+
+    Raises InputError as `read_volume` does, except for what only the voxels show.
+    """
+    file = open_scan(Path(path))
+    orientation, affine, _ = _ras(file.shape, file.affine)
+    order = np.argsort(orientation[:, 0])
+    return tuple(int(file.shape[axis]) for axis in order), affine
 
 
 def write_volume(volume: Volume, path: str | Path, dtype: type | str | None = None) -> None:
-    """Write a NIfTI atomically, in the orientation that the volume came from.
+    """Write a NIfTI atomically, in the orientation of the file that the volume came from.
 
-    Without `dtype`: HU as int16, labels as uint8 (int16 above 255), anything else as float32. Whole-number types are
-    rounded and clipped to their range. Raises InputError when the name is no NIfTI name or the disk refuses.
+    A volume on the grid of a NIfTI keeps that file's sform and qform with their codes, so that every viewer puts both
+    at one place. Otherwise both forms hold the affine with code 1 (scanner); a sheared one goes into the sform alone,
+    since a qform cannot hold it.
+
+    Args:
+        volume: any.
+        path: ends with .nii or .nii.gz.
+        dtype: of the file. By default int16 for HU, uint8 for labels (int16 above 255), float32 for anything else.
+            Values are rounded and clipped to the range of a whole-number type.
+
+    Raises InputError when the name is not that of a NIfTI or the disk refuses.
     """
+    import nibabel as nib
+    from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+
     path = Path(path)
     if not path.name.lower().endswith(NIFTI):
-        raise InputError(f"{path}: the name ends with {path.suffix or 'nothing'!r}; expected .nii or .nii.gz. Rename the output")
+        raise InputError(
+            f"{path}: the name ends with {path.suffix or 'nothing'!r}; expected .nii or .nii.gz. Rename the output"
+        )
     array = volume.array
     if dtype is None:
         labels = np.uint8 if array.max(initial=0) <= 255 else np.int16
@@ -125,22 +150,41 @@ def write_volume(volume: Volume, path: str | Path, dtype: type | str | None = No
         array = np.clip(np.round(array), limits.min, limits.max)
     change = ornt_transform(axcodes2ornt(RAS), axcodes2ornt(volume.axcodes))
     affine = volume.affine @ inv_ornt_aff(change, array.shape)
-    image = nib.Nifti1Image(np.ascontiguousarray(apply_orientation(array, change)).astype(dtype), affine)
-    image.set_sform(affine, 1)  # 1: scanner coordinates
-    image.set_qform(affine, 1)
-    image.header.set_xyzt_units("mm")
-    image.header["descrip"] = f"mr2ct {_UNIT_MARK}{volume.unit}"
+    array = np.ascontiguousarray(apply_orientation(array, change)).astype(dtype)
+    header = nib.Nifti1Header()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(array.shape)
+    if volume.forms is not None and volume.forms.hold_for(volume):
+        for name, value in volume.forms.fields.items():
+            header[name] = value
+    else:
+        header.set_xyzt_units("mm")
+        header.set_sform(affine, 1)
+        header.set_qform(affine, 1)
+        if not np.allclose(header.get_qform(), affine, rtol=0, atol=1e-3):
+            header["qform_code"] = 0
+    header["descrip"] = f"mr2ct {UNIT_MARK}{volume.unit}"
     with atomic(path) as temporary:
-        nib.save(image, temporary)
+        nib.save(nib.Nifti1Image(array, header.get_best_affine(), header), temporary)
 
 
-def reslice(volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, order: int = 1, fill: float | None = None) -> Volume:
-    """Return `volume` on another grid (`shape`, `affine`), any orientation.
+def reslice(
+    volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, order: int = 1, fill: float | None = None
+) -> Volume:
+    """Return `volume` on another grid, of any orientation.
 
-    `order` 0 takes the nearest voxel (always for labels), 1 interpolates linearly, 3 by cubic B-splines. A coarser
-    grid is smoothed first (Gaussian of (ratio - 1) / 2 voxels), as a scanner with larger voxels would have seen it.
-    A voxel reaches half its size from its centre; beyond, `fill` holds: -1000 for HU and 0 otherwise.
+    A coarser grid is smoothed first (Gaussian of (ratio - 1) / 2 voxels), as a scanner with larger voxels would have
+    seen it. A voxel reaches half its size from its centre.
+
+    Args:
+        volume: any number of slices.
+        shape: (I, J, K) of the new grid.
+        affine: (4, 4) of the new grid, voxel to mm.
+        order: 0 takes the nearest voxel (always for labels), 1 interpolates linearly, 3 by cubic B-splines.
+        fill: the value outside of the volume; by default -1000 for HU, 0 otherwise.
     """
+    import SimpleITK as sitk
+
     if fill is None:
         fill = -1000.0 if volume.unit == "HU" else 0.0
     order = 0 if volume.unit == "label" else order
@@ -152,13 +196,7 @@ def reslice(volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, ord
         ratio = np.abs(np.linalg.solve(volume.affine[:3, :3], affine[:3, :3])).max(axis=1)
         sigma = np.maximum(ratio - 1, 0) / 2
         for axis in np.flatnonzero(sigma > 0.05):
-            image = sitk.RecursiveGaussian(
-                image,
-                float(sigma[axis] * volume.spacing[axis]),
-                False,
-                sitk.RecursiveGaussianImageFilter.ZeroOrder,
-                int(axis),
-            )
+            image = _smoothed(image, int(axis), float(sigma[axis] * volume.spacing[axis]))
     grid = sitk.ResampleImageFilter()
     grid.SetSize([int(n) for n in shape])
     spacing, direction, origin = _sitk_geometry(affine)
@@ -171,12 +209,23 @@ def reslice(volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, ord
     return Volume(np.ascontiguousarray(array).astype(dtype, copy=False), affine, volume.unit)
 
 
+def _smoothed(image: "sitk.Image", axis: int, sigma: float) -> "sitk.Image":
+    """Return the image smoothed along one axis by a Gaussian of `sigma` mm, its edges continued."""
+    import SimpleITK as sitk
+
+    missing = [0, 0, 0]
+    missing[axis] = max(0, 4 - image.GetSize()[axis])  # ITK's recursive filter needs four voxels
+    padded = sitk.ZeroFluxNeumannPad(image, [0, 0, 0], missing) if missing[axis] else image
+    smooth = sitk.RecursiveGaussian(padded, sigma, False, sitk.RecursiveGaussianImageFilter.ZeroOrder, axis)
+    return sitk.Crop(smooth, [0, 0, 0], missing) if missing[axis] else smooth
+
+
 def slices_of(volume: Volume | np.ndarray, plane: str) -> np.ndarray:
     """Return the radiological images (N, H, W) of a volume, ordered by increasing array index.
 
-    Coronal: rows superior -> inferior, columns the patient's right -> left; axial: rows anterior -> posterior,
-    columns right -> left; sagittal: rows superior -> inferior, columns anterior -> posterior. A view where possible,
-    not a copy.
+    Coronal: rows from superior to inferior, columns from the patient's right to left; axial: rows from anterior to
+    posterior, columns from right to left; sagittal: rows from superior to inferior, columns from anterior to
+    posterior. A view where possible, not a copy.
 
     >>> slices_of(np.zeros((4, 5, 6)), "coronal").shape
     (5, 6, 4)
@@ -193,15 +242,19 @@ def volume_from_slices(stack: np.ndarray, plane: str) -> np.ndarray:
 
 
 def plane_axes(plane: str) -> tuple[int, int, int, tuple[int, int]]:
-    """Return (axis of slices, axis of rows, axis of columns, reversed axes) of a plane. Raises InputError for an
-    unknown one."""
+    """Return the axis of slices, of rows and of columns, and the reversed axes of a plane.
+
+    Raises InputError for an unknown plane.
+    """
     if plane not in _PLANES:
         raise InputError(f"plane: {plane!r}; expected one of {', '.join(PLANES)}. Choose one of them")
     return _PLANES[plane]
 
 
-def to_sitk(volume: Volume) -> sitk.Image:
-    """Return the volume as a SimpleITK image at the same place (SimpleITK speaks LPS)."""
+def to_sitk(volume: Volume) -> "sitk.Image":
+    """Return the volume as a SimpleITK image at the same place (SimpleITK works in LPS)."""
+    import SimpleITK as sitk
+
     array = volume.array
     array = array.astype({"b": np.uint8, "f": np.float32}.get(array.dtype.kind, array.dtype), copy=False)
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
@@ -212,15 +265,22 @@ def to_sitk(volume: Volume) -> sitk.Image:
     return image
 
 
-def from_sitk(image: sitk.Image, unit: str = "a.u.") -> Volume:
+def from_sitk(image: "sitk.Image", unit: str = "a.u.") -> Volume:
     """Return a 3D SimpleITK image as a Volume in RAS+ order."""
-    array, affine, axcodes = _canonical(sitk.GetArrayFromImage(image).transpose(2, 1, 0), _sitk_affine(image))
+    import SimpleITK as sitk
+
+    array, affine, axcodes = _canonical(sitk.GetArrayFromImage(image).transpose(2, 1, 0), sitk_affine(image))
     return Volume(array, affine, unit, axcodes)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """SimpleITK works on one thread inside: same bits whatever the machine (a filter's own setting misses its inner filters)."""
+    """Let SimpleITK work on one thread inside the block, for the same bits on every machine.
+
+    The number of threads that a filter offers does not reach its inner filters.
+    """
+    import SimpleITK as sitk
+
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:
@@ -231,122 +291,43 @@ def one_thread() -> Iterator[None]:
 
 def _sitk_geometry(affine: np.ndarray) -> tuple[list[float], list[float], list[float]]:
     """Return spacing, direction and origin (LPS) of an affine (RAS)."""
-    lps = _LPS @ affine
+    lps = LPS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     return spacing.tolist(), (lps[:3, :3] / spacing).ravel().tolist(), lps[:3, 3].tolist()
 
 
-def _sitk_affine(image: sitk.Image) -> np.ndarray:
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return _LPS @ affine
+def _ras(shape: tuple[int, ...], affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, str, str]]:
+    """Return the orientation of a grid, its affine after its axes are in RAS+ order, and its axis codes."""
+    from nibabel.orientations import inv_ornt_aff, io_orientation, ornt2axcodes
+
+    orientation = io_orientation(affine)
+    return orientation, affine @ inv_ornt_aff(orientation, shape), ornt2axcodes(orientation)
 
 
 def _canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, str, str]]:
     """Permute and flip axes to the nearest RAS+ order; every voxel keeps its place in mm."""
-    stored = io_orientation(affine)
-    axcodes = nib.orientations.ornt2axcodes(stored)
-    moved = np.ascontiguousarray(apply_orientation(array, stored))
-    return moved, affine @ inv_ornt_aff(stored, array.shape), axcodes
+    from nibabel.orientations import apply_orientation
+
+    orientation, ras_affine, axcodes = _ras(array.shape, affine)
+    return np.ascontiguousarray(apply_orientation(array, orientation)), ras_affine, axcodes
 
 
-def _checked_affine(affine: np.ndarray, path: Path) -> np.ndarray:
-    affine = np.asarray(affine, dtype=np.float64)
-    matrix = affine[:3, :3]
-    if not np.isfinite(affine).all() or abs(np.linalg.det(matrix)) <= 1e-6 * max(np.linalg.norm(matrix, axis=0).prod(), 1e-9):
+def _checked_volume(file: ScanFile, array: np.ndarray, path: Path, unit: str) -> Volume:
+    """Return what a file holds as a Volume. Raises InputError for values that no scan or label map has."""
+    array, affine, axcodes = _canonical(array, file.affine)
+    forms = None if file.forms is None else NiftiForms(file.forms, array.shape, affine)
+    if not np.isfinite(array).all():
+        count = int((~np.isfinite(array)).sum())
         raise InputError(
-            f"{path}: its affine is singular or not finite, so its voxels have no place in mm; expected an invertible "
-            "affine. Repair the header or export the scan again"
+            f"{path}: {count} voxels are NaN or infinite; expected finite values. Repair or leave out this scan"
         )
-    return affine
-
-
-def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, str, str], str | None]:
-    try:
-        image = nib.load(path)
-        array = np.asanyarray(image.dataobj)
-        affine = image.affine
-        description = image.header["descrip"].item().decode("latin-1")
-    except Exception as error:  # nibabel, gzip and zlib raise many kinds for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path}: is not a readable NIfTI image ({reason}); expected a whole .nii or .nii.gz file. Copy or export it again"
-        ) from error
-    if array.dtype.names or array.dtype.kind == "c":
-        raise InputError(f"{path}: holds colours or complex numbers; expected one number a voxel. Export the scan as grey values")
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim != 3 or min(array.shape) < 1:
-        raise InputError(f"{path}: has shape {array.shape}; expected a 3D volume. Split it into 3D files, one a scan")
-    array, affine, axcodes = _canonical(array, _checked_affine(affine, path))
-    unit = description.partition(_UNIT_MARK)[2].strip("\0 ")
-    return array, affine, axcodes, unit if unit in UNITS else None
-
-
-def _read_meta(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, str, str], str | None]:
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise InputError(f"{path}: is not a readable image; expected a whole MetaImage or NRRD file. Copy or export it again") from error
-    return *_from_sitk_checked(image, path), None
-
-
-def _from_sitk_checked(image: sitk.Image, path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, str, str]]:
-    if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() != 3:
-        shape = (*image.GetSize(), image.GetNumberOfComponentsPerPixel())
-        raise InputError(f"{path}: has size and channels {shape}; expected a 3D volume of one channel. Split it or export grey values")
-    return _canonical(sitk.GetArrayFromImage(image).transpose(2, 1, 0), _checked_affine(_sitk_affine(image), path))
-
-
-def _read_dicom(folder: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, str, str], str | None]:
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    reader, inside = sitk.ImageSeriesReader, [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
-    series = [reader.GetGDCMSeriesFileNames(str(f), one) for f in inside for one in reader.GetGDCMSeriesIDs(str(f))]
-    if len(series) != 1:
-        listed = ", ".join(f"one of {len(names)} files in {Path(names[0]).parent.relative_to(folder)}" for names in series)
-        raise InputError(
-            f"{folder}: holds {len(series)} DICOM series{f' ({listed})' if series else ''}; expected one, here or in a folder below. "
-            "Put the scan's own series into a folder of its own"
-        )
-    (names,) = series
-    modality, positions = "", []
-    header = sitk.ImageFileReader()
-    try:
-        for name in names:
-            header.SetFileName(name)
-            header.ReadImageInformation()
-            positions.append(header.GetOrigin())
-        modality = header.GetMetaData("0008|0060").strip() if header.HasMetaDataKey("0008|0060") else ""
-        image = sitk.ReadImage(names)  # applies each slice's rescale slope and intercept
-    except RuntimeError as error:
-        raise InputError(
-            f"{folder}: its DICOM files cannot be read as one volume; expected slices of one size and kind. Export the series again"
-        ) from error
-    gaps = np.linalg.norm(np.diff(positions, axis=0), axis=1) if len(names) > 1 else np.ones(1)
-    if gaps.max() > 1.01 * gaps.min() + 0.01:
-        raise InputError(
-            f"{folder}: its slices lie {gaps.min():.3g} to {gaps.max():.3g} mm apart; expected even distances. "
-            f"Slices are "
-            "missing or doubled: copy the series again"
-        )
-    array, affine, axcodes = _from_sitk_checked(image, folder)
-    return array, affine, axcodes, "HU" if modality == "CT" else None
-
-
-def read_grid(path: str | Path) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Return (shape, affine) in RAS+ order of a NIfTI without reading its voxels; of anything else by reading it."""
-    path = Path(path)
-    try:
-        image = nib.load(path)
-        shape, affine = image.shape, image.affine
-        if len(shape) != 3 or image.get_data_dtype().names:
-            raise ValueError("not a plain 3D volume")
-        stored = io_orientation(_checked_affine(affine, path))
-    except InputError:
-        raise
-    except Exception:  # let the reader say what is wrong
-        volume = read_volume(path)
-        return volume.array.shape, volume.affine
-    order = np.argsort(stored[:, 0])
-    return tuple(int(shape[axis]) for axis in order), affine @ inv_ornt_aff(stored, shape)
+    if unit == "label":
+        if (array != np.round(array)).any() or array.min() < 0 or array.max() > np.iinfo(np.int16).max:
+            raise InputError(
+                f"{path}: is no label map (values {array.min():g} to {array.max():g}); expected whole numbers >= 0. "
+                "Choose the label file"
+            )
+        return Volume(array.astype(np.int16), affine, unit, axcodes, forms)
+    if array.min() == array.max():
+        raise InputError(f"{path}: every voxel is {array.min():g}; expected a scan of something. Choose another file")
+    return Volume(array.astype(np.float32), affine, unit, axcodes, forms)

@@ -68,7 +68,7 @@ def network_slices(volume: Volume, translator: Translator, domain: str) -> tuple
         result = Volume(volume_from_slices(slices[:, *where], plane), resized.affine, unit)
         if resized is not scan:
             result = reslice(result, volume.array.shape, volume.affine, order=0 if unit == "label" else 1, fill=fill)
-        return Volume(result.array, volume.affine, unit, volume.axcodes)
+        return volume.replace(array=result.array, unit=unit)
 
     return window.to_network(stack).astype(np.float32), put_back
 

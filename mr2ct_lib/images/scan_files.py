@@ -1,0 +1,161 @@
+"""Files that hold scans: what a header says about the grid, and the voxels, in the file's own order of axes."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mr2ct_lib.files import InputError
+
+if TYPE_CHECKING:  # these are imported where they are used: inference starts without them
+    import nibabel as nib
+    import SimpleITK as sitk
+
+NIFTI = (".nii", ".nii.gz")
+META = (".mha", ".mhd", ".nrrd")
+UNITS = ("HU", "a.u.", "%", "SD", "label")
+UNIT_MARK = "unit="  # in the NIfTI field `descrip`: the unit of a volume that was written here
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's and ITK's axes point to left, posterior, superior
+VOXEL_MM = (0.01, 100.0)  # sizes outside this range are a mistake in the header, mostly of its unit of length
+MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's xyzt_units: metre, mm, micron; unknown counts as mm
+# The fields of a NIfTI header that place its voxels; viewers disagree about which of them they believe
+FORM_FIELDS = (
+    "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+    "srow_x", "srow_y", "srow_z", "xyzt_units",
+)  # fmt: skip
+DEFLATE = 1100  # no gzip file holds more than about 1032 times its own size
+
+
+@dataclass(frozen=True)
+class ScanFile:
+    """What a header says, in the file's own order of axes, and `read`, which returns the voxels.
+
+    `shape` (I, J, K); `affine` (4, 4), voxel to mm in RAS; `unit` where the file names it; `forms`: the fields that
+    place the voxels of a NIfTI, as stored.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    unit: str | None
+    read: Callable[[], np.ndarray]
+    forms: dict[str, np.ndarray] | None = None
+
+
+def sitk_affine(image: "sitk.Image | sitk.ImageFileReader") -> np.ndarray:
+    """Return the affine (4, 4), RAS, of a SimpleITK image or of the header that a reader has read."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.asarray(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return LPS @ affine
+
+
+def open_scan(path: Path) -> ScanFile:
+    """Return what the header of a file or a DICOM folder says. Raises InputError when it is no 3D volume."""
+    if not path.exists():
+        raise InputError(f"{path}: does not exist; expected a NIfTI file or a DICOM folder. Check the path")
+    if path.is_dir():
+        from mr2ct_lib.images.dicom import open_series
+
+        series = open_series(path)
+        file = ScanFile(series.shape, series.affine, series.unit, series.read)
+    elif path.name.lower().endswith(NIFTI):
+        file = _open_nifti(path)
+    elif path.name.lower().endswith(META):
+        file = _open_meta(path)
+    else:
+        raise InputError(
+            f"{path}: the name ends with {path.suffix or 'nothing'!r}; expected .nii, .nii.gz, .mha, .mhd, .nrrd or a "
+            "DICOM folder. Convert it (dcm2niix) or give the folder"
+        )
+    _check_affine(file.affine, path)
+    return file
+
+
+def _check_affine(affine: np.ndarray, path: Path) -> None:
+    matrix = affine[:3, :3]
+    size = np.linalg.norm(matrix, axis=0)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(matrix)) <= 1e-6 * max(size.prod(), 1e-9):
+        raise InputError(
+            f"{path}: its affine is singular or not finite, so its voxels have no place in mm; expected an invertible "
+            "affine. Repair the header or export the scan again"
+        )
+    if size.min() < VOXEL_MM[0] or size.max() > VOXEL_MM[1]:
+        raise InputError(
+            f"{path}: its voxels measure {' x '.join(f'{n:.3g}' for n in size)} mm; expected {VOXEL_MM[0]:g} to "
+            f"{VOXEL_MM[1]:g} mm. Correct the unit of length in the header"
+        )
+
+
+def _open_nifti(path: Path) -> ScanFile:
+    import nibabel as nib
+
+    def readable(action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except MemoryError:
+            raise
+        except Exception as error:  # nibabel, gzip and zlib raise many kinds for a damaged file
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"{path}: is not a readable NIfTI image ({reason}); expected a whole .nii or .nii.gz file. Copy or "
+                "export it again"
+            ) from error
+
+    image, affine, fields, description = readable(lambda: _nifti_header(nib.load(path), path))
+    dtype = image.get_data_dtype()
+    if dtype.names or dtype.kind == "c":
+        raise InputError(
+            f"{path}: holds colours or complex numbers; expected one number per voxel. Export the scan as grey values"
+        )
+    shape = image.shape
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3 or min(shape) < 1:
+        raise InputError(f"{path}: has shape {shape}; expected a 3D volume. Split it into 3D files, one per scan")
+    unit = description.partition(UNIT_MARK)[2].strip("\0 ")
+    read = lambda: readable(lambda: np.asanyarray(image.dataobj).reshape(shape))  # noqa: E731
+    return ScanFile(shape, affine, unit if unit in UNITS else None, read, fields)
+
+
+def _nifti_header(
+    image: "nib.Nifti1Image", path: Path
+) -> tuple["nib.Nifti1Image", np.ndarray, dict[str, np.ndarray], str]:
+    """Return the image, its affine in mm, the fields of its forms, and its description."""
+    header = image.header
+    size = math.prod(image.shape) * image.get_data_dtype().itemsize
+    if size > path.stat().st_size * (DEFLATE if path.suffix == ".gz" else 1):
+        raise ValueError(f"its header asks for {size / 2**20:.1f} MiB, more than the file can hold")
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3] *= MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    pixdim = np.ones(8)
+    pixdim[:4] = header["pixdim"][:4]
+    fields = {name: header[name].copy() for name in FORM_FIELDS} | {"pixdim": pixdim}
+    return image, affine, fields, header["descrip"].item().decode("latin-1")
+
+
+def _open_meta(path: Path) -> ScanFile:
+    import SimpleITK as sitk
+
+    def readable(action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except (RuntimeError, UnicodeEncodeError) as error:  # the second: a name that is not UTF-8
+            raise InputError(
+                f"{path}: is not a readable image; expected a whole MetaImage or NRRD file with a plain name. Copy or "
+                "export it again"
+            ) from error
+
+    reader = sitk.ImageFileReader()
+    readable(lambda: reader.SetFileName(str(path)))
+    readable(reader.ReadImageInformation)
+    if reader.GetNumberOfComponents() != 1 or reader.GetDimension() != 3:
+        shape = (*reader.GetSize(), reader.GetNumberOfComponents())
+        raise InputError(
+            f"{path}: has size and channels {shape}; expected a 3D volume of one channel. Split it or export grey "
+            "values"
+        )
+    read = lambda: sitk.GetArrayFromImage(readable(reader.Execute)).transpose(2, 1, 0)  # noqa: E731
+    return ScanFile(reader.GetSize(), sitk_affine(reader), None, read)

@@ -8,7 +8,8 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinat
 from skimage import metrics as skimage_metrics
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.measures import metrics
+from mr2ct_lib.measures import baselines, label_metrics, metrics
+from mr2ct_lib.measures.displacement import displacement
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def discs(shift: int) -> np.ndarray:
 
 def test_dice_agrees_with_monai():
     prediction, truth = discs(3), discs(0)
-    ours = metrics.dice(prediction, truth, NAMES)
+    ours = label_metrics.dice(prediction, truth, NAMES)
     assert list(ours) == ["pelvis", "femur", "sacrum", "psoas_major"] and np.isnan(ours["psoas_major"])
     helper = DiceHelper(include_background=False, reduction="none", get_not_nans=False, num_classes=10)
     theirs = helper(*(torch.from_numpy(x[None, None].astype(np.int64)) for x in (prediction, truth)))[0]
@@ -153,23 +154,23 @@ def test_dice_agrees_with_monai():
 def test_dice_table_takes_each_patient_as_one_volume():
     truth = np.stack([discs(0), discs(0), discs(0)])
     prediction = np.stack([discs(0), discs(3), np.zeros_like(discs(0))])
-    table = metrics.dice_table(prediction, truth, NAMES, ["b", "a", "b"])
+    table = label_metrics.dice_table(prediction, truth, NAMES, ["b", "a", "b"])
     assert table.index.tolist() == ["b", "a"]
     assert table.loc["b", "femur"] == pytest.approx(2 / 3)  # one slice right, one empty: 2n / (n + 2n)
-    assert table.loc["a", "femur"] == metrics.dice(discs(3), discs(0), NAMES)["femur"]
+    assert table.loc["a", "femur"] == label_metrics.dice(discs(3), discs(0), NAMES)["femur"]
 
 
 def test_hausdorff_of_a_shift_and_by_distance_transform():
     spacing = (2.0, 1.5)
     prediction, truth = discs(4), discs(0)
-    result = metrics.hausdorff_95(prediction, truth, NAMES, spacing)
+    result = label_metrics.hausdorff_95(prediction, truth, NAMES, spacing)
     assert result["femur"] == pytest.approx(
         max(surface_distances(prediction == 2, truth == 2, spacing), surface_distances(truth == 2, prediction == 2, spacing)),
         abs=0.1,
     )
     assert 3 < result["femur"] <= 6  # the shift is 4 columns of 1.5 mm
     assert np.isnan(result["psoas_major"])
-    assert metrics.hausdorff_95(truth, truth, NAMES, spacing)["pelvis"] == 0
+    assert label_metrics.hausdorff_95(truth, truth, NAMES, spacing)["pelvis"] == 0
 
 
 def surface_distances(one: np.ndarray, other: np.ndarray, spacing: tuple[float, float]) -> float:
@@ -199,32 +200,32 @@ def test_slicewise_is_the_metric_of_each_slice(pair):
 def test_histogram_matching_gives_the_targets_distribution_and_keeps_the_order():
     rng = np.random.default_rng(3)
     source, target = rng.normal(size=(4, 20, 30)), rng.gamma(2, 100, size=(7, 25, 25)) - 150
-    matched = metrics.histogram_matching(source, target)
+    matched = baselines.histogram_matching(source, target)
     assert matched.shape == source.shape and matched.dtype == np.float32
     levels = np.linspace(0.01, 0.99, 50)
     assert np.quantile(matched, levels) == pytest.approx(np.quantile(target, levels), abs=3)
     order = np.argsort(source.ravel())
     assert (np.diff(matched.ravel()[order]) >= 0).all()
-    assert metrics.histogram_matching(source, source) == pytest.approx(source, abs=1e-5)
+    assert baselines.histogram_matching(source, source) == pytest.approx(source, abs=1e-5)
 
 
 def test_histogram_matching_keeps_a_larger_background_black():
     """Ties at the upper end of their ranks would turn the whole background into tissue here."""
     training = np.concatenate([np.zeros(60), np.linspace(10, 20, 40)])
     source = np.concatenate([np.full(70, -3.0), np.linspace(1, 2, 30)])
-    matched = metrics.histogram_matching(source, training)
+    matched = baselines.histogram_matching(source, training)
     assert (matched[:70] == 0).all() and matched[70:].min() > 10 and matched[70:].max() < 20.1
 
 
 def test_mean_target_minimises_the_squared_error_over_the_training_images():
     rng = np.random.default_rng(4)
     training = rng.normal(size=(5, 6, 8))
-    mean = metrics.mean_target(training, training.shape)
+    mean = baselines.mean_target(training, training.shape)
     assert mean.shape == training.shape
     best = metrics.mse(mean, training)
     assert all(metrics.mse(mean + rng.normal(0, 0.1, (6, 8)), training) > best for _ in range(5))
     volumes = rng.normal(size=(3, 5, 6, 8))
-    assert metrics.mean_target(volumes, (5, 6, 8)) == pytest.approx(volumes.mean(axis=0), abs=1e-6)
+    assert baselines.mean_target(volumes, (5, 6, 8)) == pytest.approx(volumes.mean(axis=0), abs=1e-6)
 
 
 # --- displacement ---
@@ -250,7 +251,7 @@ def anatomy(rows: np.ndarray, columns: np.ndarray, contrast: str = "same") -> np
 def test_displacement_finds_a_known_shift_under_any_contrast(shift, contrast):
     rows, columns = np.mgrid[:72, :80].astype(float)
     moved = anatomy(rows - shift[0], columns - shift[1], contrast)
-    result = metrics.displacement(moved, anatomy(rows, columns), (2.0, 1.5))
+    result = displacement(moved, anatomy(rows, columns), (2.0, 1.5))
     expected = (2.0 * shift[0], 1.5 * shift[1])
     assert result.mean_shift == pytest.approx(expected, abs=0.3)  # a sixth of a pixel
     # a length is never negative, so its median keeps the scatter of the blocks: a third of a pixel between two contrasts
@@ -260,7 +261,7 @@ def test_displacement_finds_a_known_shift_under_any_contrast(shift, contrast):
 
 def test_displacement_of_an_image_against_itself_is_zero_with_full_agreement():
     source = anatomy(*np.mgrid[:64, :64].astype(float))
-    result = metrics.displacement(source, source, (1, 1))
+    result = displacement(source, source, (1, 1))
     assert result.magnitude < 0.05
     assert np.median(result.agreement) == pytest.approx(1, abs=1e-6)
 
@@ -268,7 +269,7 @@ def test_displacement_of_an_image_against_itself_is_zero_with_full_agreement():
 def test_displacement_is_local():
     """The upper half stays, the lower half moves by 3 columns."""
     rows, columns = np.mgrid[:96, :96].astype(float)
-    result = metrics.displacement(anatomy(rows, columns - 3 * (rows > 48)), anatomy(rows, columns), (1, 1))
+    result = displacement(anatomy(rows, columns - 3 * (rows > 48)), anatomy(rows, columns), (1, 1))
     upper, lower = result.centres[:, 0] < 36, result.centres[:, 0] > 60
     assert np.median(result.shifts[upper, 1]) == pytest.approx(0, abs=0.1)
     assert np.median(result.shifts[lower, 1]) == pytest.approx(3, abs=0.1)
@@ -292,15 +293,15 @@ IMAGE, LABELS = np.arange(64.0).reshape(8, 8), np.zeros((8, 8), dtype=np.uint8)
         (lambda: metrics.mutual_information(IMAGE, IMAGE, bins=1), "bins"),
         (lambda: metrics.mutual_information(IMAGE, IMAGE, limits=((1, 0), (0, 1))), "limits"),
         (lambda: metrics.normalised_mutual_information(IMAGE, IMAGE, convention="joint"), '"unit" or "studholme"'),
-        (lambda: metrics.dice(IMAGE, LABELS, NAMES), "integer labels"),
-        (lambda: metrics.dice(LABELS[:2], LABELS, NAMES), "shape"),
-        (lambda: metrics.hausdorff_95(LABELS, LABELS, NAMES, (1.0,)), "spacing"),
+        (lambda: label_metrics.dice(IMAGE, LABELS, NAMES), "integer labels"),
+        (lambda: label_metrics.dice(LABELS[:2], LABELS, NAMES), "shape"),
+        (lambda: label_metrics.hausdorff_95(LABELS, LABELS, NAMES, (1.0,)), "spacing"),
         (lambda: metrics.slicewise(metrics.mae, IMAGE, IMAGE), "stacks"),
-        (lambda: metrics.histogram_matching(IMAGE, np.empty(0)), "no voxels"),
-        (lambda: metrics.mean_target(np.ones((2, 3, 3)), (4, 4)), "ends in"),
-        (lambda: metrics.dice_table(LABELS[None], LABELS[None], NAMES, ["a", "b"]), "patients"),
-        (lambda: metrics.displacement(IMAGE, IMAGE, (1, 1)), "at least 29"),
-        (lambda: metrics.displacement(np.zeros((40, 40)), np.zeros((40, 40)), (1, 1)), "no block with edges"),
+        (lambda: baselines.histogram_matching(IMAGE, np.empty(0)), "no voxels"),
+        (lambda: baselines.mean_target(np.ones((2, 3, 3)), (4, 4)), "ends in"),
+        (lambda: label_metrics.dice_table(LABELS[None], LABELS[None], NAMES, ["a", "b"]), "patients"),
+        (lambda: displacement(IMAGE, IMAGE, (1, 1)), "at least 29"),
+        (lambda: displacement(np.zeros((40, 40)), np.zeros((40, 40)), (1, 1)), "no block with edges"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(call, word):

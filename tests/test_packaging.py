@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "cli": {"files", "cores", "images", "patients", "methods", "measures", "course"},
 }
 BANNED = {"torchvision", "torchio", "kornia", "hydra", "itk", "pickle", "dill"}  # break installations, or load code with data
-MONAI = {"slices", "segmentation", "metrics"}  # import it inside functions: it takes seconds
+MONAI = {"slices", "segmentation", "label_metrics"}  # import it inside functions: it takes seconds
 WITHOUT_TORCH = {"files", "cores", "patients"}
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mr2ct_lib.files import read_json
-from tools.realism import DOCS, PAGE, RESULTS, dice_of, spectrum, with_tables
+from tools.realism import DOCS, PAGE, RESULTS, spectrum, with_tables
 
 VALUES = read_json(RESULTS / "realism.json")
 
@@ -34,12 +34,6 @@ def test_measured_tissues_have_the_real_order_and_hounsfield_units():
     mr = VALUES["tissues"]["mr"]
     order = sorted(mr, key=lambda tissue: (mr[tissue]["real"], mr[tissue]["virtual"]))
     assert order == sorted(mr, key=lambda tissue: mr[tissue]["virtual"])
-
-
-def test_dice_by_hand():
-    first, second = np.array([1, 1, 1, 0, 2]), np.array([1, 1, 0, 1, 0])
-    assert dice_of(first, second, 1) == pytest.approx(2 * 2 / 6)
-    assert np.isnan(dice_of(first, second, 7))
 
 
 def test_spectrum_of_a_wave_peaks_at_its_frequency():

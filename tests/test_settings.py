@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mr2ct_lib import cli
-from mr2ct_lib.course import experiments, papers
+from mr2ct_lib.course import catalogue, papers
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images import intensity
 from mr2ct_lib.methods import losses, networks, segmentation
@@ -104,10 +104,10 @@ def test_the_table_of_settings_is_what_the_papers_say_and_what_the_code_does(met
     rows = table(method)
     assert [name for name, *_ in rows] == list(papers.METHODS[method])
     settings = make_settings(method, "paper")
-    grids = {name: scanner.ACQUISITIONS[name]["paper"]["source"] for name in ("hip", "head", "abdomen")}
-    modules = (hip, experiments, intensity, losses, networks, physics, segmentation)
+    grids = {name: scanner.ACQUISITIONS[name]["paper"]["source"] for name in ("head", "abdomen")}
+    modules = (hip, catalogue, intensity, losses, networks, physics, segmentation)
     names = {module.__name__.split(".")[-1]: module for module in modules} | grids | {"settings": settings, "signature": inspect.signature}
-    names |= {"hip_mr": grids["hip"], "hip_ct": scanner.ACQUISITIONS["hip"]["paper"]["target"]}
+    names |= {"hip_mr": scanner.ACQUISITIONS["hip"]["paper"]["source"], "hip_ct": scanner.ACQUISITIONS["hip"]["paper"]["target"]}
     for name, paper, mark, here, where, switch in rows:
         known = papers.METHODS[method][name]
         assert (literal(paper), mark) == (known.value, known.mark), name

@@ -7,7 +7,6 @@ from scipy import stats
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.measures.statistics import (
-    bootstrap_interval,
     compare,
     mean_sd,
     mean_sd_table,
@@ -69,18 +68,6 @@ def test_interval_excludes_zero_exactly_when_p_is_small():
 def test_what_cannot_be_tested_is_refused(first, second, word):
     with pytest.raises(InputError, match=word):
         paired_t_test(first, second)
-
-
-def test_bootstrap_is_pure_in_its_seed_and_close_to_t_on_normal_values():
-    values = np.random.default_rng(4).normal(5, 2, 60)
-    interval = bootstrap_interval(values, seed=7)
-    assert interval == bootstrap_interval(values, seed=7)
-    assert interval != bootstrap_interval(values, seed=8)
-    expected = stats.t.interval(0.95, 59, loc=values.mean(), scale=stats.sem(values))
-    assert interval == pytest.approx(expected, abs=0.1)
-    assert bootstrap_interval([3, 3, 3]) == (3, 3)
-    low, high = bootstrap_interval(values, np.median)
-    assert low <= np.median(values) <= high
 
 
 RECORDS = pd.DataFrame(

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mr2ct_lib.course import experiments
+from mr2ct_lib.course import catalogue, experiments
 from mr2ct_lib.files import InputError
+from mr2ct_lib.measures import evaluation
 from mr2ct_lib.patients.hip import HIP_NAMES
 
 
@@ -23,7 +24,7 @@ def hips(monkeypatch):
         patients=lambda domain: [(f"p{n}", slice(n, n + 1)) for n in range(6)],
     )  # fmt: skip
     monkeypatch.setattr(experiments, "prepared", lambda *_: hips)
-    monkeypatch.setitem(experiments.UNETS, "quick", {"iterations": 3, "fold_iterations": 1, "learning_rate": 1e-3})
+    monkeypatch.setitem(catalogue.UNETS, "quick", {"iterations": 3, "fold_iterations": 1, "learning_rate": 1e-3})
     return hips
 
 
@@ -49,12 +50,13 @@ def test_labelled_mr_alone_segments_the_test_mrs_without_a_translator(hips, tmp_
 
 
 def test_measure_labels_by_hand(hips):
-    prediction = experiments.structures(hips.labels_source, hips)[0]
+    truth, names = experiments.structures(hips.labels_source, hips)
+    prediction = truth.copy()
     prediction[1] = np.roll(prediction[1], 1, axis=1)  # 8 x 4 pixels moved right by one: 24 of 32 still overlap, 5 mm apart
-    table = experiments.measure_labels(prediction, hips).set_index(["patient", "structure"])
+    table = evaluation.measure_labels(prediction, truth, names, hips).set_index(["patient", "structure"])
     assert len(table) == 6 * 22
     assert table.loc[("p0", "femur")].tolist() == [1.0, 0.0]
     assert table.loc[("p1", "femur")].tolist() == [0.75, 5.0]
     assert table.loc[("p0", "sacrum")].isna().all()
     with pytest.raises(InputError, match="whole test set"):
-        experiments.measure_labels(prediction[:2], hips)
+        evaluation.measure_labels(prediction[:2], truth, names, hips)

@@ -18,13 +18,14 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from mr2ct_lib.course import experiments
+from mr2ct_lib.course import catalogue, experiments
 from mr2ct_lib.course.figures import show_images
 from mr2ct_lib.files import atomic, write_json
 from mr2ct_lib.images.intensity import CT_WINDOW, Window
 from mr2ct_lib.images.preparation import prepare
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.images.volumes import Volume, read_volume
+from mr2ct_lib.measures.label_metrics import dice
 from mr2ct_lib.methods.segmentation import load_segmenter, predict, save_segmenter, train_segmenter
 from mr2ct_lib.patients.abdomen import abdomen_patient
 from mr2ct_lib.patients.hip import STRUCTURES, structure_labels
@@ -56,12 +57,6 @@ def real_folder() -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def dice_of(found: np.ndarray, truth: np.ndarray, value: int) -> float:
-    """Dice of one label over all slices; NaN where neither shows it."""
-    total = (found == value).sum() + (truth == value).sum()
-    return float(2 * ((found == value) & (truth == value)).sum() / total) if total else float("nan")
-
-
 def real_slices(real: Path, profile: str) -> PreparedSlices:
     """The real label map scanned by the virtual MR and CT, as prepared slices."""
     folder = experiments.RUNS / profile / "realism"
@@ -82,7 +77,7 @@ def structures(slices: PreparedSlices) -> np.ndarray:
 def measure_dice(real: Path, profile: str) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train a U-Net on MR of virtual hips, use it on other virtual hips and on the real one; draws the picture, too."""
     training, test, person = experiments.prepared("hip", profile), experiments.prepared("hip_test", profile), real_slices(real, profile)
-    names, settings = dict(enumerate(STRUCTURES, 1)), experiments.UNETS[profile]
+    names, settings = dict(enumerate(STRUCTURES, 1)), catalogue.UNETS[profile]
     folder = experiments.RUNS / profile / "realism" / "unet"
     if not folder.is_dir():
         unet = train_segmenter(
@@ -96,7 +91,8 @@ def measure_dice(real: Path, profile: str) -> tuple[dict[str, Any], pd.DataFrame
         found = predict(unet, images[:, None])
         shown[who] = images, truth, found
         # a structure of less than 50 pixels in all is hardly in the field of view
-        table[who] = [dice_of(found, truth, v) if (truth == v).sum() >= 50 else np.nan for v in names]
+        overlap = dice(found, truth, names)
+        table[who] = [overlap[name] if (truth == v).sum() >= 50 else np.nan for v, name in names.items()]
     draw_hips(shown, len(person.source) // 2, DOCS / "realism_hips.jpg")
     table = table.dropna().round(3)
     return table.set_index("structure").to_dict("index"), table

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mr2ct_lib.course import experiments
+from mr2ct_lib.course import catalogue, experiments
 from mr2ct_lib.files import atomic, write_json
+from mr2ct_lib.measures import evaluation
 from mr2ct_lib.methods.training import read_log
-
-DIRECTIONS = ("source_to_target", "target_to_source")
+from mr2ct_lib.methods.translator import DIRECTIONS
 
 
 def processor() -> str:
@@ -45,12 +45,12 @@ def provenance_of_machine(profile: str) -> dict[str, Any]:
 
 def measure_run(name: str, seed: int, profile: str) -> pd.DataFrame:
     """Both directions of a translator on its test patients, a row for each patient."""
-    test = experiments.prepared(f"{experiments.TRAININGS[name][0]}_test", profile)
+    test = experiments.prepared(f"{catalogue.TRAININGS[name].cohort}_test", profile)
     translator = experiments.translator(name, profile, seed)
     tables = []
     for direction in DIRECTIONS:
         slices = np.asarray(getattr(test, direction.split("_to_")[0]))
-        found = experiments.measure(translator.translate(slices, direction), test, direction)
+        found = evaluation.measure(translator.translate(slices, direction), test, direction)
         tables.append(found.assign(run=name, seed=seed, direction=direction))
     return pd.concat(tables)
 
@@ -59,13 +59,14 @@ def measure_segmentation(name: str, seed: int, profile: str) -> pd.DataFrame:
     """Dice and HD95 of the test MRs by the U-Net of a translator, or by a bound: "mr_only" (5 folds), "mr_alone" (as many labels)."""
     test = experiments.prepared("hip_test", profile)
     labels = experiments.mr_only_prediction(profile, seed) if name == "mr_only" else experiments.segment_test(name, profile, seed)
-    return experiments.measure_labels(labels, test).assign(run=name, seed=seed)
+    truth, names = experiments.structures(np.asarray(test.labels_source), test)
+    return evaluation.measure_labels(labels, truth, names, test).assign(run=name, seed=seed)
 
 
 def provenance(name: str, seed: int, profile: str) -> dict[str, Any]:
     """Settings and minutes of one run."""
-    if name in ("mr_only", *experiments.ALONE):
-        return {"unet": experiments.UNETS[profile]}
+    if name in ("mr_only", *catalogue.ALONE):
+        return {"unet": catalogue.UNETS[profile]}
     run = experiments.run(name, profile, seed)
     settings = json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]
     when = {"date": datetime.date.today().isoformat(), "threads": torch.get_num_threads()}
@@ -87,7 +88,7 @@ def record(what: str, runs: list[tuple[str, int]], profile: str, folder: Path) -
     known = known[first + [column for column in known if column not in first]].astype({"seed": int}).sort_values([*first, "patient"])
     with atomic(table) as temporary:
         known.to_csv(temporary, index=False, float_format="%.5g")
-    counts = {name: count[profile] for name, (_, count) in experiments.COHORTS.items()} | {"few": experiments.FEW[profile]}
+    counts = {name: plan.patients[profile] for name, plan in catalogue.COHORTS.items()} | {"few": catalogue.FEW[profile]}
     general = provenance_of_machine(profile) | {"patients": counts}
     write_json(general | {"runs": dict(sorted(about.items()))}, notes)
     return table
@@ -97,7 +98,7 @@ def main() -> None:
     """Read the arguments and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["seeds", "segmentation"])
-    parser.add_argument("runs", nargs="+", help="NAME:SEED of mr2ct_lib.course.experiments.TRAININGS, mr_only:SEED or mr_alone:SEED")
+    parser.add_argument("runs", nargs="+", help="NAME:SEED of mr2ct_lib.course.catalogue.TRAININGS, mr_only:SEED or mr_alone:SEED")
     parser.add_argument("--profile", default="quick")
     arguments = parser.parse_args()
     pairs = [(name, int(seed)) for name, _, seed in (run.partition(":") for run in arguments.runs)]

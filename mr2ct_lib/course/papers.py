@@ -16,8 +16,6 @@ import pandas as pd
 
 from mr2ct_lib.files import InputError
 
-HIASA = "Hiasa et al. 2018, arXiv 1803.06629"
-WANG = "Wang et al. 2018, arXiv 1808.03944"
 MARKS = MappingProxyType({"P": "the paper's own text", "S": "a secondary source", "I": "inferred"})
 
 

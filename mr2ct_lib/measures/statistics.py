@@ -5,7 +5,7 @@ own unit, its confidence interval and its effect size. Count patients or seeds, 
 patient are not independent.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,25 +75,6 @@ def paired_t_test(first: Sequence[float], second: Sequence[float], confidence: f
         n=len(difference),
         confidence=confidence,
     )
-
-
-def bootstrap_interval(
-    values: Sequence[float],
-    statistic: Callable[..., np.ndarray] = np.mean,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 9999,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Bias-corrected bootstrap interval (BCa, scipy) of a statistic, without a normal distribution assumed; pure in the seed.
-
-    For a paired comparison give the differences. statistic: takes `axis`, such as np.mean or np.median.
-    """
-    values = _values(values, "values")
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    result = stats.bootstrap((values,), statistic, confidence_level=confidence, n_resamples=resamples, rng=np.random.default_rng(seed))
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def mean_sd(values: Sequence[float], digits: int = 2) -> str:

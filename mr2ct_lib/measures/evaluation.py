@@ -1,0 +1,225 @@
+"""Synthetic scans against the truth: whole volumes of a user, and prepared slices patient by patient.
+
+`compare_volumes` is behind `mr2ct evaluate`. `measure`, `measure_labels` and `baselines` work on prepared slices; any
+prepared cohort will do, the tutorial's or a user's own.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from mr2ct_lib.files import InputError
+from mr2ct_lib.images.intensity import CT_WINDOW, Window
+from mr2ct_lib.images.slices import PreparedSlices
+from mr2ct_lib.images.volumes import Volume
+from mr2ct_lib.measures import metrics
+from mr2ct_lib.measures.baselines import histogram_matching, mean_target
+from mr2ct_lib.measures.label_metrics import dice, hausdorff_95
+
+SYNTHRAD_RANGE = (-1024.0, 3071.0)  # HU
+SSIM_WINDOW = 7  # voxels
+
+
+def compare_volumes(
+    prediction: Volume, truth: Volume, mask: np.ndarray | None = None, ct_window: Window | None = CT_WINDOW
+) -> dict[str, float]:
+    """Compare a synthetic scan with the true one on the same grid.
+
+    CT is measured twice: with all HU as they are ("MAE (HU)", "MSE (HU squared)"), and clipped to the window in which
+    networks see it, since values beyond it can neither be right nor wrong there. The names of the clipped measures say
+    so. MR is measured as it is; its data range is that of the truth.
+
+    Args:
+        prediction, truth: volumes on one grid; unit "HU" for CT, else MR in one common unit.
+        mask: where to measure, (I, J, K); None for the whole scan. SSIM takes neighbours from outside the mask.
+        ct_window: the window for CT; None leaves the clipped measures out.
+
+    Returns the measures by name, in the order in which they are to be read. Volumes with fewer than 7 voxels along an
+    axis get SSIM slice by slice, over the axis with the fewest voxels, and the name says so.
+
+    Raises InputError for other shapes, NaN, an empty mask.
+    """
+    if truth.unit != "HU":
+        span = float(np.ptp(truth.array))
+        if not span > 0:
+            raise InputError("truth: has one value everywhere; expected an image. Choose another scan")
+        return _measures(prediction.array, truth.array, mask, truth.unit, span, "")
+    values = {
+        "MAE (HU)": metrics.mae(prediction.array, truth.array, mask),
+        "MSE (HU squared)": metrics.mse(prediction.array, truth.array, mask),
+    }
+    if ct_window is None:
+        return values
+    where, span = f", clipped to [{ct_window.low:g}, {ct_window.high:g}] HU", ct_window.high - ct_window.low
+    clipped = [np.clip(volume.array, ct_window.low, ct_window.high) for volume in (prediction, truth)]
+    values |= _measures(*clipped, mask, "HU", span, where)
+    values[f"MAE (grey levels of 255{where})"] = values[f"MAE (HU{where})"] * 255 / span
+    return values
+
+
+def _measures(
+    prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None, unit: str, span: float, where: str
+) -> dict[str, float]:
+    """Return the measures of both papers; `where` says in their names what was done to the images."""
+    thin = min(truth.shape) < SSIM_WINDOW
+    if thin:  # slice by slice along the axis with the fewest voxels
+        axis = int(np.argmin(truth.shape))
+        stacks = [None if x is None else np.moveaxis(x, axis, 0) for x in (prediction, truth, mask)]
+        ssim = float(np.nanmean(metrics.slicewise(metrics.ssim, *stacks, data_range=span)))
+    else:
+        ssim = metrics.ssim(prediction, truth, mask, data_range=span)
+    return {
+        f"MAE ({unit}{where})": metrics.mae(prediction, truth, mask),
+        f"MSE ({unit} squared{where})": metrics.mse(prediction, truth, mask),
+        f"PSNR (dB, range {span:.4g}{where})": metrics.psnr(prediction, truth, mask, data_range=span),
+        f"SSIM ({'mean over slices' if thin else '3D'}, window {SSIM_WINDOW}{where})": ssim,
+        f"SSIM (moments of the whole volume{where})": metrics.ssim_whole(prediction, truth, mask, data_range=span),
+        f"mutual information (nats{where})": metrics.mutual_information(prediction, truth, mask),
+        f"NMI ([0, 1]{where})": metrics.normalised_mutual_information(prediction, truth, mask),
+    }
+
+
+def synthrad(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:
+    """Return MAE (HU), PSNR (dB) and MS-SSIM as the SynthRAD2025 challenge defines them.
+
+    MAE inside the mask, of all HU as they are. PSNR inside the mask, of HU clipped to [-1024, 3071], range 4095.
+    MS-SSIM of `metrics.ms_ssim`, of HU clipped in the same way, both images -1024 HU outside the mask. The challenge's
+    mask is the body; without a mask, the whole scan counts.
+
+    prediction, truth: HU (I, J, K); mask (I, J, K). Raises InputError for other shapes, NaN, an empty mask.
+    """
+    low, high = SYNTHRAD_RANGE
+    values = {"MAE (HU)": metrics.mae(prediction, truth, mask)}
+    clipped = [np.clip(np.asarray(image, dtype=np.float64), low, high) for image in (prediction, truth)]
+    values["PSNR (dB)"] = metrics.psnr(*clipped, mask, data_range=high - low)
+    if mask is not None:
+        clipped = [np.where(np.asarray(mask, dtype=bool), image, low) for image in clipped]
+    values["MS-SSIM"] = metrics.ms_ssim(*(image - low for image in clipped), mask, data_range=high - low)
+    return values
+
+
+def errors_by_label(
+    prediction: np.ndarray, truth: np.ndarray, labels: np.ndarray, names: Mapping[int, str]
+) -> pd.DataFrame:
+    """Return what a synthetic scan does to each structure: a row per structure that occurs.
+
+    Columns: voxels; mean error (prediction - truth) and MAE; median and SD of both scans. The images' unit throughout.
+
+    prediction, truth: (I, J, K) in one unit; labels: integers on the same grid; names: label value -> structure.
+    Raises InputError for other shapes, and when no structure occurs.
+    """
+    if np.shape(labels) != np.shape(truth):
+        raise InputError(f"labels: shape {np.shape(labels)}; expected the images' {np.shape(truth)}. Reslice them")
+    rows = {}
+    for value, name in names.items():
+        inside = np.asarray(labels) == int(value)
+        if int(value) == 0 or not inside.any():
+            continue
+        made, real = (np.asarray(image, dtype=np.float64)[inside] for image in (prediction, truth))
+        rows[name] = {
+            "voxels": int(inside.sum()),
+            "mean error": float((made - real).mean()),
+            "MAE": metrics.mae(made, real),
+            "median": float(np.median(made)),
+            "true median": float(np.median(real)),
+            "SD": float(made.std()),
+            "true SD": float(real.std()),
+        }
+    if not rows:
+        raise InputError(f"labels: none of the structures {', '.join(map(str, names.values()))} occurs; check the names")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("structure")
+
+
+def measure(
+    synthetic: np.ndarray,
+    test: PreparedSlices,
+    direction: str = "source_to_target",
+    inside: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Measure the errors of a test set's synthetic slices against the truth, a row per patient.
+
+    Columns: patient; MAE and PSNR on the [0, 255] scale of Hiasa et al.; MSE, PSNR and SSIM in the window's unit as in
+    Wang et al. ("MSE unit", "PSNR unit", SSIM: windowed, mean over slices; "SSIM whole": from the moments of the
+    patient's whole volume, their definition). The data range is the window's width.
+
+    Args:
+        synthetic: all slices of the test set, (N, H, W) in [-1, 1].
+        test: prepared slices of paired patients.
+        direction: "source_to_target" or "target_to_source".
+        inside: mask (N, H, W), such as the aorta's. Pixels outside it, and pixels that the truth's scan does not
+            cover, are left out.
+
+    Raises InputError when the slices are not those of the test set.
+    """
+    domain = direction.split("_to_")[1]
+    truth = getattr(test, f"truth_{direction}")
+    truth = np.asarray(getattr(test, domain) if truth is None else truth)
+    if truth.shape != synthetic.shape:
+        raise InputError(
+            f"synthetic: shape {synthetic.shape} against {truth.shape} of {test.folder}; translate the whole test set"
+        )
+    window = test.windows[domain]
+    masks = [np.asarray(m, bool) for m in (test.valid, inside) if m is not None]
+    counted = np.logical_and.reduce(masks) if masks else None
+    span = window.high - window.low
+    rows = []
+    for patient, where in test.patients("source"):
+        mask = None if counted is None else counted[where]
+        grey = [(x[where] + 1) * 127.5 for x in (synthetic, truth)]
+        unit = [window.from_network(x[where]) for x in (synthetic, truth)]
+        rows.append(
+            {
+                "patient": patient,
+                "MAE": metrics.mae(*grey, mask),
+                "PSNR": metrics.psnr(*grey, mask, data_range=255),
+                "MSE unit": metrics.mse(*unit, mask),
+                "PSNR unit": metrics.psnr(*unit, mask, data_range=span),
+                "SSIM": float(np.nanmean(metrics.slicewise(metrics.ssim, *unit, mask, data_range=span))),
+                "SSIM whole": metrics.ssim_whole(*unit, mask, data_range=span),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def measure_labels(
+    prediction: np.ndarray, truth: np.ndarray, names: Mapping[int, str], test: PreparedSlices
+) -> pd.DataFrame:
+    """Measure Dice and HD95 (mm) of every structure, a row per patient and structure, over the patient's whole volume.
+
+    prediction, truth: labels (N, H, W) of all source slices of the test set; names: label value -> structure.
+    Columns: patient, structure, Dice, HD95 (NaN where a structure is absent). Raises InputError for other shapes.
+    """
+    if prediction.shape != truth.shape:
+        raise InputError(
+            f"prediction: shape {prediction.shape} against {truth.shape} of {test.folder}; segment the whole test set"
+        )
+    spacing = (test.meta["slice_spacing"], *test.meta["spacing"])
+    rows = []
+    for patient, where in test.patients("source"):
+        overlap = dice(prediction[where], truth[where], names)
+        distance = hausdorff_95(prediction[where], truth[where], names, spacing)
+        rows += [
+            {"patient": patient, "structure": name, "Dice": overlap[name], "HD95": distance[name]} for name in overlap
+        ]
+    return pd.DataFrame(rows)
+
+
+def baselines(
+    training: PreparedSlices, test: PreparedSlices, direction: str = "source_to_target"
+) -> dict[str, np.ndarray]:
+    """Return what a translator must beat, as slices (N, H, W) in [-1, 1] like those of the test set.
+
+    "histogram matching" to the training targets; "mean training slice" of each position in the slab where all slabs
+    have one size, else of all slices.
+    """
+    source, target = direction.split("_to_")
+    seen, real = getattr(training, target), np.asarray(getattr(test, source))
+    counts = {where.stop - where.start for _, where in (*training.patients(target), *test.patients(source))}
+    stack = (counts.pop(),) if len(counts) == 1 else (1,)
+    shape = (len(real) // stack[0], *stack, *real.shape[1:])
+    mean = mean_target(np.asarray(seen).reshape(-1, *stack, *real.shape[1:]), shape)
+    return {
+        "histogram matching": histogram_matching(real, np.asarray(seen[:: max(1, len(seen) // 200)])),
+        "mean training slice": mean.reshape(real.shape),
+    }

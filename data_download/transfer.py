@@ -274,24 +274,28 @@ def _receive_once(session: requests.Session, remote: Remote, part: Path) -> None
         require_space(part.parent, (total or 0) - start, remote.filename)
         about = {"url": remote.url, "validator": validator or (note["validator"] if start else None), "total": total}
         if have and not start:  # the server begins anew: what is here stays until the new bytes are worth more
-            _begin_anew(response, part, about, have)
+            _begin_anew(response, remote, part, about, have)
         else:
             write_json(about, _note(part))
             _append(response, part, start, total)
     _require_whole(part, total)
 
 
-def _begin_anew(response: requests.Response, part: Path, about: dict[str, object], have: int) -> None:
+def _begin_anew(response: requests.Response, remote: Remote, part: Path, about: dict[str, object], have: int) -> None:
     """Receive the whole file beside `part`, and replace `part` only by what is worth more."""
-    new, total = _new(part), about["total"]
+    new, right = _new(part), False
     try:
-        _append(response, new, 0, total)
-        _require_whole(new, total)
-        if total is None and new.stat().st_size <= have:
-            raise Broken(f"the server sends fewer bytes than {part} holds")
+        _append(response, new, 0, about["total"])
+        _require_whole(new, about["total"])
+        right = _is_right(new, remote)
+        if not right:
+            raise InputError(
+                f"{response.url}: another file than the registry knows came; expected {remote.checksum}. "
+                "Try again later; what had arrived before is kept"
+            )
     finally:
-        size = new.stat().st_size if new.exists() else 0
-        if size == total or (size > have and (total is None or about["validator"])):
+        larger_piece = new.exists() and have < new.stat().st_size < (about["total"] or 0)
+        if right or (larger_piece and about["validator"]):
             _note(part).unlink()  # never a note beside bytes that it does not describe
             new.replace(part)
             write_json(about, _note(part))

@@ -121,6 +121,18 @@ def test_a_server_that_begins_anew_does_not_cost_what_has_arrived_until_it_has_s
     assert transfer.fetch(remote(server), tmp_path).read_bytes() == BODY
 
 
+@pytest.mark.parametrize("size", [len(BODY), None], ids=["size-known", "size-unknown"])
+def test_another_file_of_any_length_is_checked_before_it_replaces_a_piece(server, tmp_path, size):
+    part = half_there(tmp_path, server, total=size)
+    server.tag, server.body = '"two"', BODY[::-1] if size else BODY[:200_000]
+    server.script = ["no-length"]
+    with pytest.raises(InputError, match="another file than the registry knows"):
+        transfer.fetch(remote(server, size=size), tmp_path)
+    assert part.read_bytes() == BODY[:150_000]
+    server.tag, server.body = '"one"', BODY
+    assert transfer.fetch(remote(server, size=size), tmp_path).read_bytes() == BODY
+
+
 def test_a_changed_file_is_not_glued_to_the_old_piece(server, tmp_path):
     half_there(tmp_path, server)
     server.tag, server.body = '"two"', BODY[::-1]

@@ -86,8 +86,8 @@ def arrange_folder(
         raise InputError(f"NAME: {name} has no layout that is known here; expected one that has. {data.page}: {why}")
     if not folder.is_dir():
         raise InputError(f"{folder}: is no folder; expected the unpacked files of {name}. Check the path")
-    with alone(folder):
-        sweep(folder)
+    with alone(folder.resolve()):
+        sweep(folder / "cohort")
         cohorts = arrange(data.layout, folder)
     if not cohorts:
         raise InputError(f"{folder}: holds no scans of {name}; expected {expected(data.layout)} in it. Check the path")

@@ -250,5 +250,8 @@ def sweep(*folders: Path) -> None:
         beside = [place for place in folder.parent.glob(f".{glob.escape(folder.name[:40])}.*") if place.is_dir()]
         below = [Path(place, name) for place, inside, _ in os.walk(folder) for name in inside]
         for place in beside + below:
-            if ROOM.fullmatch(place.name):
+            if not ROOM.fullmatch(place.name) or not place.is_dir():
+                continue
+            inside = {file.name[:40] for file in place.iterdir()}
+            if inside <= {place.name[1:-9], "previous"}:  # what it is named after, and what that replaces
                 shutil.rmtree(place, ignore_errors=True)

@@ -97,7 +97,7 @@ def alone(place: Path) -> Iterator[None]:
 
     Raises InputError when another process holds the lock.
     """
-    lock = FileLock(place.with_name(f".{place.name}.lock"), timeout=0)
+    lock = FileLock(place.parent / f".{place.name}.lock", timeout=0)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()

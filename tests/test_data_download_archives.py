@@ -212,10 +212,12 @@ def test_the_next_run_removes_what_kill_9_left_while_unpacking(server, synthrad,
     inside = folder / "Task1/pelvis/.1PA001.abcd1234"
     inside.mkdir(parents=True)
     (tmp_path / "downloads/synthrad2023/.Task1.zip.part.json.abcd1234").mkdir(parents=True)
+    (tmp_path / ".synthrad2023.settings").mkdir()  # not ours: it holds something else
+    (tmp_path / ".synthrad2023.settings/mine").write_text("")
     again = run("get", "synthrad2023", "--to", tmp_path)
     assert again.exit_code == 0, again.output
     hidden = [path for path in tmp_path.rglob(".*") if path.is_dir()]
-    assert hidden == [] and not list(tmp_path.rglob("*.lock"))
+    assert [path.name for path in hidden] == [".synthrad2023.settings"] and not list(tmp_path.rglob("*.lock"))
 
 
 @pytest.mark.parametrize(

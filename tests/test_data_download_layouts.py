@@ -221,6 +221,13 @@ def test_mm_whs_by_hand(tmp_path):
     assert json.loads((cohort / "names.json").read_text())["500"] == "left_ventricle" and read_cohort(cohort).labels
 
 
+def test_the_folder_may_be_the_current_one(tmp_path, monkeypatch):
+    nifti(tmp_path / "basePart/abc/MR_StorT2/image.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    assert "then: mr2ct prepare cohort/unpaired --out prepared/cohort/unpaired" in arranged("lund-probe", Path("."))
+    assert not list(tmp_path.rglob(".*"))
+
+
 def test_mr_of_the_hip_by_hand_says_that_ct_is_missing(tmp_path):
     nifti(tmp_path / "data/semantic_MRs_anon/Case_004_Week0_LFOV.nii.gz")
     label_map(tmp_path / "data/semantic_labels_anon/Case_004_Week0_SEMANTIC_LFOV.nii.gz", v5=(1, 1, 1))
@@ -284,6 +291,7 @@ def test_names_of_the_label_map_sets_are_known_tissues(real_data):
     for path, known in (("hip_labels/hip_labels", names.HIP), ("brain/head_labels", names.HEAD)):
         present = set(np.unique(np.asarray(nib.load(real_data / f"{path}.nii.gz").dataobj)).astype(int)) - {0}
         assert present <= set(known)
+    assert names.as_json(names.HIP) == json.loads((real_data / "hip_labels/names.json").read_text())
 
 
 def test_every_layout_of_the_registry_exists_and_says_what_it_looks_for():

@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 
 from data_download import names
 from mr2ct_lib.files import InputError, atomic, write_json
-from mr2ct_lib.images.volumes import from_sitk, read_volume, write_volume
+from mr2ct_lib.images.dicom import open_series
+from mr2ct_lib.images.volumes import read_volume, write_volume
 
 ENDINGS = (".nii.gz", ".nii", ".mha")
 
@@ -303,20 +304,23 @@ def _painted(series: Path, pictures: Path, step: int | None) -> Callable[[Path],
         return None
 
     def write(place: Path) -> None:
-        grey, files = sorted(pictures.glob("*.png")), sorted(series.glob("*.dcm"))
-        ordered = [Path(name) for name in sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(series))]
-        if len(grey) != len(files) or sorted(ordered) != files:
+        grey, scan = sorted(pictures.glob("*.png")), open_series(series)
+        files = sorted(image.path for image in scan.slices)
+        if len(grey) != len(files):
             raise InputError(
                 f"{pictures}: holds {len(grey)} pictures for {len(files)} slices; expected one each. Download it again"
             )
         try:
-            image = sitk.ReadImage([str(name) for name in ordered])
-            painted = [sitk.ReadImage(str(grey[files.index(name)])) for name in ordered]
-            stack = np.stack([sitk.GetArrayFromImage(picture) for picture in painted])
-            labels = sitk.GetImageFromArray((np.rint(stack / step) if step else stack > 0).astype(np.uint8))
-            labels.CopyInformation(image)
+            painted = [sitk.ReadImage(str(grey[files.index(image.path)])) for image in scan.slices]
+            stack = np.stack([sitk.GetArrayFromImage(picture) for picture in painted]).T
         except (RuntimeError, ValueError) as error:
-            raise InputError(f"{pictures}: does not fit {series} ({error}); expected equal sizes") from error
-        write_volume(from_sitk(labels, "label"), place)
+            why = str(error).strip().splitlines()[-1]
+            raise InputError(
+                f"{pictures}: cannot be read ({why}); expected PNG of one size. Download it again"
+            ) from error
+        if stack.shape != scan.shape:
+            raise InputError(f"{pictures}: have shape {stack.shape}; expected {scan.shape} as {series}. Download it again")
+        labels = np.rint(stack / step) if step else stack > 0
+        nib.save(nib.Nifti1Image(labels.astype(np.uint8), scan.affine), place)
 
     return write

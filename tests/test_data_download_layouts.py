@@ -161,6 +161,18 @@ def test_chaos_labels_follow_the_file_names(tmp_path):
     assert set(read_cohort(cohort).labels) == {"ct2", "mr1"}
 
 
+def test_chaos_scans_whose_pictures_do_not_fit_are_left_out(tmp_path, capsys):
+    for number in (1, 2, 3):
+        dicom(tmp_path / f"CT/{number}/DICOM_anon", -1000, "CT")
+        for slice_ in range(4 if number != 2 else 3):
+            picture(tmp_path / f"CT/{number}/Ground/liver_GT_{slice_:03d}.png", 255)
+    (tmp_path / "CT/3/Ground/liver_GT_000.png").write_bytes(b"no picture")
+    assert listing(only(layouts.arrange("chaos", tmp_path)))["target"] == ["ct1.nii.gz"]
+    output = capsys.readouterr().out
+    assert "left out: ct2: " in output and "holds 3 pictures for 4 slices" in output
+    assert "left out: ct3: " in output and "expected PNG of one size" in output
+
+
 def test_totalsegmentator_masks_become_one_map_with_the_same_numbers_in_ct_and_mr(tmp_path, capsys):
     for kind, low in (("ct", -1000), ("mri", 0)):
         nifti(tmp_path / f"{kind}/s0001/{kind}.nii.gz", low)

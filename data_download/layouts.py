@@ -319,7 +319,7 @@ def _painted(series: Path, pictures: Path, step: int | None) -> Callable[[Path],
                 f"{pictures}: cannot be read ({why}); expected PNG of one size. Download it again"
             ) from error
         if stack.shape != scan.shape:
-            raise InputError(f"{pictures}: have shape {stack.shape}; expected {scan.shape} as {series}. Download it again")
+            raise InputError(f"{pictures}: shape {stack.shape}; expected {scan.shape} as {series}. Download it again")
         labels = np.rint(stack / step) if step else stack > 0
         nib.save(nib.Nifti1Image(labels.astype(np.uint8), scan.affine), place)
 

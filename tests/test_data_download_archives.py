@@ -2,12 +2,14 @@
 
 import hashlib
 import io
+import json
 import multiprocessing
 import os
 import signal
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -173,6 +175,18 @@ def test_cases_that_are_there_do_not_pass_for_the_whole_set(server, synthrad, tm
     assert run("get", "synthrad2023", "--to", tmp_path, "--case", "1PA001").exit_code == 0
     assert run("get", "synthrad2023", "--to", tmp_path).exit_code == 0
     assert len(list((tmp_path / "synthrad2023/Task1/pelvis").iterdir())) == 12
+
+
+def test_label_maps_come_with_their_names(server, monkeypatch, tmp_path):
+    path = "Pelvic-Ref-001/label.mhd"
+    md5 = "md5:" + hashlib.md5(BODY).hexdigest()
+    files = (Remote(server.url + path, path, len(BODY), md5, archive=False),)
+    hips = registry.DATASETS["hip-labels"]
+    monkeypatch.setitem(registry.DATASETS, "hip-labels", replace(hips, remotes=files))
+    output = run("get", "hip-labels", "--to", tmp_path).output
+    assert f"--names {tmp_path}/hip-labels/names.json" in output
+    assert json.loads((tmp_path / "hip-labels/names.json").read_text())["2"] == "femur"
+    assert whole_files(tmp_path) == ["label.mhd", "names.json"]
 
 
 def test_one_case_alone_says_what_is_still_missing(server, synthrad, tmp_path):

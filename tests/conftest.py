@@ -1,9 +1,11 @@
 """Fixtures that all tests share."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from commands import TINY
 
 REAL_DATA = Path(os.environ.get("MR2CT_REAL_DATA", Path(__file__).parents[2] / "shared" / "real"))
 
@@ -14,3 +16,46 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip("no real scans here; set MR2CT_REAL_DATA to the folder that holds them")
     return REAL_DATA
+
+
+@pytest.fixture
+def mr2ct(monkeypatch, capsys):
+    """mr2ct(*words) -> (exit code, stdout, stderr), in this process."""
+
+    from mr2ct_lib import cli
+
+    def run(*words) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mr2ct", *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """A folder with cohort/, prepared/ and run/ (two steps), made by the commands themselves."""
+    import torch
+
+    from mr2ct_lib import cli
+
+    folder, before = tmp_path_factory.mktemp("chain"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    words = [
+        ["cohort", "hip", "--patients", "2", "--seed", "1", "--out", folder / "cohort"],
+        ["prepare", folder / "cohort", "--out", folder / "prepared"],
+        ["train", "cyclegan", "--data", folder / "prepared", "--out", folder / "run", *TINY, "--set", "iterations=2"],
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        for command in words:
+            patch.setattr(sys, "argv", ["mr2ct", *map(str, command)])
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+            assert not end.value.code
+    yield folder
+    torch.set_num_threads(before)

@@ -15,59 +15,14 @@ import numpy as np
 import pytest
 import torch
 import typer
+from commands import TINY, files
 
 from mr2ct_lib import cli
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.images.volumes import read_volume
 from mr2ct_lib.methods.training import read_log
 
-TINY = [
-    *("--set", "filters=4", "--set", "blocks=1", "--set", "discriminator_filters=4", "--set", "discriminator_layers=1"),
-    *("--set", "batch_size=2", "--set", "decay_iterations=0", "--set", "log_every=1", "--set", "checkpoint_every=1"),
-]
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def mr2ct(monkeypatch, capsys):
-    """mr2ct(*words) -> (exit code, stdout, stderr), in this process."""
-
-    def run(*words) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mr2ct", *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory):
-    """A folder with cohort/, prepared/ and run/ (two steps), made by the commands themselves."""
-    folder, before = tmp_path_factory.mktemp("chain"), torch.get_num_threads()
-    torch.set_num_threads(1)
-    words = [
-        ["cohort", "hip", "--patients", "2", "--seed", "1", "--out", folder / "cohort"],
-        ["prepare", folder / "cohort", "--out", folder / "prepared"],
-        ["train", "cyclegan", "--data", folder / "prepared", "--out", folder / "run", *TINY, "--set", "iterations=2"],
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        for command in words:
-            patch.setattr(sys, "argv", ["mr2ct", *map(str, command)])
-            with pytest.raises(SystemExit) as end:
-                cli.main()
-            assert not end.value.code
-    yield folder
-    torch.set_num_threads(before)
-
-
-def files(folder: Path) -> dict[str, float]:
-    """Everything below `folder`, with the time of its last change."""
-    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
 
 
 # ------------------------------------------------------------------------------------------------------------- what works

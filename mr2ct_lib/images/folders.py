@@ -34,7 +34,7 @@ def _stem(path: Path) -> str:
     return next((path.name[: -len(end)] for end in SCANS if path.name.lower().endswith(end)), path.name)
 
 
-def _scans(folder: Path) -> dict[str, Path]:
+def scans_in(folder: Path) -> dict[str, Path]:
     """id -> scan file or DICOM folder, in the order of their names; hidden files are left alone."""
     if not folder.is_dir():
         return {}
@@ -72,7 +72,7 @@ def read_cohort(folder: str | Path) -> Cohort:
         raise InputError(f"{index}: holds no JSON object; expected what `mr2ct cohort` writes. Make the cohort again")
     if meta.get("complete") is False:
         raise InputError(f"{folder}: is unfinished; expected a whole cohort. Start the same `mr2ct cohort` command again to finish it")
-    source, target, labels = (_scans(folder / kind) for kind in ("source", "target", "labels"))
+    source, target, labels = (scans_in(folder / kind) for kind in ("source", "target", "labels"))
     own = "settings" not in meta
     if not own:
         people = meta["patients"]

@@ -1,0 +1,71 @@
+"""The command line itself: its groups, the options that several commands share, and the one place where errors end."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mr2ct_lib.files import InputError
+
+app = typer.Typer(
+    help="Unpaired MR-to-CT synthesis: virtual patients, training, synthesis, evaluation, segmentation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+segmenting = typer.Typer(help="Train a two-channel U-Net on CT + synthetic MR, or segment an MR with it.", no_args_is_help=True)
+app.add_typer(segmenting, name="segment")
+
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in PyTorch's RuntimeError
+Out = Annotated[Path, typer.Option(help="where the result goes")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an earlier result that lies at --out")]
+
+
+def main() -> None:
+    """Run the command line.
+
+    An error that a person can act on becomes one sentence on stderr and exit code 2: InputError, a refusal of the operating system, too
+    little memory, a name that cannot be encoded. Output that the terminal cannot show is escaped instead of ending the command.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        for word in sys.argv[1:]:
+            check_encoding(word)
+        app()
+    except (InputError, OSError, MemoryError, UnicodeError, RuntimeError) as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        # several processes of one training run meet the same error: the first one reports it
+        if os.environ.get("LOCAL_RANK", "0") == "0" or type(error).__name__ == "LostProcess":
+            print(f"mr2ct: {sentence}", file=sys.stderr)
+        sys.exit(2)
+
+
+def check_encoding(name: str | Path) -> None:
+    """Raise InputError for a file name whose bytes are not UTF-8: such a name can be opened, but not recorded beside a result.
+
+    >>> check_encoding("père.nii.gz")
+    """
+    try:
+        str(name).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{ascii(str(name))}: the name is not UTF-8; expected a name of readable characters. Rename it") from None
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell the user about `error`; None for an error of the program itself."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'writing'}: {error.strerror}" if error.strerror else str(error)
+    if isinstance(error, UnicodeError):
+        return f"{error}; expected names of UTF-8 characters. Rename the file or folder"
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        reason = " ".join(str(error).split())[:200] or "no memory is left"
+        return f"memory: {reason}; expected a scan and a batch that fit. Take a smaller one or a machine with more memory"
+    return None

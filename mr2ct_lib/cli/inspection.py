@@ -1,0 +1,109 @@
+"""What `mr2ct inspect` tells about a scan: where it lies, what its header and its values say, and which translator it fits."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+
+from mr2ct_lib.images.folders import guess_modality
+from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, WHOLE_BODY_WINDOW, Window, body_mask, mr_scale
+from mr2ct_lib.images.volumes import Volume, read_volume
+from mr2ct_lib.methods.translator import load_translator
+
+LABELS_AT_MOST = 256  # different whole numbers; a scan has more
+
+
+def describe(path: Path) -> dict[str, str]:
+    """Facts about a scan, name -> text. Raises InputError as `read_volume`."""
+    volume = read_volume(path)
+    low, first, middle, last, high = np.percentile(volume.array, [0, 1, 50, 99, 100])
+    facts = {
+        "kind": _kind(path),
+        "grid (voxels, RAS order)": " x ".join(map(str, volume.array.shape)),
+        "spacing (mm)": " x ".join(f"{mm:.4g}" for mm in volume.spacing),
+        "field of view (mm)": " x ".join(f"{mm:.4g}" for mm in volume.spacing * volume.array.shape),
+        "orientation": f"stored as {''.join(volume.axcodes)}, {_tilt(volume.affine)}",
+        "header says": _modality_in_header(path, volume),
+        "unit": volume.unit,
+        "values look like": values_look_like(volume),
+        "values": f"{low:.4g} to {high:.4g}, median {middle:.4g}, 98 % within {first:.4g} to {last:.4g}",
+        "body": f"{body_mask(volume).mean():.0%} of the voxels",
+    }
+    for window, name in _usual_windows(volume):
+        facts[f"cut by {name}"] = _cut(volume, window)
+    return facts
+
+
+def values_look_like(volume: Volume) -> str:
+    """ "a label map", "a mask", "CT" or "MR", by the values alone.
+
+    >>> values_look_like(Volume(np.array([[[-1000.0, 40.5]]]), np.eye(4)))
+    'CT'
+    >>> values_look_like(Volume(np.array([[[0.0, 1.0, 3.0]]]), np.eye(4)))
+    'a label map'
+    """
+    different = np.unique(volume.array)
+    if len(different) <= LABELS_AT_MOST and different[0] >= 0 and (different == np.round(different)).all():
+        return "a mask" if len(different) == 2 else "a label map"
+    return guess_modality(volume.replace(unit="a.u."))
+
+
+def fitness(path: Path, folder: Path) -> str:
+    """Say whether the translator in `folder` can translate the scan, in which direction, or why it cannot."""
+    volume, translator = read_volume(path), load_translator(folder)
+    kind = values_look_like(volume)
+    known = translator.preparation
+    units = {domain: known["windows"][domain]["unit"] for domain in ("source", "target")}
+    domains = [domain for domain, unit in units.items() if ("CT" if unit == "HU" else "MR") == kind]
+    if not domains:
+        return f"no: the values look like {kind}, it knows {' and '.join('CT' if unit == 'HU' else 'MR' for unit in units.values())}"
+    direction = " --reverse" if domains[0] == "target" else ""
+    pixel, scan = " x ".join(f"{mm:.4g}" for mm in known["spacing"]), " x ".join(f"{mm:.4g}" for mm in volume.spacing)
+    return f"yes{direction}: {known['plane']} slices of {pixel} mm, made from this scan's {scan} mm voxels"
+
+
+def _kind(path: Path) -> str:
+    if not path.is_dir():
+        return {".gz": "NIfTI file", ".nii": "NIfTI file", ".nrrd": "NRRD file"}.get(path.suffix.lower(), "MetaImage file")
+    return f"DICOM series in a folder of {sum(1 for file in path.rglob('*') if file.is_file())} files"
+
+
+def _modality_in_header(path: Path, volume: Volume) -> str:
+    """What the header says about modality; NIfTI headers have no place for it."""
+    if path.is_dir():
+        reader = sitk.ImageFileReader()
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            try:
+                reader.SetFileName(str(file))
+                reader.ReadImageInformation()
+            except RuntimeError:  # no DICOM file
+                continue
+            return f"DICOM modality {reader.GetMetaData('0008|0060').strip() if reader.HasMetaDataKey('0008|0060') else 'missing'}"
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        header = nib.load(path).header
+        forms = f"sform code {int(header['sform_code'])}, qform code {int(header['qform_code'])}"
+        return f"{'written by mr2ct in ' + volume.unit if volume.unit != 'a.u.' else 'no modality'}; {forms}"
+    return "no modality"
+
+
+def _tilt(affine: np.ndarray) -> str:
+    """How far the axes lie from the patient's own."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    degrees = np.degrees(np.arccos(np.clip(np.abs(axes).max(axis=0), 0, 1))).max()
+    sheared = np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3
+    return ("straight" if degrees < 0.1 else f"oblique by up to {degrees:.1f} degrees") + (", sheared (gantry tilt)" if sheared else "")
+
+
+def _usual_windows(volume: Volume) -> list[tuple[Window, str]]:
+    """The windows that this project uses for such values, in the volume's own unit."""
+    if guess_modality(volume) == "CT":
+        return [(CT_WINDOW, "[-150, 350] HU"), (WHOLE_BODY_WINDOW, "[-1024, 1500] HU")]
+    offset, scale = mr_scale(volume, "percentile")
+    window = Window(MR_WINDOW.low * scale + offset, MR_WINDOW.high * scale + offset, "a.u.")
+    return [(window, "[0, 100] % of bright tissue")]
+
+
+def _cut(volume: Volume, window: Window) -> str:
+    below, above = (volume.array < window.low).mean(), (volume.array > window.high).mean()
+    return f"{below:.1%} of the voxels below, {above:.1%} above"

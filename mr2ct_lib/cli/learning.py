@@ -1,0 +1,144 @@
+"""Commands that make patients, slices and networks: cohort | prepare | train | segment train."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mr2ct_lib.cli.entry import Out, Overwrite, app, check_encoding, segmenting
+from mr2ct_lib.cli.outputs import check_folder, quoted
+from mr2ct_lib.files import InputError, read_json
+
+
+@app.command(epilog="Example: mr2ct cohort hip --patients 20 --seed 1 --out cohorts/hip20")
+def cohort(
+    anatomy: Annotated[str, typer.Argument(help="hip (T1 MR, CT), head (PD, T2) or abdomen (T2*, CT)")],
+    out: Out,
+    patients: Annotated[int, typer.Option(help="patients of each domain")] = 20,
+    seed: Annotated[int, typer.Option(help="same seed, same patients")] = 1,
+    paired: Annotated[bool, typer.Option("--paired", help="the same people in both scanners, for testing")] = False,
+    profile: Annotated[str, typer.Option(help="quick, full or paper: how fine the scans are")] = "quick",
+    labels: Annotated[list[Path] | None, typer.Option(help="a label map instead of the built-in anatomy; again for more")] = None,
+    names: Annotated[Path | None, typer.Option(help="JSON from the label map's values to structure names")] = None,
+    body: Annotated[list[Path] | None, typer.Option(help="mask of the body, if a label map lacks fat and skin; one per map")] = None,
+    distort_target: Annotated[bool, typer.Option("--distort-target", help="one fixed distortion of the target domain (head)")] = False,
+) -> None:
+    """Scan virtual patients: unpaired MR and CT with their labels, written as NIfTI."""
+    from mr2ct_lib.patients.scanner import make_cohort
+
+    scans = make_cohort(anatomy, out, patients, seed, paired, profile, labels, names, body, distort_target)
+    print(
+        f"{len(scans.source)} source and {len(scans.target)} target scans in {out}. "
+        f"Next: mr2ct prepare {quoted(out)} --out {quoted(f'prepared/{out.name}')}"
+    )
+
+
+@app.command(epilog="Example: mr2ct prepare cohorts/hip20 --out prepared/hip20")
+def prepare(
+    folder: Annotated[Path, typer.Argument(help="a cohort: source/*.nii.gz, target/*.nii.gz, virtual or your own")],
+    out: Out,
+    plane: Annotated[str | None, typer.Option(help="coronal, axial or sagittal; by default the source's own slices")] = None,
+    size: Annotated[int | None, typer.Option(help="pixels per side; by default the source's own")] = None,
+    window: Annotated[
+        tuple[float, float] | None, typer.Option(help="lowest and highest HU of CT that the network sees; the papers': -150 350")
+    ] = None,
+    n4: Annotated[bool | None, typer.Option("--n4/--no-n4", help="correct the bias field of MR; by default all but heads")] = None,
+    profile: Annotated[str, typer.Option(help="quick, full or paper: how thorough N4 is")] = "quick",
+    overwrite: Overwrite = False,
+) -> None:
+    """Bring scans to slices that a network can learn from: N4, field of view, intensity windows."""
+    from mr2ct_lib.images.intensity import Window
+    from mr2ct_lib.images.preparation import prepare as prepare_cohort
+    from mr2ct_lib.images.slices import PreparedSlices
+
+    check_folder(out, [folder], "prepared.json", overwrite)
+    for path in folder.glob("*/*"):
+        check_encoding(path)
+    if (folder / "names.json").exists():
+        check_names(folder / "names.json")
+    ct = None if window is None else Window(*window, "HU")
+    slices = PreparedSlices(prepare_cohort(folder, out, plane=plane, size=size, profile=profile, n4=n4, target_window=ct))
+    print(
+        f"{len(slices.source)} source and {len(slices.target)} target slices of {slices.meta['shape'][0]} x {slices.meta['shape'][1]} "
+        f"pixels in {out}. Next: mr2ct train cyclegan --data {quoted(out)} --out {quoted(f'runs/{out.name}')}"
+    )
+
+
+def check_names(path: Path) -> None:
+    """Raise InputError unless the JSON at `path` maps whole numbers to the names of structures, {"1": "pelvis", "2": "femur"}."""
+    names = read_json(path)
+    if not isinstance(names, dict) or not names:
+        raise InputError(f'{path}: holds no names; expected JSON like {{"1": "pelvis", "2": "femur"}}. Write one name per label value')
+    for value, name in names.items():
+        if not value.isdecimal() or not isinstance(name, str):
+            entry = json.dumps({value: name})[1:-1]
+            raise InputError(f'{path}: {entry} is no label value with its name; expected entries like "1": "pelvis". Correct it')
+
+
+@app.command(epilog="Example: mr2ct train cyclegan --data prepared/hip20 --out runs/a --set lambda_gc=0.3 --set iterations=40")
+def train(
+    method: Annotated[str, typer.Argument(help="cyclegan or dicyclegan")],
+    data: Annotated[Path, typer.Option(help="prepared slices")],
+    out: Out,
+    profile: Annotated[str, typer.Option(help="quick, full or paper")] = "quick",
+    seed: Annotated[int, typer.Option(help="same seed, same machine, same bits")] = 7,
+    change: Annotated[list[str] | None, typer.Option("--set", help="name=value, any setting, as often as needed")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue from the last checkpoint")] = False,
+    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda")] = "auto",
+    torchrun: Annotated[str | None, typer.Option(help='options of torchrun, for several processes: "--nproc-per-node 2"')] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="also write tensorboard/ in the run's folder")] = False,
+) -> None:
+    """Train both generators, in one process or, with --torchrun, in several."""
+    from mr2ct_lib.methods.distributed import is_first, is_launched, launch
+    from mr2ct_lib.methods.settings import make_settings
+    from mr2ct_lib.methods.training import read_log
+    from mr2ct_lib.methods.training import train as train_run
+
+    changes = {}
+    for text in change or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set {text!r}: gives no value; expected name=value, for instance --set lambda_gc=0.3")
+        changes[name.strip()] = value.strip()
+    if "seed" in changes or "method" in changes or "profile" in changes:
+        raise InputError("--set seed, method or profile: each has its own place; give --seed, the method or --profile")
+    settings = make_settings(method, profile, seed=seed, **changes)
+    if torchrun is not None and not is_launched():
+        return launch(torchrun, sys.argv[1:])
+    run = train_run(settings, data, out, resume=resume, device=device, tensorboard=tensorboard)
+    if not is_first():
+        return None
+    last = ", ".join(f"{name} {value:.3g}" for name, value in read_log(run)[-1].items())
+    translator = run / "translator"
+    print(f"{last}\nTranslator in {translator}. Next: mr2ct synthesize {quoted(translator)} scan.nii.gz --out sct.nii.gz")
+
+
+@segmenting.command("train", epilog="Example: mr2ct segment train runs/a/translator prepared/labelled --out runs/seg --iterations 600")
+def segment_train(
+    translator: Annotated[Path, typer.Argument(help="translator/ of a finished run")],
+    data: Annotated[Path, typer.Argument(help="prepared slices whose CT patients have labels")],
+    out: Out,
+    iterations: Annotated[int, typer.Option(help="steps of Adam")] = 600,
+    learning_rate: Annotated[float, typer.Option(help="the paper's is 1e-4, over 1e5 iterations")] = 3e-3,
+    size: Annotated[str, typer.Option(help="quick, full or paper: width of the U-Net")] = "quick",
+    seed: Annotated[int, typer.Option(help="same seed, same network")] = 7,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train the U-Net on labelled CT and the synthetic MR that the translator makes from it."""
+    from mr2ct_lib.course.experiments import labelled_channels
+    from mr2ct_lib.images.slices import PreparedSlices
+    from mr2ct_lib.methods.segmentation import save_segmenter, train_segmenter
+    from mr2ct_lib.methods.translator import load_translator
+
+    check_folder(out, [translator, data], "segmenter.json", overwrite)
+    channels, labels, names = labelled_channels(PreparedSlices(data), load_translator(translator))
+    segmenter = train_segmenter(
+        channels, labels, names, size=size, iterations=iterations, learning_rate=learning_rate, seed=seed, progress=sys.stderr.isatty()
+    )
+    save_segmenter(segmenter, out)
+    print(
+        f"{len(names)} structures learned from {len(channels)} slices, in {out}. "
+        f"Next: mr2ct segment apply {quoted(out)} scan.nii.gz --translator {quoted(translator)} --out labels.nii.gz"
+    )

@@ -1,0 +1,45 @@
+"""What `mr2ct register` does: files in, the moving scan on the fixed one's grid out, and how alike they have become."""
+
+from pathlib import Path
+
+import numpy as np
+
+from mr2ct_lib.files import InputError
+from mr2ct_lib.images.folders import guess_modality
+from mr2ct_lib.images.intensity import body_mask
+from mr2ct_lib.images.registration import register
+from mr2ct_lib.images.volumes import Volume, read_volume, reslice, write_volume
+from mr2ct_lib.measures.metrics import normalised_mutual_information
+
+
+def register_files(moving: Path, fixed: Path, out: Path, mask: Path | None, spacing: float) -> tuple[float, float]:
+    """Register the scan `moving` to `fixed` and write it to `out`, with its own values on the grid of `fixed`.
+
+    mask: where to compare, on the grid of `fixed`. spacing: of the B-spline's control points in mm. Returns the normalised mutual
+    information [0, 1] inside the body of `fixed`, before and after. Raises InputError for a scan that cannot be read, and for a mask of
+    another grid or without voxels.
+    """
+    move, still = (_with_unit(read_volume(path)) for path in (moving, fixed))
+    inside = None if mask is None else _read_mask(mask, still, fixed)
+    result, _ = register(move, still, mask=inside, spacing=spacing)
+    where = body_mask(still) if inside is None else inside
+    unmoved = reslice(move, still.array.shape, still.affine)
+    before, after = (normalised_mutual_information(volume.array, still.array, where) for volume in (unmoved, result))
+    write_volume(result, out)
+    return before, after
+
+
+def _with_unit(volume: Volume) -> Volume:
+    return volume.replace(unit="HU") if guess_modality(volume) == "CT" else volume
+
+
+def _read_mask(path: Path, still: Volume, fixed: Path) -> np.ndarray:
+    mask = read_volume(path, "label")
+    if mask.array.shape != still.array.shape or np.abs(mask.affine - still.affine).max() > 0.01:
+        raise InputError(
+            f"{path}: lies on another grid ({mask.array.shape}, {np.round(mask.spacing, 3).tolist()} mm) than {fixed} "
+            f"({still.array.shape}, {np.round(still.spacing, 3).tolist()} mm); expected the same. Draw the mask on {fixed}"
+        )
+    if not (mask.array > 0).any():
+        raise InputError(f"{path}: marks no voxel; expected values above 0 where to compare. Choose another mask")
+    return mask.array > 0

@@ -1,0 +1,157 @@
+"""What `mr2ct synthesize` does with scans and translators: one or many of each, results in a file, a DICOM series or a folder."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from tqdm.auto import tqdm
+
+from mr2ct_lib.cli.entry import check_encoding
+from mr2ct_lib.cli.outputs import check_folder, is_nifti_name, with_ending
+from mr2ct_lib.files import InputError, read_json, write_json
+from mr2ct_lib.images.folders import scans_in
+from mr2ct_lib.images.volumes import Volume, read_volume, write_volume
+from mr2ct_lib.methods.synthesis import synthesize
+from mr2ct_lib.methods.translator import Translator, load_translator
+
+RECORD = "synthesis.json"  # in a folder of results: what they were made with
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """How scans are translated: by one translator, or by several of the same kind of slices (other seeds), whose mean is the result.
+
+    qa: also draw a picture per scan. dicom: in a folder of scans, write DICOM series instead of NIfTI files.
+    """
+
+    folders: list[Path]
+    translators: list[Translator]
+    reverse: bool = False
+    qa: bool = False
+    dicom: bool = False
+
+    def __call__(self, scan: Volume) -> tuple[Volume, Volume | None]:
+        """The synthetic scan and, of several translators, the spread (standard deviation) of their results, else None."""
+        return mean_and_spread(synthesize(scan, one, self.reverse, progress=True) for one in self.translators)
+
+    def record(self) -> dict[str, object]:
+        """What decides the result, for the folder of results."""
+        return {"translators": [_digest(folder) for folder in self.folders], "reverse": self.reverse}
+
+
+def load_synthesis(folders: list[Path], reverse: bool, qa: bool, dicom: bool) -> Synthesis:
+    """Load the translators. Raises InputError when one cannot be used or they give different units or windows."""
+    translators = [load_translator(folder) for folder in folders]
+    domain = "source" if reverse else "target"
+    for folder, other in zip(folders, translators, strict=True):
+        first, own = (one.preparation["windows"][domain] for one in (translators[0], other))
+        if first != own:
+            raise InputError(f"{folder}: gives {own}, {folders[0]} gives {first}; expected translators of the same slices. Leave one out")
+    return Synthesis(folders, translators, reverse, qa, dicom)
+
+
+def mean_and_spread(results) -> tuple[Volume, Volume | None]:
+    """The mean of scans on one grid, and their standard deviation (n - 1) in the same unit; None for a single scan.
+
+    Runs through `results` once and keeps two arrays in memory (Welford's algorithm).
+
+    >>> two = (Volume(np.full((1, 1, 2), value), np.eye(4), "HU") for value in (-10.0, 30.0))
+    >>> [round(float(volume.array[0, 0, 0]), 1) for volume in mean_and_spread(two)]
+    [10.0, 28.3]
+    """
+    count, mean, squares = 0, 0.0, 0.0
+    for count, volume in enumerate(results, start=1):
+        change = volume.array.astype(np.float32) - mean
+        mean = mean + change / count
+        squares = squares + change * (volume.array - mean)
+    if count == 1:
+        return volume, None
+    return volume.replace(array=mean), volume.replace(array=np.sqrt(squares / (count - 1)).astype(np.float32))
+
+
+def scans_of(path: Path) -> dict[str, Path] | None:
+    """Name -> scan of a folder of scans; None where `path` is one scan itself: a file, or the folder of one DICOM series."""
+    if not path.is_dir():
+        return None
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    if sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path)):  # slices lie right here
+        return None
+    scans = scans_in(path)
+    return None if len(scans) <= 1 and all(scan.is_dir() for scan in scans.values()) else scans
+
+
+def write_result(result: Volume, spread: Volume | None, scan: Path, out: Path) -> None:
+    """Write the synthetic scan to `out`: a NIfTI file, or a folder for a DICOM series; the spread as NIfTI beside it."""
+    if is_nifti_name(out):
+        write_volume(result, out)
+    else:
+        from mr2ct_lib.images.dicom import write_dicom_series
+
+        write_dicom_series(result, out, source=scan if scan.is_dir() else None)
+    if spread is not None:
+        write_volume(spread, with_ending(out, "_spread.nii.gz"), dtype=np.float32)
+
+
+def synthesize_one(synthesis: Synthesis, scan: Path, out: Path) -> tuple[Volume, Volume | None]:
+    """Read a scan, translate it and write the result, its spread and its picture; return result and spread."""
+    check_encoding(scan)
+    volume = read_volume(scan)
+    result, spread = synthesis(volume)
+    write_result(result, spread, scan, out)
+    if synthesis.qa:
+        from mr2ct_lib.cli.qa import write_qa
+
+        write_qa(volume, synthesis.translators[0], synthesis.reverse, with_ending(out, "_qa.png"))
+    return result, spread
+
+
+def synthesize_folder(synthesis: Synthesis, scans: dict[str, Path], out: Path, overwrite: bool) -> tuple[int, dict[str, str]]:
+    """Translate every scan into the folder `out`; one that fails does not stop the others, finished ones are skipped.
+
+    A result counts as finished when it is newer than its scan and than the record of its translators. Returns the number of skipped
+    scans, and name -> reason of failures. Raises InputError when `out` holds other things, or results of other translators.
+    """
+    record, path = synthesis.record(), out / RECORD
+    if not path.exists() or overwrite:
+        check_folder(out, list(scans.values()), RECORD, overwrite)
+        write_json(record, path)
+    elif read_json(path) != record:
+        raise InputError(
+            f"{out}: holds results of other translators or of the other direction; expected a new folder. "
+            "Choose another name, or add --overwrite to replace them"
+        )
+    skipped, failures = 0, {}
+    for name, scan in tqdm(scans.items(), "synthesize", unit="scan", disable=None):
+        result = out / (name if synthesis.dicom else f"{name}.nii.gz")
+        if _is_finished(synthesis, scan, result, path.stat().st_mtime):
+            skipped += 1
+            continue
+        try:
+            if synthesis.dicom and result.exists():
+                check_folder(result, [scan], "*.dcm", overwrite=True)
+            synthesize_one(synthesis, scan, result)
+        except (InputError, OSError, MemoryError, UnicodeError) as error:
+            failures[name] = str(error) or type(error).__name__
+    return skipped, failures
+
+
+def _is_finished(synthesis: Synthesis, scan: Path, result: Path, since: float) -> bool:
+    """Say whether all files of a result are there, newer than the scan and than the time `since`."""
+    expected = [result]
+    if len(synthesis.translators) > 1:
+        expected.append(with_ending(result, "_spread.nii.gz"))
+    if synthesis.qa:
+        expected.append(with_ending(result, "_qa.png"))
+    newest = max(since, *(path.stat().st_mtime for path in [scan, *(scan.rglob("*") if scan.is_dir() else ())]))
+    return all(path.exists() and path.stat().st_mtime >= newest for path in expected)
+
+
+def _digest(folder: Path) -> str:
+    """A fingerprint of a translator's files."""
+    inner = folder / "translator" if (folder / "translator" / "translator.json").is_file() else folder
+    digest = hashlib.sha256()
+    for path in sorted(inner.glob("translator.json")) + sorted(inner.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,283 @@
+"""Commands on scans: folders of scans, several translators, pictures, inspection, registration, and outputs that destroy nothing."""
+
+import json
+import os
+import shutil
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+from commands import TINY, files
+from PIL import Image
+
+from mr2ct_lib import cli
+from mr2ct_lib.cli.inspection import values_look_like
+from mr2ct_lib.cli.outputs import quoted, with_ending
+from mr2ct_lib.cli.synthesizing import mean_and_spread, scans_of
+from mr2ct_lib.images.volumes import Volume, read_volume, write_volume
+
+
+@pytest.fixture
+def scans(chain, tmp_path):
+    """A folder of two good scans and a damaged one, between them a label map."""
+    folder = tmp_path / "my scans"
+    folder.mkdir()
+    for name in ("anna", "bert"):
+        shutil.copy(chain / "cohort/source/s0001.nii.gz", folder / f"{name}.nii.gz")
+    shutil.copy(chain / "cohort/labels/t0001.nii.gz", folder / "anna_labels.nii.gz")
+    (folder / "carl.nii.gz").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other(chain):
+    """A second translator of the same slices: another seed."""
+    with pytest.MonkeyPatch.context() as patch:
+        words = ["train", "cyclegan", "--data", chain / "prepared", "--out", chain / "other", *TINY, "--set", "iterations=2", "--seed", 8]
+        patch.setattr(sys, "argv", ["mr2ct", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+    return chain / "other"
+
+
+# ------------------------------------------------------------------------------------------------------- folders of scans
+
+
+def test_a_folder_is_synthesized_and_failures_come_last(chain, scans, mr2ct, tmp_path):
+    words = ["synthesize", chain / "run", scans, "--out", tmp_path / "ct"]
+    code, out, err = mr2ct(*words)
+    assert code == 1 and "2 synthesized, 0 there already, 1 failed" in out
+    assert "carl: " in err and "not a readable NIfTI" in err and "anna_labels" not in out + err
+    assert sorted(path.name for path in (tmp_path / "ct").iterdir()) == ["anna.nii.gz", "bert.nii.gz", "synthesis.json"]
+    single = tmp_path / "one.nii.gz"
+    assert mr2ct("synthesize", chain / "run", scans / "anna.nii.gz", "--out", single)[0] == 0
+    np.testing.assert_array_equal(read_volume(tmp_path / "ct/anna.nii.gz").array, read_volume(single).array)
+    (scans / "carl.nii.gz").unlink()
+    before = files(tmp_path / "ct")
+    code, out, _ = mr2ct(*words)
+    assert code == 0 and "0 synthesized, 2 there already, 0 failed" in out and files(tmp_path / "ct") == before
+
+
+def test_a_scan_newer_than_its_result_is_done_again(chain, scans, mr2ct, tmp_path):
+    (scans / "carl.nii.gz").unlink()
+    words = ["synthesize", chain / "run", scans, "--out", tmp_path / "ct"]
+    assert mr2ct(*words)[0] == 0
+    later = (tmp_path / "ct/bert.nii.gz").stat().st_mtime + 10
+    os.utime(scans / "bert.nii.gz", (later, later))
+    assert "1 synthesized, 1 there already" in mr2ct(*words)[1]
+
+
+def test_results_of_two_translators_never_mix(chain, other, scans, mr2ct, tmp_path):
+    (scans / "carl.nii.gz").unlink()
+    assert mr2ct("synthesize", chain / "run", scans, "--out", tmp_path / "ct")[0] == 0
+    before = files(tmp_path / "ct")
+    code, _, err = mr2ct("synthesize", other, scans, "--out", tmp_path / "ct")
+    assert code == 2 and "other translators" in err and files(tmp_path / "ct") == before
+    code, out, _ = mr2ct("synthesize", other, scans, "--out", tmp_path / "ct", "--overwrite")
+    assert code == 0 and "2 synthesized, 0 there already" in out
+
+
+def test_results_go_into_no_folder_that_holds_other_things(chain, scans, mr2ct, tmp_path):
+    for place in (scans, tmp_path):
+        before = files(tmp_path)
+        assert mr2ct("synthesize", chain / "run", scans, "--out", place)[0] == 2
+        assert files(tmp_path) == before
+
+
+def test_a_dicom_series_is_one_scan_and_folders_of_series_are_many(tmp_path):
+    write_volume(Volume(np.arange(8.0).reshape(2, 2, 2), np.eye(4)), tmp_path / "many/a.nii.gz")
+    assert scans_of(tmp_path / "many/a.nii.gz") is None
+    assert list(scans_of(tmp_path / "many")) == ["a"]
+    (tmp_path / "patients/one").mkdir(parents=True)
+    assert scans_of(tmp_path / "patients") is None  # perhaps one patient's series in a folder of its own
+    (tmp_path / "patients/two").mkdir()
+    assert list(scans_of(tmp_path / "patients")) == ["one", "two"]
+
+
+# ----------------------------------------------------------------------------------------------------- several translators
+
+
+def test_several_translators_give_their_mean_and_spread(chain, other, mr2ct, tmp_path):
+    scan = chain / "cohort/source/s0001.nii.gz"
+    each = []
+    for name in ("run", "other"):
+        assert mr2ct("synthesize", chain / name, scan, "--out", tmp_path / f"{name}.nii.gz")[0] == 0
+        each.append(nib.load(tmp_path / f"{name}.nii.gz").get_fdata())
+    words = ["synthesize", chain / "run", scan, "--translator", other, "--out", tmp_path / "ct.nii.gz"]
+    code, out, _ = mr2ct(*words)
+    assert code == 0 and "spread of 2 translators" in out
+    mean, spread = (nib.load(tmp_path / name).get_fdata() for name in ("ct.nii.gz", "ct_spread.nii.gz"))
+    np.testing.assert_allclose(mean, np.mean(each, axis=0), atol=1.01)  # each file is rounded to whole HU
+    np.testing.assert_allclose(spread, np.std(each, axis=0, ddof=1), atol=1.01)
+    assert spread.max() > 10
+    alone = ["synthesize", "--translator", chain / "run", "--translator", other, scan, "--out", tmp_path / "same.nii.gz"]
+    assert mr2ct(*alone)[0] == 0
+    np.testing.assert_array_equal(nib.load(tmp_path / "same.nii.gz").get_fdata(), mean)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_mean_and_spread_are_those_of_numpy(count):
+    arrays = np.random.default_rng(0).normal(-29, 42, (count, 3, 4, 5))
+    mean, spread = mean_and_spread(Volume(array, np.eye(4), "HU") for array in arrays)
+    np.testing.assert_allclose(mean.array, arrays.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(spread.array, arrays.std(axis=0, ddof=1), rtol=1e-4)
+
+
+def test_translators_of_different_windows_are_refused(chain, other, mr2ct, tmp_path):
+    shutil.copytree(other / "translator", tmp_path / "wide")
+    record = json.loads((tmp_path / "wide/translator.json").read_text())
+    record["preparation"]["windows"]["target"]["high"] = 1500.0
+    (tmp_path / "wide/translator.json").write_text(json.dumps(record))
+    words = ["synthesize", chain / "run", chain / "cohort/source/s0001.nii.gz", "--translator", tmp_path / "wide"]
+    code, _, err = mr2ct(*words, "--out", tmp_path / "ct.nii.gz")
+    assert code == 2 and "translators of the same slices" in err and not (tmp_path / "ct.nii.gz").exists()
+
+
+def test_a_picture_shows_what_went_in_and_came_out(chain, mr2ct, tmp_path):
+    words = ["synthesize", chain / "run", chain / "cohort/source/s0001.nii.gz", "--out", tmp_path / "ct.nii.gz", "--qa"]
+    assert mr2ct(*words)[0] == 0
+    picture = np.asarray(Image.open(tmp_path / "ct_qa.png").convert("L"), float)
+    quarters = np.array_split(picture, 4, axis=1)
+    assert all(quarter.std() > 10 for quarter in quarters)  # an empty panel is white throughout
+
+
+# ------------------------------------------------------------------------------------------------- inspection, registration
+
+
+def test_inspect_says_what_a_scan_is_and_what_it_fits(chain, mr2ct):
+    words = ["inspect", chain / "cohort/source/s0001.nii.gz", "--translator", chain / "run", "--json"]
+    code, out, _ = mr2ct(*words)
+    facts = json.loads(out)
+    assert code == 0 and facts["values look like"] == "MR" and facts["kind"] == "NIfTI file"
+    assert facts[f"fits {chain / 'run'}"].startswith("yes:")
+    code, out, _ = mr2ct("inspect", chain / "cohort/target/t0001.nii.gz", "--translator", chain / "run")
+    assert code == 0 and "yes --reverse" in out and "cut by [-150, 350] HU" in out
+    code, out, _ = mr2ct("inspect", chain / "cohort/labels/t0001.nii.gz", "--translator", chain / "run")
+    assert code == 0 and "a label map" in out and "no: the values look like a label map" in out
+
+
+def test_inspect_counts_what_a_window_cuts(mr2ct, tmp_path):
+    array = np.full((10, 10, 10), 40.0, np.float32)
+    array[:2], array[2:3] = -1000, 2000  # 20 % air, 10 % metal
+    tilted = np.array([[np.cos(0.2), -np.sin(0.2), 0, 0], [np.sin(0.2), np.cos(0.2), 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]])
+    write_volume(Volume(array, tilted, "HU"), tmp_path / "ct.nii.gz")
+    facts = json.loads(mr2ct("inspect", tmp_path / "ct.nii.gz", "--json")[1])
+    assert facts["cut by [-150, 350] HU"] == "20.0% of the voxels below, 10.0% above"
+    assert facts["cut by [-1024, 1500] HU"] == "0.0% of the voxels below, 10.0% above"
+    assert facts["spacing (mm)"] == "1 x 1 x 3" and "oblique by up to 11.5 degrees" in facts["orientation"]
+
+
+@pytest.mark.parametrize("values, kind", [([0, 1, 1], "a mask"), ([0.0, 0.4, 2.0], "MR"), ([-1000.0, 0.0, 50.0], "CT")])
+def test_values_tell_what_a_file_is(values, kind):
+    assert values_look_like(Volume(np.array(values, np.float32)[:, None, None], np.eye(4))) == kind
+
+
+def test_register_brings_a_moved_scan_back(mr2ct, tmp_path):
+    grid = np.mgrid[:40, :40, :24].astype(np.float32)
+    ball = np.sqrt(((grid - np.array([20, 18, 12])[:, None, None, None]) ** 2).sum(axis=0)) < 9
+    array = (100 * ball + 20 * (grid[0] > 18) * ball + np.random.default_rng(0).normal(0, 2, ball.shape)).astype(np.float32)
+    moved = np.diag([3.0, 3, 3, 1])
+    moved[:3, 3] = [6, -6, 3]
+    write_volume(Volume(array, np.diag([3.0, 3, 3, 1])), tmp_path / "fixed.nii.gz")
+    write_volume(Volume(array, moved), tmp_path / "moving.nii.gz")
+    code, out, _ = mr2ct("register", tmp_path / "moving.nii.gz", tmp_path / "fixed.nii.gz", "--out", tmp_path / "out.nii.gz")
+    assert code == 0 and "mutual information" in out
+    result = read_volume(tmp_path / "out.nii.gz").array
+    assert np.abs(result - array)[ball].mean() < 0.3 * np.abs(np.roll(array, (2, -2, 1), (0, 1, 2)) - array)[ball].mean()
+
+
+def test_register_refuses_a_mask_of_another_grid(chain, mr2ct, tmp_path):
+    mr, ct = chain / "cohort/source/s0001.nii.gz", chain / "cohort/target/t0001.nii.gz"
+    words = ["register", ct, mr, "--mask", chain / "cohort/labels/t0001.nii.gz", "--out", tmp_path / "out.nii.gz"]
+    code, _, err = mr2ct(*words)
+    assert code == 2 and "lies on another grid" in err and files(tmp_path) == {}
+
+
+# --------------------------------------------------------------------------------------------------- nothing is destroyed
+
+
+def test_an_output_never_takes_the_place_of_an_input_a_link_or_a_result(chain, mr2ct, tmp_path):
+    scan, result = tmp_path / "scan.nii.gz", tmp_path / "result.nii.gz"
+    shutil.copy(chain / "cohort/source/s0001.nii.gz", scan)
+    shutil.copy(chain / "cohort/target/t0001.nii.gz", result)
+    (tmp_path / "link.nii.gz").symlink_to(scan)
+    (tmp_path / "same.nii.gz").symlink_to("scan.nii.gz")
+    before = files(tmp_path)
+    for out, words in ((scan, "is the input"), (tmp_path / "link.nii.gz", "is a link"), (result, "--overwrite")):
+        code, _, err = mr2ct("synthesize", chain / "run", scan, "--out", out)
+        assert code == 2 and words in err and files(tmp_path) == before
+    assert mr2ct("synthesize", chain / "run", scan, "--out", scan, "--overwrite")[0] == 2 and files(tmp_path) == before
+    assert mr2ct("synthesize", chain / "run", scan, "--out", result, "--overwrite")[0] == 0
+
+
+def test_prepared_slices_are_replaced_only_when_that_is_meant(chain, mr2ct, tmp_path):
+    shutil.copytree(chain / "prepared", tmp_path / "prepared")
+    before = files(tmp_path)
+    code, _, err = mr2ct("prepare", chain / "cohort", "--out", tmp_path / "prepared")
+    assert code == 2 and "--overwrite" in err and files(tmp_path) == before
+    assert mr2ct("prepare", chain / "cohort", "--out", tmp_path / "prepared", "--overwrite")[0] == 0
+    shutil.copytree(chain / "cohort", tmp_path / "cohort")
+    shutil.copy(tmp_path / "prepared/prepared.json", tmp_path / "cohort")  # a folder that is both
+    before = files(tmp_path)
+    code, _, err = mr2ct("prepare", tmp_path / "cohort", "--out", tmp_path / "cohort", "--overwrite")
+    assert code == 2 and "is the input" in err and files(tmp_path) == before
+
+
+def test_what_comes_next_can_be_pasted_into_a_shell(mr2ct, tmp_path):
+    code, out, _ = mr2ct("cohort", "hip", "--patients", 1, "--paired", "--out", tmp_path / "my hips; rm -r x")
+    assert code == 0 and f"Next: mr2ct prepare '{tmp_path}/my hips; rm -r x' --out 'prepared/my hips; rm -r x'" in out
+
+
+def test_names_of_files_end_as_they_should():
+    from pathlib import Path
+
+    assert with_ending(Path("a/b.nii"), "_qa.png") == Path("a/b_qa.png") and with_ending(Path("a/b"), "_qa.png") == Path("a/b_qa.png")
+    assert quoted("a b") == "'a b'" and quoted("plain/name-1.nii.gz") == "plain/name-1.nii.gz"
+
+
+# -------------------------------------------------------------------------------------------------- one sentence, before work
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 403. GiB"), RuntimeError("[enforce] not enough memory: you tried")])
+def test_too_little_memory_is_one_sentence(error, chain, mr2ct, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("mr2ct_lib.cli.synthesizing.synthesize", fails)
+    code, out, err = mr2ct("synthesize", chain / "run", chain / "cohort/source/s0001.nii.gz", "--out", tmp_path / "ct.nii.gz")
+    assert code == 2 and out == "" and err.startswith("mr2ct: memory: ") and err.count("\n") == 1 and files(tmp_path) == {}
+
+
+def test_another_error_of_the_program_is_not_hidden(chain, mr2ct, tmp_path, monkeypatch):
+    monkeypatch.setattr("mr2ct_lib.cli.synthesizing.synthesize", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("a defect")))
+    with pytest.raises(RuntimeError, match="a defect"):
+        mr2ct("synthesize", chain / "run", chain / "cohort/source/s0001.nii.gz", "--out", tmp_path / "ct.nii.gz")
+
+
+def test_names_that_are_not_utf8_are_refused_before_the_work(chain, mr2ct, tmp_path):
+    name = os.fsdecode(b"p\xe8re.nii.gz")  # Latin-1
+    (tmp_path / "own/source").mkdir(parents=True)
+    (tmp_path / "own/target").mkdir()
+    for domain, path in (("source", chain / "cohort/source/s0001.nii.gz"), ("target", chain / "cohort/target/t0001.nii.gz")):
+        shutil.copy(path, tmp_path / "own" / domain / name)
+    before = files(tmp_path)
+    scan = tmp_path / "own/source" / name
+    for words in (
+        ["synthesize", chain / "run", scan, "--out", tmp_path / "ct.nii.gz"],
+        ["synthesize", chain / "run", chain / "cohort/source/s0001.nii.gz", "--out", tmp_path / name],
+        ["prepare", tmp_path / "own", "--out", tmp_path / "prepared"],
+    ):
+        code, out, err = mr2ct(*words)
+        assert code == 2 and out == "" and "is not UTF-8" in err and err.count("\n") == 1
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("names", ['{"femur": 1}', '{"1": 2}', "[]", "{}", '{"1.5": "femur"}'])
+def test_names_of_labels_are_checked_before_the_work(names, chain, mr2ct, tmp_path):
+    shutil.copytree(chain / "cohort", tmp_path / "own", ignore=shutil.ignore_patterns("cohort.json", "patients"))
+    (tmp_path / "own/names.json").write_text(names)
+    before = files(tmp_path)
+    code, _, err = mr2ct("prepare", tmp_path / "own", "--out", tmp_path / "prepared")
+    assert code == 2 and "names.json" in err and err.count("\n") == 1 and files(tmp_path) == before

@@ -196,10 +196,11 @@ BAD_SCANS = {
 
 
 def refused(result: tuple[int, str, str], words: str) -> str:
-    """Exit code 2, nothing on stdout, one sentence on stderr that holds `words`; returns it."""
+    """Exit code 2, nothing on stdout, one sentence on stderr, with an indented line per failure, that holds `words`; returns it."""
     code, out, err = result
     assert code == 2 and out == "", (code, out, err)
-    assert err.startswith("mr2ct: ") and err.count("\n") == 1 and "Traceback" not in err, err
+    first, *listed = err.splitlines()
+    assert first.startswith("mr2ct: ") and all(line.startswith("  ") for line in listed) and "Traceback" not in err, err
     assert words in err, err
     return err
 

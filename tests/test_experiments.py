@@ -24,7 +24,13 @@ def prepared(folder, target, valid=None, patients=2):
     if valid is not None:
         np.save(folder / "valid.npy", valid)
     rows = [{"id": f"p{i}", "first": 2 * i, "count": 2} for i in range(patients)]
-    meta = {"format": 1, "anatomy": "hip", "shape": [16, 16], "patients": {"source": rows, "target": rows}, "label_names": {}}
+    meta = {
+        "format": 1,
+        "anatomy": "hip",
+        "shape": [16, 16],
+        "patients": {"source": rows, "target": rows},
+        "label_names": {},
+    }
     write_json(meta | {"windows": {"source": MR, "target": CT}}, folder / "prepared.json")
     return PreparedSlices(folder)
 
@@ -99,7 +105,7 @@ def test_a_run_of_other_settings_says_which_folder_to_remove(tmp_path, target, m
 
 
 def _remember_threads(folder, *_):
-    """A job for `side_by_side`: leaves its threads in a file where there is none yet, and returns what the file says."""
+    """A job for `side_by_side`: writes its threads to a file unless there is one, and returns what the file says."""
     path = Path(folder) / "threads.txt"
     if not path.exists():
         path.write_text(f"{os.getpid()} {torch.get_num_threads()}")

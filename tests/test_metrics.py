@@ -38,7 +38,9 @@ def test_psnr_by_hand():
 def test_psnr_and_ssim_agree_with_scikit_image(pair):
     expected = skimage_metrics.peak_signal_noise_ratio(pair[1], pair[0], data_range=50)
     assert metrics.psnr(*pair, data_range=50) == pytest.approx(expected)
-    assert metrics.ssim(*pair, data_range=50) == pytest.approx(skimage_metrics.structural_similarity(pair[1], pair[0], data_range=50))
+    assert metrics.ssim(*pair, data_range=50) == pytest.approx(
+        skimage_metrics.structural_similarity(pair[1], pair[0], data_range=50)
+    )
 
 
 def test_units_scale_as_they_should(pair):
@@ -47,7 +49,9 @@ def test_units_scale_as_they_should(pair):
     assert metrics.mae(*hu) == pytest.approx(metrics.mae(*pair) * 500 / 255)
     assert metrics.psnr(*hu, data_range=500) == pytest.approx(metrics.psnr(*pair, data_range=255))
     shifted = [image + 0.0 for image in pair]
-    assert metrics.ssim(*[2 * image for image in shifted], data_range=510) == pytest.approx(metrics.ssim(*pair, data_range=255))
+    assert metrics.ssim(*[2 * image for image in shifted], data_range=510) == pytest.approx(
+        metrics.ssim(*pair, data_range=255)
+    )
 
 
 def test_what_lies_outside_the_mask_does_not_count(pair):
@@ -64,7 +68,9 @@ def test_what_lies_outside_the_mask_does_not_count(pair):
         (metrics.normalised_mutual_information, {}),
     ]:
         assert metric(spoiled, truth, mask, **settings) == metric(prediction, truth, mask, **settings)
-        assert metric(prediction, truth, mask, **settings) == pytest.approx(metric(prediction[4:12, 5:20], truth[4:12, 5:20], **settings))
+        assert metric(prediction, truth, mask, **settings) == pytest.approx(
+            metric(prediction[4:12, 5:20], truth[4:12, 5:20], **settings)
+        )
 
 
 def test_masked_ssim_is_the_mean_of_the_map(pair):
@@ -165,7 +171,10 @@ def test_hausdorff_of_a_shift_and_by_distance_transform():
     prediction, truth = discs(4), discs(0)
     result = label_metrics.hausdorff_95(prediction, truth, NAMES, spacing)
     assert result["femur"] == pytest.approx(
-        max(surface_distances(prediction == 2, truth == 2, spacing), surface_distances(truth == 2, prediction == 2, spacing)),
+        max(
+            surface_distances(prediction == 2, truth == 2, spacing),
+            surface_distances(truth == 2, prediction == 2, spacing),
+        ),
         abs=0.1,
     )
     assert 3 < result["femur"] <= 6  # the shift is 4 columns of 1.5 mm
@@ -254,7 +263,7 @@ def test_displacement_finds_a_known_shift_under_any_contrast(shift, contrast):
     result = displacement(moved, anatomy(rows, columns), (2.0, 1.5))
     expected = (2.0 * shift[0], 1.5 * shift[1])
     assert result.mean_shift == pytest.approx(expected, abs=0.3)  # a sixth of a pixel
-    # a length is never negative, so its median keeps the scatter of the blocks: a third of a pixel between two contrasts
+    # a length is never negative, so its median keeps the blocks' scatter: a third of a pixel between contrasts
     assert result.magnitude == pytest.approx(np.hypot(*expected), abs=0.6)
     assert result.shifts.shape == result.centres.shape and (result.agreement <= 1 + 1e-6).all()
 

@@ -46,7 +46,7 @@ def test_volumes_of_the_mr_slab():
     assert settings["mr_volumes"].value + settings["ct_volumes"].value == 915
 
 
-def test_mr_alone_bounds_the_dice_from_above():
+def test_mr_alone_is_the_better_one_in_the_paper():
     dice = papers.cyclegan_dice()
     assert (dice[("MR alone", "mean")] > dice[("MR + synthetic CT", "mean")]).all()
 
@@ -141,7 +141,8 @@ def test_dice_and_weights_equal_the_facts(facts):
         f"{first['mr_volumes'].value} unlabelled MR, {first['ct_volumes'].value} unlabelled CT, "
         f"{first['labelled_ct'].value} labelled CT ({first['structures'].value} structures), "
         f"{first['paired_patients'].value} paired MR/CT patients, {first['labelled_mr'].value} labelled MR",
-        f"TR {first['mr_repetition_time'].value} ms, TE {first['mr_echo_time'].value} ms, flip {first['mr_flip_angle'].value} degrees",
+        f"TR {first['mr_repetition_time'].value} ms, TE {first['mr_echo_time'].value} ms, "
+        f"flip {first['mr_flip_angle'].value} degrees",
         f"batch size ({first['batch_size'].value}, as in CycleGAN), image pool ({first['pool_size'].value}), "
         f"beta1 ({first['beta1'].value})",
         f"L_GAN(deformed) + {second['lambda_align'].value:g} L_align + {second['lambda_cycle'].value:g} L_cycle"

@@ -11,6 +11,7 @@ from mr2ct_lib import cli
 from mr2ct_lib.course import catalogue, papers
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images import intensity
+from mr2ct_lib.measures import metrics
 from mr2ct_lib.methods import losses, networks, segmentation
 from mr2ct_lib.methods.settings import make_settings
 from mr2ct_lib.patients import hip, physics, scanner
@@ -105,7 +106,7 @@ def test_the_table_of_settings_is_what_the_papers_say_and_what_the_code_does(met
     assert [name for name, *_ in rows] == list(papers.METHODS[method])
     settings = make_settings(method, "paper")
     grids = {name: scanner.ACQUISITIONS[name]["paper"]["source"] for name in ("head", "abdomen")}
-    modules = (hip, catalogue, intensity, losses, networks, physics, segmentation)
+    modules = (hip, catalogue, metrics, intensity, losses, networks, physics, segmentation)
     names = {module.__name__.split(".")[-1]: module for module in modules} | grids | {"settings": settings, "signature": inspect.signature}
     names |= {"hip_mr": scanner.ACQUISITIONS["hip"]["paper"]["source"], "hip_ct": scanner.ACQUISITIONS["hip"]["paper"]["target"]}
     for name, paper, mark, here, where, switch in rows:

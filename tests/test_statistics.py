@@ -7,11 +7,15 @@ from scipy import stats
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.measures.statistics import (
+    Claim,
     compare,
+    crossed_test,
+    holm,
     mean_sd,
     mean_sd_table,
     paired_t_test,
     summary,
+    weigh_claims,
 )
 
 
@@ -102,3 +106,139 @@ def test_compare_pairs_by_unit_in_any_order():
         summary(RECORDS, "dose", "mae")
     with pytest.raises(InputError, match="no rows"):
         summary(RECORDS.iloc[:0], "loss", "mae")
+
+
+# --- seeds and patients as crossed factors ---
+
+
+def crossed(rng, seeds=4, patients=8, sd=(1.0, 1.0, 1.0), mean=0.0):
+    """Differences with effects of seeds and patients, (seeds, patients)."""
+    return (
+        mean
+        + rng.normal(0, sd[0], (seeds, 1))
+        + rng.normal(0, sd[1], (1, patients))
+        + rng.normal(0, sd[2], (seeds, patients))
+    )
+
+
+def test_crossed_by_hand():
+    """Rows (1, 3), (3, 5), (5, 13): seeds' means 2, 4, 9, patients' 3, 7; MS 26, 24, 6; variance of the mean 44 / 6."""
+    test = crossed_test(np.array([[1.0, 3], [3, 5], [5, 13]]))
+    assert (test.mean_difference, test.seeds, test.patients) == (5, 3, 2)
+    t = 5 / np.sqrt(44 / 6)
+    degrees = 44**2 / (26**2 / 2 + 24**2 / 1 + 6**2 / 2)
+    assert test.degrees == pytest.approx(degrees)
+    assert test.p == pytest.approx(2 * stats.t.sf(t, degrees))
+    spread = np.sqrt((26 - 6) / 2 + (24 - 6) / 3 + 6)
+    assert test.effect_size == pytest.approx(5 / spread)
+    reach = stats.t.ppf(0.975, degrees) * np.sqrt(44 / 6)
+    assert test.interval == pytest.approx((5 - reach, 5 + reach))
+    assert test.effect_interval == pytest.approx(((5 - reach) / spread, (5 + reach) / spread))
+
+
+def test_without_an_effect_of_the_seed_it_is_the_paired_t_test_of_the_patients():
+    """Differences that are equal for all seeds: only patients vary."""
+    by_patient = np.array([0.3, 1.2, -0.4, 0.9, 0.5])
+    test = crossed_test(np.tile(by_patient, (3, 1)))
+    expected = stats.ttest_1samp(by_patient, 0)
+    assert test.p == pytest.approx(expected.pvalue)
+    assert test.mean_difference == pytest.approx(by_patient.mean())
+
+
+def test_crossed_intervals_cover_the_truth_where_one_factor_alone_does_not():
+    rng = np.random.default_rng(0)
+    tables = [crossed(rng, mean=1.0, sd=(1, 0.5, 0.5)) for _ in range(400)]
+    covered = np.mean([low <= 1 <= high for low, high in (crossed_test(d).interval for d in tables)])
+    assert 0.93 <= covered <= 0.995
+    patients_only = [stats.ttest_1samp(d.mean(axis=0), 1).pvalue > 0.05 for d in tables]
+    assert np.mean(patients_only) < 0.7  # this is what counting patients alone would claim
+
+
+def test_crossed_test_does_not_reject_too_often_with_three_seeds():
+    rng = np.random.default_rng(1)
+    p = [crossed_test(crossed(rng, seeds=3, patients=10)).p for _ in range(400)]
+    assert np.mean(np.array(p) < 0.05) < 0.07
+
+
+def test_more_patients_do_not_make_up_for_few_seeds():
+    rng = np.random.default_rng(2)
+    seeds = rng.normal(1, 1, (3, 1))
+    few, many = (crossed_test(seeds + rng.normal(0, 0.1, (3, n))) for n in (5, 500))
+    assert np.ptp(many.interval) > 0.8 * np.ptp(few.interval)
+
+
+@pytest.mark.parametrize(
+    "differences, word",
+    [(np.ones((1, 5)), "at least 2"), (np.ones((3, 4)), "variation"), (np.full((3, 3), np.nan), "NaN")],
+)
+def test_crossed_refusals(differences, word):
+    with pytest.raises(InputError, match=word):
+        crossed_test(differences)
+
+
+def test_holm_by_hand():
+    """0.005 x 4, 0.01 x 3, 0.03 x 2, 0.04 x 1: the last may not fall below the one before."""
+    assert holm([0.04, 0.01, 0.03, 0.005]) == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == pytest.approx([1, 1])
+    assert holm([0.02]) == pytest.approx([0.02]) and len(holm([])) == 0
+    with pytest.raises(InputError, match="from 0 to 1"):
+        holm([0.1, 1.2])
+
+
+def records_of(differences, runs=("GC", "no GC"), direction="there"):
+    """Records in which runs[0] has the given differences (seeds, patients) to runs[1], whose values are 20."""
+    rows = []
+    for (seed, patient), d in np.ndenumerate(differences):
+        for run, value in zip(runs, (20 + d, 20.0), strict=True):
+            rows.append({"run": run, "seed": seed, "patient": f"p{patient}", "MAE": value, "direction": direction})
+    return pd.DataFrame(rows)
+
+
+def test_claims_are_a_family():
+    rng = np.random.default_rng(3)
+    clear, none = crossed(rng, 5, 10, (0.2, 0.2, 0.2), mean=-3), crossed(rng, 5, 10, (1, 1, 1))
+    records = pd.concat([records_of(clear), records_of(none, direction="back")])
+    claims = [Claim("GC", "no GC", "MAE", True, (("direction", way),)) for way in ("there", "back")]
+    table = weigh_claims(records, claims)
+    assert table.verdict.tolist() == ["supported", "not supported"]
+    assert table["p Holm"].tolist() == pytest.approx(holm(table.p).tolist())
+    assert (table["p Holm"] >= table.p).all() and table.seeds.tolist() == [5, 5]
+    first = crossed_test(clear)
+    assert table.difference[0] == pytest.approx(first.mean_difference)
+    assert (table.low[0], table.high[0]) == pytest.approx(first.interval)
+    other_side = weigh_claims(records, [Claim("no GC", "GC", "MAE", True, (("direction", "there"),))])
+    assert other_side.verdict.tolist() == ["not supported"]  # significant, on the other side
+
+
+def test_no_verdict_below_three_seeds_and_none_of_them_counts_in_the_family():
+    rng = np.random.default_rng(4)
+    clear, few = crossed(rng, 5, 10, (0.2, 0.2, 0.2), mean=-3), crossed(rng, 2, 10, (0.1, 0.1, 0.1), mean=-3)
+    records = pd.concat([records_of(clear), records_of(few, direction="back")])
+    claims = [Claim("GC", "no GC", "MAE", True, (("direction", way),)) for way in ("there", "back", "nowhere")]
+    table = weigh_claims(records, claims)
+    assert table.verdict.tolist() == ["supported", "n too small", "n too small"]
+    assert table["p Holm"][0] == table.p[0] and table.p[1:].isna().all() and table.seeds.tolist() == [5, 2, 0]
+    with pytest.raises(InputError, match="no column dose"):
+        weigh_claims(records, [Claim("GC", "no GC", "dose", True)])
+
+
+def test_only_seeds_and_patients_of_both_are_compared():
+    rng = np.random.default_rng(5)
+    records = records_of(crossed(rng, 4, 6, mean=-3))
+    records = records[(records.run != "GC") | (records.seed != 3)]
+    records = records[(records.run != "no GC") | (records.patient != "p5")]
+    table = weigh_claims(records, [Claim("GC", "no GC", "MAE", True)])
+    assert (table.seeds[0], table.patients[0]) == (3, 5)
+
+
+def test_the_crossed_test_is_the_mixed_model_of_statsmodels():
+    """REML estimates of a balanced design equal those of its mean squares while all components are positive."""
+    formula = pytest.importorskip("statsmodels.formula.api")
+    d = crossed(np.random.default_rng(6), 6, 9, (1.0, 1.0, 0.5), mean=1.0)
+    records = pd.DataFrame([{"seed": s, "patient": p, "d": value, "all": 1} for (s, p), value in np.ndenumerate(d)])
+    parts = {"seed": "0 + C(seed)", "patient": "0 + C(patient)"}
+    model = formula.mixedlm("d ~ 1", records, groups="all", vc_formula=parts, re_formula="0").fit(reml=True)
+    test = crossed_test(d)
+    error = np.ptp(test.interval) / 2 / stats.t.ppf(0.975, test.degrees)
+    assert test.mean_difference == pytest.approx(float(model.fe_params["Intercept"]))
+    assert error == pytest.approx(float(model.bse["Intercept"]), rel=0.02)

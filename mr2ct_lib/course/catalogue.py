@@ -1,6 +1,6 @@
 """The experiments of both papers by name: which patients, which method, which settings differ, how long.
 
-Only data; `experiments` does the work. All numbers of patients, and all differences between two compared runs, are here.
+Only data; `experiments` does the work. All numbers of patients are here, and all differences between compared runs.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class CohortPlan:
 
 
 def _cohort(anatomy: str, seed: int, patients: int | tuple[int, int], quick: int | None = None, **arguments: Any):
-    """A cohort with the paper's number of patients in full and paper, and `quick` patients (by default as many) in quick."""
+    """A cohort with `patients` in full and paper, the papers' own number, and `quick` (by default as many) in quick."""
     counts = {"quick": patients if quick is None else quick, "full": patients, "paper": patients}
     return CohortPlan({"anatomy": anatomy, "seed": seed, **arguments}, counts)
 
@@ -93,7 +93,7 @@ SCHEDULES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": dict.fromkeys(("head_cyclegan", "head_distorted_cyclegan", "abdomen_cyclegan"), _WANG_EPOCHS),
 }
 
-# The U-Nets of notebook 06: steps of one network, steps of each fold's network, learning rate; the paper's own in "paper"
+# The U-Nets of notebook 06: steps of one network, steps of each fold's network, learning rate
 UNETS: dict[str, dict[str, Any]] = {
     "quick": {"iterations": 450, "fold_iterations": 180, "learning_rate": 3e-3},
     "full": {"iterations": 4000, "fold_iterations": 2000, "learning_rate": 1e-3},

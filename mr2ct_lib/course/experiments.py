@@ -128,7 +128,9 @@ def run(name: str, profile: str = "quick", seed: int = 7, root: Path | None = No
     return folder
 
 
-def translator(name: str, profile: str = "quick", seed: int = 7, root: Path | None = None, **changes: Any) -> Translator:
+def translator(
+    name: str, profile: str = "quick", seed: int = 7, root: Path | None = None, **changes: Any
+) -> Translator:
     """Return the trained translator of `run`."""
     return load_translator(run(name, profile, seed, root, **changes))
 
@@ -147,10 +149,8 @@ def recorded(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
 # --- U-Nets ---
 
 
-def labelled_channels(
-    data: PreparedSlices, translator: Translator
-) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Return what a U-Net of Hiasa et al. learns from: labelled CT slices with the MR that the translator makes of them.
+def labelled_channels(data: PreparedSlices, translator: Translator) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """Return what a U-Net of Hiasa et al. learns from: labelled CT slices and the MR that the translator makes of them.
 
     Returns channels (N, 2, H, W) as (synthetic MR, CT), labels (N, H, W), names. For hips, the paper's 22 structures.
     Raises InputError for CT without labels, and for slices unlike those that the translator was trained on.

@@ -127,7 +127,9 @@ def errors_by_label(
             "true SD": float(real.std()),
         }
     if not rows:
-        raise InputError(f"labels: none of the structures {', '.join(map(str, names.values()))} occurs; check the names")
+        raise InputError(
+            f"labels: none of the structures {', '.join(map(str, names.values()))} occurs; check the names"
+        )
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("structure")
 
 

@@ -1,7 +1,8 @@
 """How far an image is from the truth, and how much information two images share.
 
 Every measure takes NumPy arrays of one shape and, where it makes sense, a mask of that shape. It returns a float in
-the unit of the input: HU for HU, grey levels for images on [0, 255] (Hiasa et al.), SD for z-scored images (Wang et al.).
+the unit of the input: HU for HU, grey levels for images on [0, 255] (Hiasa et al.), SD for z-scored images (Wang
+et al.).
 
 Two traps are closed on purpose. PSNR and SSIM depend on the data range, so it has no default: 255 for grey levels, 500
 for a CT window of [-150, 350] HU; see `papers.implied_range` for z-scored images. And an empty mask is an error, it
@@ -126,9 +127,7 @@ def ms_ssim(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None =
             raise InputError("mask: has no voxel left at a coarse scale; expected a larger region")
         similarity = _inner(_similarity(prediction, truth, data_range, 7), 7)
         result *= (np.clip(similarity, 0, None) ** weight)[counted].mean()
-        prediction, truth = (
-            uniform_filter(image, 2, mode="constant")[::2, ::2, ::2] for image in (prediction, truth)
-        )
+        prediction, truth = (uniform_filter(image, 2, mode="constant")[::2, ::2, ::2] for image in (prediction, truth))
         inside = inside[::2, ::2, ::2]
     return float(result)
 

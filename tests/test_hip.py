@@ -6,7 +6,8 @@ from scipy import ndimage
 
 from mr2ct_lib.files import InputError, read_json
 from mr2ct_lib.patients import shapes
-from mr2ct_lib.patients.hip import HEAD_RADIUS, HIP_NAMES, MUSCLES, STRUCTURES, hip_patient, structure_labels
+from mr2ct_lib.patients.hip import hip_patient, structure_labels
+from mr2ct_lib.patients.hip_reference import HEAD_RADIUS, HIP_NAMES, MUSCLES, STRUCTURES
 from mr2ct_lib.patients.tissues import tissue_of
 
 VALUE = {name: value for value, name in HIP_NAMES.items()}

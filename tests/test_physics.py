@@ -5,8 +5,9 @@ import pytest
 from scipy import ndimage, stats
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.patients import physics
-from mr2ct_lib.patients.physics import SEQUENCES, Sequence, acquire_ct, acquire_mr
+from mr2ct_lib.patients import acquisition, faults, physics
+from mr2ct_lib.patients.acquisition import acquire_ct, acquire_mr
+from mr2ct_lib.patients.physics import SEQUENCES, Sequence
 from mr2ct_lib.patients.tissues import TISSUES
 
 SHAPE, AFFINE = (20, 22, 9), np.diag([6.0, 6.0, 6.0, 1.0])
@@ -74,7 +75,7 @@ def test_order_of_tissues_as_in_life():
 
 def test_partial_volume_is_the_mean_signal():
     clean = CLEAN | {"supersample": (2, 3, 2)}
-    fine_shape, fine_affine = physics.finer_grid(SHAPE, AFFINE, (2, 3, 2))
+    fine_shape, fine_affine = acquisition.finer_grid(SHAPE, AFFINE, (2, 3, 2))
     fine, _ = acquire_mr(Spheres(), fine_shape, fine_affine, SEQUENCES["hip_spgr"], 1, gain=1.0, **CLEAN)
     scan, _ = acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES["hip_spgr"], 1, gain=1.0, **clean)
     nx, ny, nz = SHAPE
@@ -90,14 +91,14 @@ def test_labels_are_those_at_the_voxel_centres(factors):
 
 def test_slabs_change_nothing(monkeypatch):
     whole = acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES["hip_spgr"], 1)[0].array
-    monkeypatch.setattr(physics, "FINE_VOXELS", SHAPE[0] * SHAPE[1] * 8 * 2)
+    monkeypatch.setattr(acquisition, "FINE_VOXELS", SHAPE[0] * SHAPE[1] * 8 * 2)
     slabs = acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES["hip_spgr"], 1)[0].array
     np.testing.assert_allclose(slabs, whole, rtol=1e-5)  # positions are rounded otherwise
 
 
 @pytest.mark.parametrize("signal", [0.0, 1.5, 20.0])
 def test_rician_mean_and_variance(signal):
-    noisy = physics.rician(np.full(400_000, signal, dtype=np.float32), 2.0, np.random.default_rng(5))
+    noisy = faults.rician(np.full(400_000, signal, dtype=np.float32), 2.0, np.random.default_rng(5))
     truth = stats.rice(signal / 2.0, scale=2.0)
     assert noisy.mean() == pytest.approx(truth.mean(), rel=5e-3)
     assert noisy.var() == pytest.approx(truth.var(), rel=1e-2)
@@ -106,16 +107,16 @@ def test_rician_mean_and_variance(signal):
 def test_smooth_field_law():
     shape, affine = (40, 40, 40), np.diag([20.0, 20.0, 20.0, 1.0])
     affine[:3, 3] = -400
-    draws = np.stack([physics.smooth_field(shape, affine, 30.0, seed) for seed in range(3)])
+    draws = np.stack([faults.smooth_field(shape, affine, 30.0, seed) for seed in range(3)])
     assert abs(draws.mean()) < 0.02 and draws.std() == pytest.approx(1, abs=0.03)
-    coarse = physics.smooth_field((20,) * 3, affine @ np.diag([2, 2, 2, 1]), 30.0, 0)
+    coarse = faults.smooth_field((20,) * 3, affine @ np.diag([2, 2, 2, 1]), 30.0, 0)
     np.testing.assert_allclose(coarse, draws[0][::2, ::2, ::2], atol=1e-5)  # fixed in space, whatever the grid
 
 
 def test_bias_is_positive_and_smooth():
-    bias = physics.bias_field(SHAPE, AFFINE, 0.3, 4)
+    bias = faults.bias_field(SHAPE, AFFINE, 0.3, 4)
     assert bias.min() > 0 and max(np.abs(step).max() for step in np.gradient(np.log(bias))) < 0.06
-    np.testing.assert_array_equal(physics.bias_field(SHAPE, AFFINE, 0.0, 4), 1)
+    np.testing.assert_array_equal(faults.bias_field(SHAPE, AFFINE, 0.0, 4), 1)
 
 
 def test_seed_decides():
@@ -163,7 +164,7 @@ def test_table_lies_under_the_patient(kind):
 
 
 def test_ct_noise_sd_and_texture():
-    noise = physics.ct_noise((64, 64, 20), 10.0, np.random.default_rng(2))
+    noise = faults.ct_noise((64, 64, 20), 10.0, np.random.default_rng(2))
     assert noise.std() == pytest.approx(10, rel=0.03)
     power = (np.abs(np.fft.fft2(noise, axes=(0, 1))) ** 2).mean(axis=2)
     frequency = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.fftfreq(64)[None])
@@ -172,7 +173,7 @@ def test_ct_noise_sd_and_texture():
 
 
 def test_distortion_is_smooth_invertible_and_clearly_visible():
-    fixed = physics.thin_plate_distortion()
+    fixed = faults.thin_plate_distortion()
     x, y = np.meshgrid(np.linspace(-90, 90, 181), np.linspace(-90, 90, 181), indexing="ij")
     dx, dy = fixed(x, y)
     inside = np.hypot(x, y) < 90

@@ -21,10 +21,10 @@ from mr2ct_lib.images.preparation import (
 )
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.images.volumes import Volume, read_volume, slices_of, write_volume
-from mr2ct_lib.patients import physics
+from mr2ct_lib.patients import acquisition, faults, physics
 from mr2ct_lib.patients.abdomen import abdomen_patient
 from mr2ct_lib.patients.hip import hip_patient
-from mr2ct_lib.patients.scanner import ACQUISITIONS
+from mr2ct_lib.patients.scanner import PROFILES
 
 
 @pytest.mark.parametrize("window", [CT_WINDOW, MR_WINDOW, WHOLE_BODY_WINDOW, ZSCORE_WINDOW])
@@ -90,12 +90,12 @@ def test_n4_takes_a_known_bias_away(profile):
 def test_n4_leaves_less_than_5_percent_of_a_virtual_patients_bias(anatomy, strength):
     """The field that N4 finds against the one that the scan was made with, RMS of the logarithm inside the body."""
     person, sequence = {"hip": (hip_patient(2), "hip_spgr"), "abdomen": (abdomen_patient(2), "abdomen_t2star")}[anatomy]
-    grid = ACQUISITIONS[anatomy]["quick"]["source"]
+    grid = PROFILES["quick"].grids[anatomy]["source"]
     affine = grid.affine(person.landmarks["centre"])
-    faults = {"noise": 0.015, "bias": strength, "supersample": (1, 1, 1)}
-    scan, _ = physics.acquire_mr(person, grid.shape, affine, physics.SEQUENCES[sequence], 3, **faults)
+    options = {"noise": 0.015, "bias": strength, "supersample": (1, 1, 1)}
+    scan, _ = acquisition.acquire_mr(person, grid.shape, affine, physics.SEQUENCES[sequence], 3, **options)
     body = body_mask(scan)
-    true = np.log(physics.bias_field(grid.shape, affine, strength, [3, 12]))[body]
+    true = np.log(faults.bias_field(grid.shape, affine, strength, [3, 12]))[body]
     corrected = n4(scan, profile="quick")
     found = np.log(np.maximum(scan.array, 1e-6) / np.maximum(corrected.array, 1e-6))[body]
     assert np.std(true) > 0.06

@@ -105,10 +105,11 @@ def test_the_table_of_settings_is_what_the_papers_say_and_what_the_code_does(met
     rows = table(method)
     assert [name for name, *_ in rows] == list(papers.METHODS[method])
     settings = make_settings(method, "paper")
-    grids = {name: scanner.ACQUISITIONS[name]["paper"]["source"] for name in ("head", "abdomen")}
+    paper_grids = scanner.PROFILES["paper"].grids
+    grids = {name: paper_grids[name]["source"] for name in ("head", "abdomen")}
     modules = (hip, catalogue, metrics, intensity, losses, networks, physics, segmentation)
     names = {module.__name__.split(".")[-1]: module for module in modules} | grids | {"settings": settings, "signature": inspect.signature}
-    names |= {"hip_mr": scanner.ACQUISITIONS["hip"]["paper"]["source"], "hip_ct": scanner.ACQUISITIONS["hip"]["paper"]["target"]}
+    names |= {"hip_mr": paper_grids["hip"]["source"], "hip_ct": paper_grids["hip"]["target"]}
     for name, paper, mark, here, where, switch in rows:
         known = papers.METHODS[method][name]
         assert (literal(paper), mark) == (known.value, known.mark), name

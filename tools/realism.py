@@ -28,9 +28,10 @@ from mr2ct_lib.images.volumes import Volume, read_volume
 from mr2ct_lib.measures.label_metrics import dice
 from mr2ct_lib.methods.segmentation import load_segmenter, predict, save_segmenter, train_segmenter
 from mr2ct_lib.patients.abdomen import abdomen_patient
+from mr2ct_lib.patients.acquisition import acquire_ct, acquire_mr
+from mr2ct_lib.patients.cohort import make_cohort
 from mr2ct_lib.patients.hip import STRUCTURES, structure_labels
-from mr2ct_lib.patients.physics import Sequence, acquire_ct, acquire_mr
-from mr2ct_lib.patients.scanner import make_cohort
+from mr2ct_lib.patients.physics import Sequence
 from tools import ROOT
 from tools.record import provenance_of_machine
 

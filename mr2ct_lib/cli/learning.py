@@ -26,7 +26,7 @@ def cohort(
     distort_target: Annotated[bool, typer.Option("--distort-target", help="one fixed distortion of the target domain (head)")] = False,
 ) -> None:
     """Scan virtual patients: unpaired MR and CT with their labels, written as NIfTI."""
-    from mr2ct_lib.patients.scanner import make_cohort
+    from mr2ct_lib.patients.cohort import make_cohort
 
     scans = make_cohort(anatomy, out, patients, seed, paired, profile, labels, names, body, distort_target)
     print(

@@ -33,8 +33,8 @@ from mr2ct_lib.methods.segmentation import (
 )
 from mr2ct_lib.methods.training import AnotherRun, train
 from mr2ct_lib.methods.translator import Translator, load_translator
+from mr2ct_lib.patients.cohort import make_cohort
 from mr2ct_lib.patients.hip import STRUCTURES, structure_labels
-from mr2ct_lib.patients.scanner import make_cohort
 
 RUNS = Path(mr2ct_lib.__file__).parents[1] / "runs"
 RESULTS = RUNS.parent / "results"

@@ -31,7 +31,7 @@ from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import Window
 from mr2ct_lib.images.volumes import Volume, plane_axes, slices_of
 from mr2ct_lib.methods.training import read_log
-from mr2ct_lib.patients import physics, tissues
+from mr2ct_lib.patients import faults, physics, tissues
 
 
 @dataclass(frozen=True)
@@ -256,8 +256,8 @@ def scanner_explorer(signal: Volume, seed: int = 0, plane: str = "coronal") -> E
     window = Window(0.0, max(1.6 * float(signal.array.max()), 1e-9), signal.unit)
 
     def draw(noise: float = 0.04, bias: float = 0.15) -> Figure:
-        coil = physics.bias_field(signal.array.shape, signal.affine, bias, seed)
-        scan = physics.rician(signal.array * coil, noise * mean, np.random.default_rng(seed))
+        coil = faults.bias_field(signal.array.shape, signal.affine, bias, seed)
+        scan = faults.rician(signal.array * coil, noise * mean, np.random.default_rng(seed))
         images = {"clean": signal.array, f"bias {bias:g}, noise {noise:g}": scan}
         return figures.show_images(
             {title: slices_of(image, plane)[0] for title, image in images.items()}, window, plane=plane

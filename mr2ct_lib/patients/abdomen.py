@@ -11,7 +11,6 @@ import numpy as np
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.patients.shapes import Waves, chain_depth, ellipsoid_depth, grid_points
-from mr2ct_lib.patients.tissues import tissue_of
 
 ABDOMEN_NAMES: dict[int, str] = {
     0: "background",
@@ -41,7 +40,6 @@ ABDOMEN_NAMES: dict[int, str] = {
     24: "quadratus_lumborum",
     25: "table",
 }
-ABDOMEN_TISSUES: dict[str, str] = {name: tissue_of(name).name for name in ABDOMEN_NAMES.values()}
 AORTA = ("aorta_lumen", "aorta_thrombus", "aorta_wall")  # together the mask in which the aneurysm experiment measures
 _V = {name: value for value, name in ABDOMEN_NAMES.items()}
 _HALF_WIDTH, _HALF_DEPTH, _POWER = 146.0, 98.0, 2.4  # the mean person's muscle wall, mm

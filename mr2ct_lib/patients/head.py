@@ -10,7 +10,6 @@ import numpy as np
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.patients.shapes import Waves, chain_depth, ellipsoid_depth, grid_points
-from mr2ct_lib.patients.tissues import tissue_of
 
 HEAD_NAMES: dict[int, str] = {
     0: "background",
@@ -26,7 +25,6 @@ HEAD_NAMES: dict[int, str] = {
     10: "cerebellar_white_matter",
     11: "brain_stem",
 }
-HEAD_TISSUES: dict[str, str] = {name: tissue_of(name).name for name in HEAD_NAMES.values()}
 _VALUE = {name: value for value, name in HEAD_NAMES.items()}
 
 

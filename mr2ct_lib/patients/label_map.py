@@ -1,5 +1,6 @@
 """Any label map as a virtual patient: what it leaves out is completed, and a seed makes another person of it."""
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from mr2ct_lib.files import InputError, read_json
-from mr2ct_lib.images.volumes import Volume
+from mr2ct_lib.images.volumes import Volume, read_volume
 from mr2ct_lib.patients.shapes import Waves, smoothstep, voxel_centres
 from mr2ct_lib.patients.tissues import tissue_of
 
@@ -288,3 +289,30 @@ class LabelMapPatient:
         valid = ((index >= 0) & (index < size)).all(axis=0)
         index = np.clip(index, 0, size - 1)
         return np.where(valid, self.completed.array[tuple(index)], self.completed.array.dtype.type(0))
+
+
+def read_atlas(labels: Sequence[Path], names: Path, bodies: Sequence[Path] = ()) -> list["LabelMapPatient"]:
+    """Return the people of label maps (NIfTI), undeformed.
+
+    Args:
+        labels: a label map per person.
+        names: the JSON of their structures (see `read_names`).
+        bodies: body masks, one for each map, or none.
+
+    Raises InputError for a bad map or mask, and for maps that, completed, do not name the same structures.
+    """
+    structures = read_names(names)
+    people: list[LabelMapPatient] = []
+    for number, path in enumerate(labels):
+        body = read_volume(bodies[number], unit="label") if bodies else None
+        try:
+            person = LabelMapPatient(read_volume(path, unit="label"), structures, body=body, seed=0, deform=False)
+        except InputError as error:
+            raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
+        if people and person.names != people[0].names:
+            raise InputError(
+                f"{path}: names skin or fat, which {labels[0]} does not, or the other way round; "
+                "expected maps of one kind. Leave one out"
+            )
+        people.append(person)
+    return people

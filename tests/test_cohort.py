@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -15,8 +16,8 @@ import pytest
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.folders import read_cohort
 from mr2ct_lib.images.volumes import Volume, read_volume, write_volume
-from mr2ct_lib.patients import scanner
-from mr2ct_lib.patients.scanner import make_cohort
+from mr2ct_lib.patients import cohort, scanner
+from mr2ct_lib.patients.cohort import make_cohort
 
 
 class Spheres:
@@ -38,20 +39,22 @@ class Spheres:
 
 @pytest.fixture
 def spheres(monkeypatch, small_grids):
-    def build(settings, seed, domain, posture=None, atlas=None, as_is=False):
-        pressed = settings["anatomy"] == "abdomen" and (posture or domain) == "target"
-        return Spheres(seed, 10.0 if pressed else 0.0)
+    for name, anatomy in scanner.ANATOMIES.items():
+        pressed = 10.0 if anatomy.postures_differ else 0.0
 
-    monkeypatch.setattr(scanner, "build_patient", build)
+        def patient(seed, domain, posture, pressed=pressed):
+            return Spheres(seed, pressed if posture == "target" else 0.0)
+
+        monkeypatch.setitem(scanner.ANATOMIES, name, replace(anatomy, patient=patient))
 
 
 @pytest.fixture
 def small_grids(monkeypatch):
     """Few voxels; other processes don't inherit that, so only with workers=1."""
-    small = {anatomy: dict(grids) for anatomy, grids in scanner.ACQUISITIONS.items()}
+    grids = {}
     for anatomy, spacing in (("hip", 12.0), ("head", 8.0), ("abdomen", 10.0)):
-        small[anatomy]["quick"] = dict.fromkeys(("source", "target"), scanner.Grid((24, 24, 6), (spacing,) * 3, (2, 2, 1)))
-    monkeypatch.setattr(scanner, "ACQUISITIONS", small)
+        grids[anatomy] = dict.fromkeys(("source", "target"), scanner.Grid((24, 24, 6), (spacing,) * 3, (2, 2, 1)))
+    monkeypatch.setitem(scanner.PROFILES, "quick", replace(scanner.PROFILES["quick"], grids=grids))
 
 
 def bits(folder):
@@ -93,7 +96,7 @@ def test_workers_do_not_change_bits(tmp_path, monkeypatch):
 
 def test_interrupted_cohort_is_taken_up_again(tmp_path, spheres, monkeypatch):
     make_cohort("hip", tmp_path / "whole", 3, seed=1, paired=True, workers=1)
-    make_patient, made = scanner.make_patient, []
+    make_patient, made = cohort.make_patient, []
 
     def stops_at_the_third(settings, folder, atlas, id_):
         if id_ == "p0003" and len(made) == 2:
@@ -101,12 +104,12 @@ def test_interrupted_cohort_is_taken_up_again(tmp_path, spheres, monkeypatch):
         made.append(id_)
         return make_patient(settings, folder, atlas, id_)
 
-    monkeypatch.setattr(scanner, "make_patient", stops_at_the_third)
+    monkeypatch.setattr(cohort, "make_patient", stops_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         make_cohort("hip", tmp_path / "part", 3, seed=1, paired=True, workers=1)
     with pytest.raises(InputError, match="unfinished"):
         read_cohort(tmp_path / "part")
-    monkeypatch.setattr(scanner, "make_patient", lambda *arguments: made.append(arguments[3]) or make_patient(*arguments))
+    monkeypatch.setattr(cohort, "make_patient", lambda *arguments: made.append(arguments[3]) or make_patient(*arguments))
     make_cohort("hip", tmp_path / "part", 3, seed=1, paired=True, workers=1)
     assert made == ["p0001", "p0002", "p0003"]  # finished patients were kept
     assert bits(tmp_path / "part") == bits(tmp_path / "whole")

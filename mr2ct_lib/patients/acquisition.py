@@ -1,0 +1,245 @@
+"""From a painted patient to an MR or CT scan.
+
+A scan is made in the order of nature. The patient is painted on a grid finer than the scan's. Each small voxel gets its
+tissue's signal and a little texture. The signals (not the labels) are averaged over the voxel, which gives partial volume.
+Then come coil bias, noise and, over both, the receiver's gain. What is left out is listed in `physics`.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+from zlib import crc32
+
+import numpy as np
+from scipy import ndimage
+
+from mr2ct_lib.files import InputError
+from mr2ct_lib.images.volumes import Volume
+from mr2ct_lib.patients.faults import bias_field, ct_noise, rician, smooth_field
+from mr2ct_lib.patients.physics import Sequence, tissue_signals
+from mr2ct_lib.patients.tissues import lookup
+
+AIR_HU = -1000.0
+FINE_VOXELS = 6_000_000  # painted at a time, so that memory stays small whatever the scan's size
+TEXTURE_MM = 9.0  # distance over which a tissue's own signal varies
+
+Displacement = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class Patient(Protocol):
+    """Anybody that can be scanned: paints labels at the voxel centres of any grid."""
+
+    names: dict[int, str]
+    seed: int
+    landmarks: dict[str, tuple[float, float, float]]
+
+    def paint(self, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray: ...
+
+
+def finer_grid(shape, affine: np.ndarray, supersample) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Return shape and affine of the grid that cuts each voxel into `supersample` (3 integers) equal ones."""
+    factors = np.asarray(supersample, dtype=int)
+    fine = affine.copy()
+    fine[:3, :3] = affine[:3, :3] / factors
+    fine[:3, 3] = affine[:3, 3] + affine[:3, :3] @ ((1 / factors - 1) / 2)
+    return tuple(int(n) for n in np.asarray(shape) * factors), fine
+
+
+def _slabs(shape, affine: np.ndarray, supersample):
+    """Yield (slice of k, shape, affine) of slabs whose finer grid has at most FINE_VOXELS voxels (but at least one slice each)."""
+    per_slice = shape[0] * shape[1] * int(np.prod(supersample))
+    thickness = max(1, FINE_VOXELS // per_slice)
+    for first in range(0, shape[2], thickness):
+        count = min(thickness, shape[2] - first)
+        slab = affine.copy()
+        slab[:3, 3] += affine[:3, 2] * first
+        yield slice(first, first + count), (shape[0], shape[1], count), slab
+
+
+def _take(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return table[labels]; InputError naming the label values that the table does not hold."""
+    if labels.min(initial=0) >= 0 and labels.max(initial=0) < len(table):
+        values = table[labels]
+        if not np.isnan(values).any():
+            return values
+    unknown = [int(value) for value in np.unique(labels) if not 0 <= value < len(table) or np.isnan(table[value])]
+    raise InputError(f"names: no structure for the label values {unknown}; expected one for each value painted. Add them")
+
+
+def _average(fine: np.ndarray, supersample) -> np.ndarray:
+    a, b, c = supersample
+    if (a, b, c) == (1, 1, 1):
+        return fine
+    nx, ny, nz = fine.shape
+    return fine.reshape(nx // a, a, ny // b, b, nz // c, c).mean(axis=(1, 3, 5), dtype=np.float32)
+
+
+def _displaced(shape, affine: np.ndarray, displacement: Displacement) -> np.ndarray:
+    """Return the in-plane voxel coordinates (2, nx, ny) from which a displaced scan takes its values."""
+    i, j = np.mgrid[: shape[0], : shape[1]].astype(np.float64)
+    dx, dy = displacement(affine[0, 3] + affine[0, 0] * i, affine[1, 3] + affine[1, 1] * j)
+    return np.stack([i + dx / affine[0, 0], j + dy / affine[1, 1]])
+
+
+def _warp(volume: np.ndarray, coordinates: np.ndarray, order: int) -> np.ndarray:
+    slices = [ndimage.map_coordinates(volume[..., k], coordinates, order=order) for k in range(volume.shape[2])]
+    return np.stack(slices, axis=-1)
+
+
+def _scan(patient: Patient, shape, affine, supersample, displacement, fine_signal) -> tuple[np.ndarray, np.ndarray]:
+    """Paint finer, turn into signal by fine_signal(labels, shape, affine), displace, average.
+
+    Returns the mean signal of each voxel (float32) and the labels at the voxel centres.
+    """
+    signal, labels = np.empty(shape, dtype=np.float32), None
+    for where, slab_shape, slab in _slabs(shape, affine, supersample):
+        fine_shape, fine_affine = finer_grid(slab_shape, slab, supersample)
+        painted = np.asarray(patient.paint(fine_shape, fine_affine))
+        fine = fine_signal(painted, fine_shape, fine_affine)
+        if displacement is not None:
+            coordinates = _displaced(fine_shape, fine_affine, displacement)
+            fine, painted = _warp(fine, coordinates, 1), _warp(painted, coordinates, 0)
+        signal[..., where] = _average(fine, supersample)
+        if all(factor % 2 for factor in supersample):
+            centre = painted[tuple(slice(factor // 2, None, factor) for factor in supersample)]
+        else:
+            centre = np.asarray(patient.paint(slab_shape, slab))
+            if displacement is not None:
+                centre = _warp(centre, _displaced(slab_shape, slab, displacement), 0)
+        labels = np.empty(shape, dtype=painted.dtype) if labels is None else labels
+        labels[..., where] = centre
+    return signal, labels
+
+
+def acquire_mr(
+    patient: Patient,
+    shape: tuple[int, int, int],
+    affine: np.ndarray,
+    sequence: Sequence,
+    seed: int,
+    noise: float = 0.04,
+    bias: float = 0.15,
+    texture: float = 0.04,
+    gain: float | None = None,
+    supersample: tuple[int, int, int] = (2, 2, 2),
+    strip: bool = False,
+    displacement: Displacement | None = None,
+) -> tuple[Volume, Volume]:
+    """Scan a patient by MR: (scan in arbitrary units, labels at its voxel centres), both on the grid (shape, affine).
+
+    seed: the scan's own (gain, coil, noise); two sequences with one seed are echoes of one acquisition and share gain and coil.
+    noise: SD of the Rician noise's two channels, relative to the mean signal of the body. bias: SD of the logarithm of the coil's
+    sensitivity. texture: relative SD of the signal inside a tissue, the patient's own. gain: None draws one, since MR has no unit.
+    strip: 0 outside the body, as in stripped head data. displacement: in the axial plane, (x, y) mm -> (dx, dy) mm; the scan shows
+    at (x, y) what lies at (x + dx, y + dy).
+    """
+    affine = np.asarray(affine, dtype=np.float64)
+    lut = tissue_signals(patient.names, sequence).astype(np.float32)
+
+    def fine_signal(labels, fine_shape, fine_affine):
+        signal = _take(lut, labels)
+        if texture:
+            field = smooth_field(fine_shape, fine_affine, TEXTURE_MM, [patient.seed, 11])
+            field *= np.float32(texture)
+            field += 1
+            signal *= field
+        return signal
+
+    signal, labels = _scan(patient, shape, affine, supersample, displacement, fine_signal)
+    body = labels > 0
+    sd = noise * float(signal[body].mean()) if body.any() else 0.0
+    if bias:
+        signal *= bias_field(shape, affine, bias, [seed, 12])
+    if noise:
+        signal = rician(signal, sd, np.random.default_rng([seed, 13, crc32(sequence.name.encode())]))
+    if gain is None:
+        gain = float(np.exp(np.random.default_rng([seed, 14]).normal(np.log(3000), 0.35)))
+    if strip:
+        signal = np.where(body, signal, 0)
+    return Volume((signal * gain).astype(np.float32), affine, "a.u."), Volume(labels, affine, "label")
+
+
+def acquire_ct(
+    patient: Patient,
+    shape: tuple[int, int, int],
+    affine: np.ndarray,
+    seed: int,
+    noise: float = 12.0,
+    texture: float = 0.4,
+    table: str | None = "curved",
+    supersample: tuple[int, int, int] = (2, 2, 1),
+    block: tuple[slice, slice, slice] | None = None,
+) -> tuple[Volume, Volume]:
+    """Scan a patient by CT: (scan in HU as int16, air -1000; labels at its voxel centres), both on the grid (shape, affine).
+
+    block: reconstruct only these voxels of the grid; the table still lies where the whole field of view puts it.
+
+    seed: the scan's own (noise). noise: SD in HU. texture: share of a tissue's HU spread that is its own texture (the rest of what one
+    measures in a scan is noise and partial volume). table: "curved", "flat" or None; it touches the patient's lowest point.
+    """
+    affine = np.asarray(affine, dtype=np.float64)
+    hu, hu_sd = (lookup(patient.names, field).astype(np.float32) for field in ("hu", "hu_sd"))
+    hu[0], hu_sd[0] = AIR_HU, 0
+    x, y, body = _outline(patient, shape, affine)
+    table_hu = _table(x, y, body, affine[0, 3] + (shape[0] - 1) / 2 * affine[0, 0], table) if table else None
+    if block is not None:
+        affine = affine @ np.block([[np.eye(3), np.array([[part.start] for part in block])], [np.zeros((1, 3)), np.ones((1, 1))]])
+        shape = tuple(part.stop - part.start for part in block)
+
+    def around(fine_shape, fine_affine):  # (nx, ny, 1): what lies outside the body
+        if table_hu is None:
+            return np.full((*fine_shape[:2], 1), AIR_HU, dtype=np.float32)
+        x, y = (fine_affine[axis, 3] + fine_affine[axis, axis] * np.arange(fine_shape[axis]) for axis in (0, 1))
+        return table_hu(x[:, None], y[None])[..., None]
+
+    def fine_signal(labels, fine_shape, fine_affine):
+        signal = _take(hu, labels)
+        if texture:
+            signal += np.float32(texture) * hu_sd[labels] * smooth_field(fine_shape, fine_affine, TEXTURE_MM, [patient.seed, 11])
+        return signal if table_hu is None else np.where(labels == 0, around(fine_shape, fine_affine), signal)
+
+    signal = np.empty(shape, dtype=np.float32)
+    signal[...] = _average(around(*finer_grid(shape, affine, (*supersample[:2], 1))), (*supersample[:2], 1))
+    labels = np.zeros(shape, dtype=np.uint8)
+    if body.any():  # paint only the box that holds the body: much of the field of view is air
+        box = tuple(
+            slice(max(0, int((along[hit].min() - 10 - affine[axis, 3]) // affine[axis, axis])),
+                  int((along[hit].max() + 10 - affine[axis, 3]) // affine[axis, axis]) + 2)
+            for axis, (along, hit) in enumerate(((x, body.any(axis=1)), (y, body.any(axis=0))))
+        )  # fmt: skip
+        inner = affine.copy()
+        inner[:2, 3] += [part.start * affine[axis, axis] for axis, part in enumerate(box)]
+        signal[box], inside = _scan(patient, signal[box].shape, inner, supersample, None, fine_signal)
+        labels = labels.astype(inside.dtype)
+        labels[box] = inside
+    if noise:
+        signal += ct_noise(shape, noise, np.random.default_rng([seed, 15]))
+    return Volume(np.rint(np.clip(signal, -1024, 3071)).astype(np.int16), affine, "HU"), Volume(labels, affine, "label")
+
+
+def _outline(patient: Patient, shape, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return x, y (mm) of a coarse grid over the field of view, and where the patient's shadow along z lies on it, bool (nx, ny)."""
+    coarse = np.array([6.0, 4.0, 12.0])
+    extent = affine.diagonal()[:3] * shape
+    count = np.maximum(np.ceil(extent / coarse), 1).astype(int)
+    grid = np.diag([*(extent / count), 1.0])
+    grid[:3, 3] = affine[:3, 3] - affine.diagonal()[:3] / 2 + extent / count / 2
+    body = np.asarray(patient.paint(tuple(int(n) for n in count), grid)).any(axis=2)
+    x, y = (grid[axis, 3] + grid[axis, axis] * np.arange(count[axis]) for axis in (0, 1))
+    return x, y, body
+
+
+def _table(x: np.ndarray, y: np.ndarray, body: np.ndarray, centre: float, kind: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return HU(x, y) of a table that touches the body from below: a thin shell around foam, flat or a trough, the same on every slice."""
+    curvature = {"curved": 1 / 900.0, "flat": 0.0}.get(kind)
+    if curvature is None:
+        raise InputError(f"table: {kind!r}; expected 'curved', 'flat' or None")
+    i, j = np.nonzero(body)
+    top = float((y[j] - curvature / 2 * (x[i] - centre) ** 2).min()) - 2 if i.size else -1e9
+
+    def hu(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        depth = top + curvature / 2 * (x - centre) ** 2 - y  # mm below the surface that the patient lies on
+        inside = (np.abs(x - centre) < 215) & (depth > 0) & (depth < 36)
+        shell = (depth < 3) | (depth > 33) | (np.abs(x - centre) > 212)
+        return np.where(inside, np.where(shell, np.float32(-350), np.float32(-930)), np.float32(AIR_HU)).astype(np.float32)
+
+    return hu

@@ -1,0 +1,114 @@
+"""What a scanner adds to the ideal signal: coil sensitivity, noise, and the geometric distortion of the head's target."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from scipy import fft
+from scipy.interpolate import RBFInterpolator, RegularGridInterpolator
+
+from mr2ct_lib.files import InputError
+
+BIAS_MM = 130.0  # distance over which a receive coil's sensitivity varies
+DISTORTION_SEED = 1808  # of the head's target domain: the same in every cohort, training or test
+
+
+def smooth_field(shape: tuple[int, int, int], affine: np.ndarray, length: float, seed: Any, extent: float = 450.0) -> np.ndarray:
+    """Return a smooth random field, mean 0 and SD 1 over many draws, float32, at the voxel centres of a grid.
+
+    White noise on a lattice of `length` mm that is fixed in space, interpolated by cubic B-splines: the same seed gives the same
+    field at the same place on any grid. Only grids along the axes (positive diagonal affine); beyond +-`extent` mm it repeats itself.
+    """
+    if np.any(affine[:3, :3][~np.eye(3, dtype=bool)] != 0) or np.any(np.diag(affine)[:3] <= 0):
+        raise InputError("affine: oblique or flipped; expected a virtual scanner's grid along the axes; reslice afterwards")
+    knots = int(np.ceil(2 * extent / length))
+    noise = np.random.default_rng(seed).standard_normal((knots,) * 3, dtype=np.float32)
+    splines = [np.zeros((n, knots), dtype=np.float32) for n in shape]
+    for axis in range(3):
+        position = (affine[axis, 3] + affine[axis, axis] * np.arange(shape[axis]) + extent) / length
+        first = np.floor(position).astype(int)
+        t = (position - first).astype(np.float32)
+        weights = ((1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6, (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6)
+        for tap, weight in enumerate(weights):
+            splines[axis][np.arange(shape[axis]), (first + tap) % knots] = weight
+        splines[axis] /= np.float32((151 / 315) ** 0.5)  # the integral of the squared cubic B-spline
+    along_x, along_y, along_z = splines
+    return along_y @ np.tensordot(along_x, noise, 1) @ along_z.T
+
+
+def bias_field(shape: tuple[int, int, int], affine: np.ndarray, strength: float, seed: Any) -> np.ndarray:
+    """Return a coil's sensitivity, exp of a smooth random field of SD `strength` (0 none, 0.2 usual, 0.5 strong); float32, positive."""
+    return np.exp(np.float32(strength) * smooth_field(shape, affine, BIAS_MM, seed))
+
+
+def rician(signal: np.ndarray, sd: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the magnitude |signal + n1 + i n2| with n1, n2 ~ N(0, sd): what an MR magnitude image shows. Shape as `signal`."""
+    real = signal + sd * rng.standard_normal(signal.shape, dtype=np.float32)
+    imaginary = sd * rng.standard_normal(signal.shape, dtype=np.float32)
+    return np.hypot(real, imaginary)
+
+
+def ct_noise(shape: tuple[int, int, int], sd: float, rng: np.random.Generator) -> np.ndarray:
+    """Return CT noise in HU, SD `sd`, float32: in each axial slice its power grows with frequency and falls to 0 at the edge of the band.
+
+    That is the texture that filtered back-projection leaves: ramp filter times a Hann window, without a constant part.
+    """
+    frequency = np.hypot(fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])[None])  # cycles a voxel; 0.5 is the edge of the band
+    amplitude = np.sqrt(frequency) * np.where(frequency < 0.5, np.cos(np.pi * frequency) ** 2, 0)
+    twice = np.full(amplitude.shape[1], 2.0)  # every column of a real transform but the first (and an even last) stands for two
+    twice[0] = 1
+    if shape[1] % 2 == 0:
+        twice[-1] = 1
+    power = (amplitude**2 * twice).sum() / (shape[0] * shape[1])
+    amplitude = (sd / np.sqrt(max(power, 1e-12)) * amplitude).astype(np.float32)
+    noise = np.empty(shape, dtype=np.float32)
+    for k in range(shape[2]):
+        white = rng.standard_normal(shape[:2], dtype=np.float32)
+        noise[..., k] = fft.irfft2(fft.rfft2(white) * amplitude, s=shape[:2])
+    return noise
+
+
+class Distortion:
+    """A fixed displacement in the axial plane, the same on every slice: call with x, y in mm, get (dx, dy) in mm, shapes as x."""
+
+    def __init__(self, nodes: np.ndarray, values: np.ndarray):
+        self.nodes, self.values = nodes, values
+        self._interpolate = RegularGridInterpolator((nodes, nodes), values, method="cubic", bounds_error=False, fill_value=None)
+
+    def __call__(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        limit = np.abs(self.nodes).max()
+        points = np.stack(np.broadcast_arrays(np.clip(x, -limit, limit), np.clip(y, -limit, limit)), axis=-1)
+        displacement = self._interpolate(points)
+        return displacement[..., 0], displacement[..., 1]
+
+
+@cache
+def thin_plate_distortion(seed: int = DISTORTION_SEED, size_mm: float = 180.0, rms_mm: float = 8.0) -> Distortion:
+    """Return one invertible thin-plate-spline distortion of `rms_mm` (root mean square) inside a disc of diameter `size_mm`.
+
+    A 5 x 5 lattice of control points over 1.4 sizes is displaced at random, its affine part is taken away (it would be a mere
+    shift, turn or stretch), and a smoothed thin-plate spline goes near it; a draw that folds (Jacobian below 0.3 anywhere) is
+    drawn again. In the plane only, because networks that see slices cannot undo more. A scan distorted by it
+    shows at (x, y) what lies at (x + dx, y + dy).
+
+    >>> dx, dy = thin_plate_distortion()(np.array([0.0, 50.0]), np.array([10.0, -20.0]))
+    >>> dx.shape, bool(np.hypot(dx, dy).max() < 40)
+    ((2,), True)
+    """
+    rng = np.random.default_rng(seed)
+    lattice = np.linspace(-0.7, 0.7, 5) * size_mm
+    control = np.stack(np.meshgrid(lattice, lattice, indexing="ij"), axis=-1).reshape(-1, 2)
+    affine_part = np.column_stack([np.ones(len(control)), control])
+    nodes = np.linspace(-0.75, 0.75, 49) * size_mm
+    grid = np.stack(np.meshgrid(nodes, nodes, indexing="ij"), axis=-1)
+    inside = np.hypot(grid[..., 0], grid[..., 1]) < size_mm / 2
+    for _ in range(1000):
+        moved = rng.standard_normal((len(control), 2))
+        moved -= affine_part @ np.linalg.lstsq(affine_part, moved, rcond=None)[0]
+        spline = RBFInterpolator(control, moved, kernel="thin_plate_spline", smoothing=size_mm**2 * 0.1)
+        field_ = spline(grid.reshape(-1, 2)).reshape(grid.shape)
+        field_ *= rms_mm / np.sqrt((field_[inside] ** 2).sum(axis=-1).mean())
+        (xx, xy), (yx, yy) = (np.gradient(field_[..., c], nodes, nodes) for c in (0, 1))
+        if ((1 + xx) * (1 + yy) - xy * yx).min() > 0.3:
+            return Distortion(nodes, field_)
+    raise InputError(f"rms_mm: {rms_mm} mm over {size_mm} mm always folds; expected less. Choose a smaller one")

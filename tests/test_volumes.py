@@ -1,7 +1,10 @@
-"""Volumes: every voxel keeps its place in mm, whatever the file's orientation; bad files get one sentence that names
-them."""
+"""Volumes: every voxel keeps its place in mm, whatever the file says; a bad file gets one sentence that names it."""
 
 import errno
+import gzip
+import os
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -43,7 +46,9 @@ def permuted() -> np.ndarray:
     return np.array([[0, 0, -3.0, 5], [1.5, 0, 0, 6], [0, -2, 0, 7], [0, 0, 0, 1]])
 
 
-AFFINES = pytest.mark.parametrize("affine", [np.eye(4), oblique(), flipped(), permuted()], ids=["plain", "oblique", "flipped", "permuted"])
+AFFINES = pytest.mark.parametrize(
+    "affine", [np.eye(4), oblique(), flipped(), permuted()], ids=["plain", "oblique", "flipped", "permuted"]
+)
 
 
 @pytest.fixture
@@ -62,8 +67,8 @@ def test_a_physical_landmark_stays_where_it_is(affine, scan, tmp_path):
     scan[mark] = 5000
     place = affine @ [*mark, 1]
     volume = read_volume(save(scan, tmp_path / "a.nii.gz", affine))
-    found = np.unravel_index(volume.array.argmax(), volume.array.shape)
-    np.testing.assert_allclose(volume.affine @ [*found, 1], place, atol=1e-4)
+    brightest = np.unravel_index(volume.array.argmax(), volume.array.shape)
+    np.testing.assert_allclose(volume.affine @ [*brightest, 1], place, atol=1e-4)
     assert nib.aff2axcodes(volume.affine) == ("R", "A", "S")
 
 
@@ -109,7 +114,12 @@ def test_the_grid_alone_is_that_of_the_volume(affine, scan, tmp_path):
 
 @pytest.mark.parametrize(
     ("unit", "values", "dtype"),
-    [("HU", [-1024, 3000], "int16"), ("label", [0, 255], "uint8"), ("label", [0, 300], "int16"), ("%", [0.0, 99.5], "float32")],
+    [
+        ("HU", [-1024, 3000], "int16"),
+        ("label", [0, 255], "uint8"),
+        ("label", [0, 300], "int16"),
+        ("%", [0.0, 99.5], "float32"),
+    ],
 )
 def test_units_survive_the_file_with_their_type(unit, values, dtype, tmp_path):
     array = np.resize(np.array(values, np.float32), (4, 4, 4))
@@ -280,53 +290,191 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(scan, tmp_path
     np.testing.assert_array_equal(read_volume(tmp_path / "a.nii.gz").array, scan)
 
 
-def save_series(array, folder, uid):
-    """Axial slices (k, h, w) as a DICOM series, a file each."""
-    folder.mkdir(parents=True)
-    for k, plane in enumerate(array.astype(np.int16)):
-        image = sitk.GetImageFromArray(plane[None])
-        tags = {"0008|0060": "CT", "0020|000d": "1.2.3", "0020|000e": uid, "0020|0013": str(k), "0020|0037": r"1\0\0\0\1\0"}
-        for tag, value in (tags | {"0020|0032": rf"0\0\{3 * k}", "0008|0018": f"{uid}.{k}"}).items():
-            image.SetMetaData(tag, value)
-        writer = sitk.ImageFileWriter()
-        writer.KeepOriginalImageUIDOn()
-        writer.SetFileName(str(folder / f"{k}.dcm"))
-        writer.Execute(image)
+def header(path) -> nib.Nifti1Header:
+    return nib.load(path).header
 
 
-def test_dicom_is_found_in_folders_below_and_several_series_are_listed(tmp_path):
-    array = np.random.default_rng(0).integers(-1000, 2000, (4, 6, 5))
-    save_series(array, tmp_path / "patient" / "study" / "series", "1.2.3.4")
-    volume = read_volume(tmp_path / "patient")
-    assert volume.unit == "HU" and volume.spacing[2] == pytest.approx(3)
-    np.testing.assert_array_equal(slices_of(volume, "axial"), array)
-    save_series(array[:2], tmp_path / "patient" / "study" / "localiser", "1.2.3.5")
-    with pytest.raises(InputError, match="holds 2 DICOM series .*2 files in study/localiser, one of 4 files in study/series"):
-        read_volume(tmp_path / "patient")
+FORM_FIELDS = "qform_code sform_code quatern_b quatern_c quatern_d qoffset_x qoffset_y qoffset_z srow_x srow_y srow_z"
 
 
-def test_dicom_slices_lie_in_order_with_their_spacing_and_hu(real_data):
-    """Against each file read on its own and sorted by its position: another way than the series reader."""
-    folder = real_data / "dicom_ct"
-    volume = read_volume(folder)
-    slices = sorted((sitk.ReadImage(str(path)) for path in folder.glob("*.dcm")), key=lambda image: image.GetOrigin()[2])
-    assert volume.unit == "HU"
-    assert volume.array.shape == (512, 512, len(slices))
-    gap = slices[1].GetOrigin()[2] - slices[0].GetOrigin()[2]
-    np.testing.assert_allclose(volume.spacing, [*slices[0].GetSpacing()[:2], gap], rtol=1e-4)
-    for k in (0, 7, len(slices) - 1):
-        image = sitk.GetArrayFromImage(slices[k])[0]  # rows to posterior, columns to the patient's left
-        np.testing.assert_array_equal(slices_of(volume, "axial")[k], image)
-        corner = np.array(slices[k].GetOrigin()) * [-1, -1, 1]
-        np.testing.assert_allclose((volume.affine @ [511, 511, k, 1])[:3], corner, atol=1e-3)
-    assert volume.array.min() >= -1100
-    assert 0 < np.median(volume.array[(volume.array > -20) & (volume.array < 100)]) < 80  # soft tissue
+def assert_same_forms(first, second):
+    """Both files have the same sform, qform, codes and unit of length, so every viewer puts both at one place."""
+    first, second = header(first), header(second)
+    for name in [*FORM_FIELDS.split(), "xyzt_units"]:
+        np.testing.assert_array_equal(second[name], first[name], err_msg=name)
+    np.testing.assert_array_equal(second["pixdim"][:4], first["pixdim"][:4])
 
 
-def test_dicom_with_a_missing_slice_or_two_series_is_refused(real_data, tmp_path):
-    files = sorted((real_data / "dicom_ct").glob("*.dcm"))
-    for number, path in enumerate(files[:6]):
-        if number != 3:
-            (tmp_path / path.name).symlink_to(path)
-    with pytest.raises(InputError, match="mm apart"):
-        read_volume(tmp_path)
+def with_forms(path, array, sform, sform_code, qform, qform_code, units="mm"):
+    image = nib.Nifti1Image(array, None)
+    image.header.set_sform(sform, sform_code)
+    image.header.set_qform(qform, qform_code)
+    image.header.set_xyzt_units(units)
+    nib.save(nib.Nifti1Image(array, image.header.get_best_affine(), image.header), path)
+
+
+def moved(affine, shift) -> np.ndarray:
+    affine = affine.copy()
+    affine[:3, 3] += shift
+    return affine
+
+
+SHEARED = oblique() @ np.array([[1, 0, 0, 0], [0, 1, 0.4, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+FORMS = {
+    "sform aligned, qform scanner, elsewhere": (moved(oblique(), [10, 20, 30]), 2, oblique(), 1),
+    "no code": (oblique(), 0, oblique(), 0),
+    "qform alone": (flipped(), 0, flipped(), 1),
+    "sform alone": (permuted(), 4, np.eye(4), 0),
+    "sheared sform, qform scanner": (SHEARED, 1, oblique(), 1),
+}
+
+
+@pytest.mark.parametrize("forms", FORMS.values(), ids=FORMS)
+def test_a_result_lies_on_its_scan_in_every_viewer(forms, scan, tmp_path):
+    with_forms(tmp_path / "scan.nii.gz", scan, *forms)
+    volume = read_volume(tmp_path / "scan.nii.gz")
+    write_volume(volume.replace(array=-volume.array, unit="HU"), tmp_path / "ct.nii.gz")
+    assert_same_forms(tmp_path / "scan.nii.gz", tmp_path / "ct.nii.gz")
+    again = read_volume(tmp_path / "ct.nii.gz")
+    np.testing.assert_array_equal(again.affine, volume.affine)
+    np.testing.assert_array_equal(again.array, np.round(-volume.array))
+
+
+def test_itk_and_nibabel_agree_about_a_scan_and_its_result(scan, tmp_path):
+    """ITK believes the qform where nibabel believes the sform: both must see the result on the scan."""
+    with_forms(tmp_path / "scan.nii.gz", scan, moved(oblique(), [10, 20, 30]), 2, oblique(), 1)
+    write_volume(read_volume(tmp_path / "scan.nii.gz").replace(unit="HU"), tmp_path / "ct.nii.gz")
+    for name in ("GetOrigin", "GetSpacing", "GetDirection"):
+        first, second = (getattr(sitk.ReadImage(str(tmp_path / f)), name)() for f in ("scan.nii.gz", "ct.nii.gz"))
+        assert first == second
+
+
+@pytest.mark.parametrize(("units", "mm"), [("meter", 1000), ("micron", 0.001), ("mm", 1), ("unknown", 1)])
+def test_the_unit_of_length_is_read(units, mm, scan, tmp_path):
+    stored = oblique()
+    stored[:3] /= mm
+    with_forms(tmp_path / "a.nii.gz", scan, stored, 1, stored, 1, units)
+    volume = read_volume(tmp_path / "a.nii.gz")
+    assert sorted(volume.spacing) == pytest.approx([1.5, 2, 3])
+    np.testing.assert_allclose(volume.affine[:3, 3], read_grid(tmp_path / "a.nii.gz")[1][:3, 3])
+    np.testing.assert_allclose(volume.affine, oblique(), atol=1e-3)
+    write_volume(volume, tmp_path / "b.nii.gz")
+    assert_same_forms(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
+
+
+@pytest.mark.parametrize("size", [0.002, 200.0])
+def test_impossible_voxels_are_refused(size, scan, tmp_path):
+    with pytest.raises(InputError, match=r"measure .* mm; expected 0\.01 to 100 mm"):
+        read_volume(save(scan, tmp_path / "a.nii.gz", np.diag([size, size, size, 1])))
+
+
+def test_forms_of_a_file_do_not_follow_onto_another_grid(scan, tmp_path):
+    with_forms(tmp_path / "scan.nii.gz", scan, moved(oblique(), [10, 20, 30]), 2, oblique(), 1)
+    volume = read_volume(tmp_path / "scan.nii.gz")
+    for other in (volume.replace(affine=moved(volume.affine, 5)), volume.replace(array=volume.array[1:])):
+        write_volume(other, tmp_path / "b.nii.gz")
+        np.testing.assert_allclose(read_volume(tmp_path / "b.nii.gz").affine, other.affine, atol=1e-4)
+        assert header(tmp_path / "b.nii.gz")["sform_code"] == header(tmp_path / "b.nii.gz")["qform_code"] == 1
+
+
+def test_a_sheared_affine_goes_into_the_sform_alone(scan, tmp_path):
+    write_volume(Volume(scan, SHEARED), tmp_path / "a.nii.gz")
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nii.gz").affine, SHEARED, atol=1e-4)
+    assert (header(tmp_path / "a.nii.gz")["sform_code"], header(tmp_path / "a.nii.gz")["qform_code"]) == (1, 0)
+
+
+def test_the_grid_alone_needs_no_voxels(scan, tmp_path):
+    """The header is enough: the voxels of this file cannot be read."""
+    sitk.WriteImage(to_sitk(Volume(scan, oblique())), str(tmp_path / "a.mha"), useCompression=False)
+    data = (tmp_path / "a.mha").read_bytes()
+    (tmp_path / "a.mha").write_bytes(data[: len(data) - scan.nbytes // 2])
+    shape, affine = read_grid(tmp_path / "a.mha")
+    assert shape == SHAPE
+    np.testing.assert_allclose(affine, oblique(), atol=1e-9)
+    with pytest.raises(InputError, match=r"a\.mha: is not a readable image"):
+        read_volume(tmp_path / "a.mha")
+
+
+def test_the_grid_of_four_axes_is_that_of_the_volume(scan, tmp_path):
+    assert read_grid(save(scan[..., None], tmp_path / "a.nii.gz", oblique()))[0] == SHAPE
+    with pytest.raises(InputError, match=r"\(9, 11, 7, 2\)"):
+        read_grid(save(np.stack([scan, scan], axis=-1), tmp_path / "b.nii.gz"))
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_header_that_asks_for_more_than_the_file_can_hold_is_refused_at_once(name, scan, tmp_path):
+    save(scan, tmp_path / "a.nii")
+    data = bytearray((tmp_path / "a.nii").read_bytes())
+    data[42:48] = np.array([30000, 30000, 30000], "<i2").tobytes()  # dim[1:4]: 100 TiB of float32
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    for read in (read_volume, read_grid):
+        with pytest.raises(InputError, match="asks for .* MiB, more than the file can hold"):
+            read(tmp_path / name)
+
+
+def test_too_little_memory_gets_a_sentence(scan, tmp_path, monkeypatch):
+    def refuse(self, dtype=None):
+        raise MemoryError
+
+    path = save(scan, tmp_path / "a.nii.gz")
+    monkeypatch.setattr(nib.arrayproxy.ArrayProxy, "__array__", refuse)
+    with pytest.raises(InputError, match=r"a\.nii\.gz: its 9 x 11 x 7 voxels do not fit into memory"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_names_with_umlauts_are_read_and_written(encoding, scan, tmp_path):
+    path = tmp_path / os.fsdecode("Müller.nii.gz".encode(encoding))
+    write_volume(Volume(scan, oblique()), path)
+    np.testing.assert_array_equal(read_volume(path).array, scan)
+
+
+def test_a_metaimage_whose_name_is_not_utf8_gets_a_sentence(tmp_path):
+    path = tmp_path / os.fsdecode("Müller.mha".encode("latin-1"))
+    path.write_bytes(b"x")
+    with pytest.raises(InputError, match="with a plain name"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("order", [0, 1])
+def test_few_slices_are_resliced(count, axis, order):
+    """A field that does not change along the thin axis keeps its values on a finer and on a coarser grid."""
+    shape = [12, 12, 12]
+    shape[axis] = count
+    across = (axis + 1) % 3
+    array = np.moveaxis(np.broadcast_to(np.arange(12.0), (count, 12, 12)), (0, 2), (axis, across)).astype(np.float32)
+    volume = Volume(array, oblique())
+    np.testing.assert_allclose(reslice(volume, shape, volume.affine, order).array, array, atol=1e-4)
+    for factor in (0.5, 3.0):  # along the thin axis, about its middle
+        scale = np.eye(4)
+        scale[axis, axis], scale[axis, 3] = factor, (count - 1) / 2
+        shape[axis] = 1
+        thin = reslice(volume, shape, volume.affine @ scale, order).array
+        np.testing.assert_allclose(thin, array.take([0], axis), atol=1e-4)
+
+
+def test_few_voxels_are_smoothed_as_if_their_edges_went_on():
+    stripes = np.zeros((12, 4, 4), np.float32)
+    stripes[::2] = 100
+    long = Volume(np.concatenate([stripes[:3], np.repeat(stripes[2:3], 9, axis=0)]), np.eye(4))
+    grid = (1, 4, 4), np.diag([3.0, 1, 1, 1])
+    short = reslice(Volume(stripes[:3], np.eye(4)), *grid)
+    np.testing.assert_allclose(short.array, reslice(long, *grid).array, atol=0.5)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_few_slices_are_written_and_read(count, scan, tmp_path):
+    volume = Volume(scan[:, :, :count], oblique())
+    write_volume(volume, tmp_path / "a.nii.gz")
+    again = read_volume(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(again.array, volume.array)
+    np.testing.assert_allclose(again.affine, volume.affine, atol=1e-4)
+
+
+def test_importing_volumes_loads_no_image_library():
+    libraries = {"SimpleITK", "nibabel", "pydicom", "scipy"}
+    code = f"import sys; import mr2ct_lib.images.volumes; print({libraries} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

@@ -1,206 +1,174 @@
-"""DICOM series of one volume: in, with the place and the values that each file states, and out, as a synthetic CT.
+"""A synthetic CT as a DICOM series that opens on its MR. `dicom_reading` reads series."""
 
-Every slice has its own position and orientation in the patient, its own rescale and its own size. They are read from
-each file and checked against each other, since a folder may hold a tilted gantry, a localizer, two echoes or a copy
-from which slices are missing.
-"""
-
-from dataclasses import dataclass
+import datetime
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mr2ct_lib.files import InputError
-from mr2ct_lib.images.dicom_geometry import Slice, ordered
+from mr2ct_lib import __version__
+from mr2ct_lib.files import InputError, atomic
+from mr2ct_lib.images.dicom_geometry import LPS
+from mr2ct_lib.images.dicom_reading import open_series
+from mr2ct_lib.images.volumes import RAS, Volume
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-SUFFIXES = (".dcm", ".ima", ".dicom")
-HU_TYPES = (None, "", "HU", "US", "HU_MOD")  # Rescale Type of a CT in Hounsfield units; US (unspecified) is common
+MANUFACTURER = "mr2ct"
+SKEW_MM = 0.01  # by so much may rows and columns that are not perpendicular displace a voxel
+# slice axis -> directions in which columns, rows and slices are numbered in a radiological series, right-handed
+RADIOLOGICAL = {"S": ("L", "P", "S"), "I": ("L", "P", "S"), "A": ("L", "I", "P"), "P": ("L", "I", "P")} | {
+    "R": ("P", "I", "R"), "L": ("P", "I", "R")
+}  # fmt: skip
+PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
+STUDY = (
+    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber",
+    "ReferringPhysicianName",
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Series:
-    """One volume in DICOM files: where its voxels lie, known from the headers alone, and how to read them.
+def write_dicom_series(
+    volume: Volume, folder: str | Path, reference: str | Path | None = None, keep_patient: bool = False
+) -> None:
+    """Write a synthetic CT as a DICOM series of derived CT images, one file per slice; the whole folder or nothing.
 
-    slices: in the order of the array's third axis. affine (4, 4): array index (column, row, slice) to mm in RAS.
-    """
-
-    folder: Path
-    slices: list[Slice]
-    affine: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Columns, rows, slices."""
-        rows, columns = self.slices[0].size
-        return columns, rows, len(self.slices)
-
-    @property
-    def header(self) -> "Dataset":
-        """The attributes of the first slice."""
-        return self.slices[0].header
-
-    @property
-    def unit(self) -> str | None:
-        """ "HU" for a CT, None otherwise."""
-        return "HU" if self.header.get("Modality") == "CT" and self.header.get("RescaleType") in HU_TYPES else None
-
-    def read(self) -> np.ndarray:
-        """Return the values, float32 (columns, rows, slices), rescaled as each file states.
-
-        Photometric Interpretation concerns the display only, so MONOCHROME1 is not inverted. Raises InputError when
-        pixels cannot be decoded, and when the values of a CT are not Hounsfield units.
-        """
-        files: dict[Path, list[int]] = {}
-        for k, image in enumerate(self.slices):
-            files.setdefault(image.path, []).append(k)
-        array = np.empty(self.shape[::-1], np.float32)
-        for path, numbers in files.items():
-            array[numbers] = _pixels(path, [self.slices[k] for k in numbers])
-        if self.unit == "HU":
-            _check_hounsfield(array, self)
-        return array.transpose(2, 1, 0)
-
-
-def open_series(folder: str | Path) -> Series:
-    """Find the one series in a folder or below it, and where its voxels lie; `Series.read` returns its values.
-
-    The slices lie where their Image Position and Orientation (Patient) say. A tilted gantry gives a sheared affine.
+    Each slice states its own position, so a volume whose slices are shifted against each other (a tilted gantry) keeps
+    its place. All UIDs are new. Series description and comments say that it is not for clinical use.
 
     Args:
-        folder: holds one series of single-frame files, or a multi-frame file whose frames form one volume.
+        volume: in HU; written as int16.
+        folder: new, empty, or a series that this function wrote before, which is replaced.
+        reference: the DICOM folder of the MR that the CT was computed from. The CT then has its frame of reference,
+            its patient position and its orientation of slices, so that both open as one. Without it the slices are
+            those of the volume's file.
+        keep_patient: put the CT into the reference's study, with the patient's data. By default the study is new and
+            the patient anonymous.
 
-    Raises InputError, naming the file, when there is not exactly one series of grey images; when a slice has no
-    position, another orientation, size or frame of reference, or the place of another slice; when slices are missing.
+    Raises InputError when the volume is not in HU, holds NaN, or is sheared within its slices; when the folder holds
+    anything else; when a reference is needed or cannot be read; when the disk refuses.
     """
+    from pydicom.uid import generate_uid
+
     folder = Path(folder)
-    try:
-        slices, affine = ordered(_slices(folder))
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # pydicom interprets a value when it is asked for, and raises many kinds
+    _check_writable(volume, folder)
+    if keep_patient and reference is None:
         raise InputError(
-            f"{folder}: the headers of its DICOM files are damaged ({type(error).__name__}: {error}); expected a whole "
-            "series. Copy or export it again"
-        ) from error
-    return Series(folder, slices, affine)
-
-
-def _slices(folder: Path) -> list[Slice]:
-    """Return the images of the one series in a folder or below it, in the order of their file names."""
-    series: dict[str, list[tuple[Path, Dataset]]] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        header = _header(path)
-        if header is not None and header.get("Rows") and header.get("Columns"):  # plans and reports have no pixels
-            series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
-    if len(series) != 1:
-        parts = (f"one of {len(files)} files in {files[0][0].parent.relative_to(folder)}" for files in series.values())
-        listed = f" ({', '.join(parts)})" if series else ""
-        raise InputError(
-            f"{folder}: holds {len(series)} DICOM series{listed}; expected one, here or in a folder "
-            "below. Put the scan's own series into a folder of its own"
+            "keep_patient: there is no reference; expected the DICOM folder of the MR. Give it or leave out the patient"
         )
-    (files,) = series.values()
-    slices = [image for path, header in files for image in _frames(path, header)]
-    for image in slices:
-        if not image.header.get("PhotometricInterpretation", "MONOCHROME2").startswith("MONOCHROME"):
-            raise InputError(f"{image.name}: holds colours; expected grey values. Choose the original series")
-    return slices
+    series = None if reference is None else open_series(reference)
+    array, affine = _in_slices(volume, None if series is None else series.affine)
+    row, column = _directions(affine, array.shape, folder)
+    image = _synthetic_ct(None if series is None else series.header, keep_patient)
+    image.Columns, image.Rows = array.shape[:2]
+    image.PixelSpacing = _decimals(np.linalg.norm(affine[:3, [1, 0]], axis=0))
+    image.ImageOrientationPatient = _decimals([*row, *column])
+    (image.SliceThickness,) = _decimals([abs(affine[:3, 2] @ np.cross(row, column))])
+    values = np.clip(np.round(array), -32768, 32767).astype("<i2")
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        for k in range(array.shape[2]):
+            image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            image.InstanceNumber = k + 1
+            image.ImagePositionPatient = _decimals((affine @ [0, 0, k, 1])[:3])
+            image.PixelData = values[:, :, k].T.tobytes()
+            image.save_as(temporary / f"slice{k + 1:04d}.dcm", enforce_file_format=True)
 
 
-def _header(path: Path) -> "Dataset | None":
-    """Return a file's header, None when it is no DICOM file. Raises InputError when its name says that it is one."""
+def _check_writable(volume: Volume, folder: Path) -> None:
+    """Raise InputError for a volume that is no CT, and for a folder that holds anything but a series of ours."""
     import pydicom
 
-    try:
-        with open(path, "rb") as file:
-            bare = file.read(2) == b"\x08\x00"  # a data set without the preamble of a DICOM file, as old archives hold
-        return pydicom.dcmread(path, stop_before_pixels=True, force=bare)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check the file") from error
-    except Exception as error:  # pydicom raises many kinds for a damaged file
-        if path.suffix.lower() not in SUFFIXES:
-            return None
+    if volume.unit != "HU" or not np.isfinite(volume.array).all():
         raise InputError(
-            f"{path}: is not a readable DICOM file; expected a whole one. Copy or export the series again"
-        ) from error
+            f"{folder}: the volume's unit is {volume.unit}, or it holds NaN; expected a CT in HU. Write it as NIfTI"
+        )
+    if not (folder.exists() or folder.is_symlink()):
+        return
+    problem = None if folder.is_dir() and not folder.is_symlink() else "is no folder"
+    for path in sorted(folder.iterdir()) if problem is None else ():
+        try:
+            ours = pydicom.dcmread(path, specific_tags=["Manufacturer"]).get("Manufacturer") == MANUFACTURER
+        except Exception:  # not DICOM, a folder, not readable
+            ours = False
+        if not ours:
+            problem = f"holds {path.name}"
+    if problem:
+        raise InputError(
+            f"{folder}: {problem}; expected a new folder, or a synthetic CT that was written before. Choose another one"
+        )
 
 
-def _frames(path: Path, header: "Dataset") -> list[Slice]:
-    """Return the images of one file; each frame of a multi-frame file with the attributes that hold for it."""
+def _in_slices(volume: Volume, reference: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the array (columns, rows, slices) and its affine (4, 4), LPS, in the order of axes of a DICOM series.
+
+    The order is that of the reference's affine (RAS), or a radiological one with the slices of the volume's file.
+    """
+    from nibabel.orientations import aff2axcodes, apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+
+    axes = RADIOLOGICAL[volume.axcodes[2]] if reference is None else aff2axcodes(reference)
+    change = ornt_transform(axcodes2ornt(RAS), axcodes2ornt(axes))
+    return apply_orientation(volume.array, change), LPS @ volume.affine @ inv_ornt_aff(change, volume.array.shape)
+
+
+def _directions(affine: np.ndarray, shape: tuple[int, int, int], folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the perpendicular unit vectors along rows and along columns of a slice.
+
+    Raises InputError when the volume's own directions are not perpendicular: DICOM has no such slices.
+    """
+    row, column = (affine[:3, :2] / np.linalg.norm(affine[:3, :2], axis=0)).T
+    skew = float(row @ column)
+    if abs(skew) * shape[1] * np.linalg.norm(affine[:3, 1]) > SKEW_MM:
+        angle = np.degrees(np.arccos(skew))
+        raise InputError(
+            f"{folder}: the volume is sheared within its slices (rows and columns meet at {angle:.2f} degrees); DICOM "
+            "slices are rectangular. Write it as NIfTI, or reslice it to a grid without shear"
+        )
+    column = column - skew * row
+    return row, column / np.linalg.norm(column)
+
+
+def _decimals(numbers: "np.ndarray | list[float]") -> list[str]:
+    """Return numbers as DICOM's decimal strings of at most 16 characters."""
+    from pydicom.valuerep import format_number_as_ds
+
+    return [format_number_as_ds(round(float(number), 12) + 0.0) for number in numbers]
+
+
+def _synthetic_ct(reference: "Dataset | None", keep_patient: bool) -> "Dataset":
+    """Return what all slices of a series have in common: CT Image Storage without geometry and pixels."""
     from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-    count = int(header.get("NumberOfFrames") or 1)
-    groups = header.get("PerFrameFunctionalGroupsSequence")
-    if groups is None and count == 1:
-        return [Slice(path, 0, header)]
-    if groups is None or len(groups) != count:
-        raise InputError(
-            f"{path}: holds {count} frames, of which {len(groups or [])} have a place in the patient; expected one "
-            "volume. It may be a film or a screenshot: choose the original CT or MR series"
-        )
-    common, shared = Dataset(), header.get("SharedFunctionalGroupsSequence") or []
-    common.update({item.tag: item for item in header if item.VR != "SQ"})
-    slices = []
-    for number, group in enumerate(groups):
-        merged = Dataset()
-        merged.update(common)
-        for sequence in (*(item for part in shared for item in part), *group):
-            if sequence.VR == "SQ" and sequence.value:
-                merged.update(sequence.value[0])
-        slices.append(Slice(path, number, merged))
-    return slices
-
-
-def _pixels(path: Path, images: list[Slice]) -> list[np.ndarray]:
-    """Return the rescaled pixels (rows, columns) of the images of one file."""
-    import pydicom
-    import SimpleITK as sitk
-    from pydicom.pixels import apply_modality_lut
-    from pydicom.uid import RLELossless
-
-    dataset = pydicom.dcmread(path, force=True)
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    try:
-        # SimpleITK brings every JPEG decoder and rescales, but inverts MONOCHROME1 and ignores the rescale of a frame
-        by_itk = syntax is None or (syntax.is_compressed and syntax != RLELossless)
-        if by_itk and len(images) == 1 and dataset.PhotometricInterpretation == "MONOCHROME2":
-            return [sitk.GetArrayFromImage(sitk.ReadImage(str(path))).reshape(images[0].size)]
-        stored = dataset.pixel_array.reshape(-1, *images[0].size)
-        return [apply_modality_lut(stored[image.frame], image.header) for image in images]
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise many kinds
-        raise InputError(
-            f"{path}: its pixels cannot be decoded ({syntax.name if syntax else 'no transfer syntax'}); expected a "
-            "whole file. Copy it again, or decompress it (gdcmconv --raw)"
-        ) from error
-
-
-def _check_hounsfield(array: np.ndarray, series: Series) -> None:
-    """Raise InputError when the values (slices, rows, columns) of a CT cannot be HU."""
-    slices = series.slices
-    rescaled = ["RescaleIntercept" in image.header or "ModalityLUTSequence" in image.header for image in slices]
-    if any(rescaled) and not all(rescaled):
-        raise InputError(
-            f"{slices[rescaled.index(False)].name}: has no Rescale Intercept, unlike other slices of its series; "
-            "expected one in each CT slice. Export the series again"
-        )
-    sample = array[:, ::2, ::2]
-
-    def share(low: float, high: float) -> float:
-        return float(((sample >= low) & (sample < high)).mean())
-
-    has_air, has_soft, has_tissue = share(-1100, -200) > 1e-3, share(-200, 300) > 1e-3, share(-200, np.inf) > 1e-3
-    shifted = share(824, 1324) > 0.1  # soft tissue plus 1024
-    plausible = (has_air or not shifted) if all(rescaled) else (has_air and has_soft)
-    if not (plausible and has_tissue):
-        reason = "its rescale is wrong" if all(rescaled) else "it has no rescale"
-        raise InputError(
-            f"{series.folder}: is a CT, but its values {array.min():g} to {array.max():g} are not Hounsfield units "
-            f"({reason}); expected air near -1000 and soft tissue near 40. Export it again with Rescale Slope and "
-            "Intercept"
-        )
+    now = datetime.datetime.now()
+    date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    values = {
+        "SpecificCharacterSet": "ISO_IR 192", "ImageType": ["DERIVED", "SECONDARY", "AXIAL"],
+        "SOPClassUID": CTImageStorage, "Modality": "CT", "Manufacturer": MANUFACTURER, "ManufacturerModelName": "mr2ct",
+        "SoftwareVersions": __version__, "SeriesDescription": "Synthetic CT, not for clinical use",
+        "ImageComments": "Synthetic CT computed from MR by a neural network. Not for clinical use.",
+        "DerivationDescription": "Synthetic CT computed from MR by mr2ct, not for clinical use",
+        "SeriesInstanceUID": generate_uid(), "SeriesNumber": 1, "Laterality": "", "FrameOfReferenceUID": generate_uid(),
+        "PositionReferenceIndicator": "", "PatientPosition": "", "AcquisitionNumber": None, "KVP": None,
+        "ContentDate": date, "ContentTime": time, "SeriesDate": date, "SeriesTime": time, "BurnedInAnnotation": "NO",
+        "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "BitsAllocated": 16, "BitsStored": 16,
+        "HighBit": 15, "PixelRepresentation": 1, "RescaleIntercept": "0", "RescaleSlope": "1", "RescaleType": "HU",
+        "WindowCenter": "40", "WindowWidth": "400",
+        "PatientName": "mr2ct^Anonymous", "PatientID": f"mr2ct-{uuid.uuid4().hex[:12]}", "PatientBirthDate": "",
+        "PatientSex": "", "StudyInstanceUID": generate_uid(), "StudyDate": date, "StudyTime": time, "StudyID": "1",
+        "AccessionNumber": "", "ReferringPhysicianName": "",
+    }  # fmt: skip
+    kept = ("FrameOfReferenceUID", "PositionReferenceIndicator", "PatientPosition") + (PATIENT + STUDY) * keep_patient
+    if reference is not None:
+        for keyword in kept:
+            if reference.get(keyword) or (keyword in reference and not keyword.endswith("UID")):
+                values[keyword] = reference[keyword].value
+    image = Dataset()
+    for keyword, value in values.items():
+        setattr(image, keyword, value)
+    image.file_meta = FileMetaDataset()
+    image.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return image

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.images.scan_files import LPS
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's and ITK's axes point to left, posterior, superior
 SAME_DIRECTION = 1e-3  # of unit vectors: 0.06 degrees, or 0.25 mm across 250 mm
 # What may distinguish slices at one place, as people call it
 DISTINCTIONS = {

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mr2ct_lib.files import InputError
+from mr2ct_lib.images.dicom_geometry import LPS
+from mr2ct_lib.images.dicom_reading import itk_name, open_series
 
 if TYPE_CHECKING:  # these are imported where they are used: inference starts without them
     import nibabel as nib
@@ -18,7 +20,6 @@ NIFTI = (".nii", ".nii.gz")
 META = (".mha", ".mhd", ".nrrd")
 UNITS = ("HU", "a.u.", "%", "SD", "label")
 UNIT_MARK = "unit="  # in the NIfTI field `descrip`: the unit of a volume that was written here
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's and ITK's axes point to left, posterior, superior
 VOXEL_MM = (0.01, 100.0)  # sizes outside this range are a mistake in the header, mostly of its unit of length
 MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIfTI's xyzt_units: metre, mm, micron; unknown counts as mm
 # The fields of a NIfTI header that place its voxels; viewers disagree about which of them they believe
@@ -57,8 +58,6 @@ def open_scan(path: Path) -> ScanFile:
     if not path.exists():
         raise InputError(f"{path}: does not exist; expected a NIfTI file or a DICOM folder. Check the path")
     if path.is_dir():
-        from mr2ct_lib.images.dicom import open_series
-
         series = open_series(path)
         file = ScanFile(series.shape, series.affine, series.unit, series.read)
     elif path.name.lower().endswith(NIFTI):
@@ -149,7 +148,7 @@ def _open_meta(path: Path) -> ScanFile:
             ) from error
 
     reader = sitk.ImageFileReader()
-    readable(lambda: reader.SetFileName(str(path)))
+    readable(lambda: reader.SetFileName(itk_name(path)))
     readable(reader.ReadImageInformation)
     if reader.GetNumberOfComponents() != 1 or reader.GetDimension() != 3:
         shape = (*reader.GetSize(), reader.GetNumberOfComponents())

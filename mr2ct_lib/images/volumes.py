@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mr2ct_lib.files import InputError, atomic
-from mr2ct_lib.images.scan_files import LPS, NIFTI, UNIT_MARK, UNITS, ScanFile, open_scan, sitk_affine
+from mr2ct_lib.images.dicom_geometry import LPS
+from mr2ct_lib.images.scan_files import NIFTI, UNIT_MARK, UNITS, ScanFile, open_scan, sitk_affine
 
 if TYPE_CHECKING:  # SimpleITK and nibabel are imported where they are used: inference starts without them
     import SimpleITK as sitk
@@ -180,7 +181,7 @@ def reslice(
         volume: any number of slices.
         shape: (I, J, K) of the new grid.
         affine: (4, 4) of the new grid, voxel to mm.
-        order: 0 takes the nearest voxel (always for labels), 1 interpolates linearly, 3 by cubic B-splines.
+        order: 0 takes the nearest voxel (always for labels), 1 interpolates linearly.
         fill: the value outside of the volume; by default -1000 for HU, 0 otherwise.
     """
     import SimpleITK as sitk
@@ -203,7 +204,7 @@ def reslice(
     grid.SetOutputSpacing(spacing)
     grid.SetOutputDirection(direction)
     grid.SetOutputOrigin(origin)
-    grid.SetInterpolator({0: sitk.sitkNearestNeighbor, 1: sitk.sitkLinear, 3: sitk.sitkBSpline}[order])
+    grid.SetInterpolator({0: sitk.sitkNearestNeighbor, 1: sitk.sitkLinear}[order])
     grid.SetDefaultPixelValue(float(fill))
     array = sitk.GetArrayFromImage(grid.Execute(image)).transpose(2, 1, 0)
     return Volume(np.ascontiguousarray(array).astype(dtype, copy=False), affine, volume.unit)

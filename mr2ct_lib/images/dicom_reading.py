@@ -1,0 +1,206 @@
+"""Series of DICOM files: one volume, with the place and the values that each file states."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mr2ct_lib.files import InputError
+from mr2ct_lib.images.dicom_geometry import Slice, ordered
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+SUFFIXES = (".dcm", ".ima", ".dicom")
+HU_TYPES = (None, "", "HU", "US", "HU_MOD")  # Rescale Type of a CT in Hounsfield units; US (unspecified) is common
+
+
+@dataclass(frozen=True)
+class Series:
+    """One volume in DICOM files: where its voxels lie, known from the headers alone, and how to read them.
+
+    slices: in the order of the array's third axis. affine (4, 4): array index (column, row, slice) to mm in RAS.
+    """
+
+    folder: Path
+    slices: list[Slice]
+    affine: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Columns, rows, slices."""
+        rows, columns = self.slices[0].size
+        return columns, rows, len(self.slices)
+
+    @property
+    def header(self) -> "Dataset":
+        """The attributes of the first slice."""
+        return self.slices[0].header
+
+    @property
+    def unit(self) -> str | None:
+        """ "HU" for a CT, None otherwise."""
+        return "HU" if self.header.get("Modality") == "CT" and self.header.get("RescaleType") in HU_TYPES else None
+
+    def read(self) -> np.ndarray:
+        """Return the values, float32 (columns, rows, slices), rescaled as each file states.
+
+        Photometric Interpretation concerns the display only, so MONOCHROME1 is not inverted. Raises InputError when
+        pixels cannot be decoded, and when the values of a CT are not Hounsfield units.
+        """
+        files: dict[Path, list[int]] = {}
+        for k, image in enumerate(self.slices):
+            files.setdefault(image.path, []).append(k)
+        array = np.empty(self.shape[::-1], np.float32)
+        for path, numbers in files.items():
+            array[numbers] = _pixels(path, [self.slices[k] for k in numbers])
+        if self.unit == "HU":
+            _check_hounsfield(array, self)
+        return array.transpose(2, 1, 0)
+
+
+def open_series(folder: str | Path) -> Series:
+    """Find the one series in a folder or below it, and where its voxels lie; `Series.read` returns its values.
+
+    The slices lie where their Image Position and Orientation (Patient) say. A tilted gantry gives a sheared affine.
+
+    Args:
+        folder: holds one series of single-frame files, or a multi-frame file whose frames form one volume.
+
+    Raises InputError, naming the file, when there is not exactly one series of grey images; when a slice has no
+    position, another orientation, size or frame of reference, or the place of another slice; when slices are missing.
+    """
+    folder = Path(folder)
+    try:
+        slices, affine = ordered(_slices(folder))
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # pydicom interprets a value when it is asked for, and raises many kinds
+        raise InputError(
+            f"{folder}: the headers of its DICOM files are damaged ({type(error).__name__}: {error}); expected a whole "
+            "series. Copy or export it again"
+        ) from error
+    return Series(folder, slices, affine)
+
+
+def _slices(folder: Path) -> list[Slice]:
+    """Return the images of the one series in a folder or below it, in the order of their file names."""
+    series: dict[str, list[tuple[Path, Dataset]]] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        header = _header(path)
+        if header is not None and header.get("Rows") and header.get("Columns"):  # plans and reports have no pixels
+            series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
+    if len(series) != 1:
+        parts = (f"one of {len(files)} files in {files[0][0].parent.relative_to(folder)}" for files in series.values())
+        listed = f" ({', '.join(parts)})" if series else ""
+        raise InputError(
+            f"{folder}: holds {len(series)} DICOM series{listed}; expected one, here or in a folder "
+            "below. Put the scan's own series into a folder of its own"
+        )
+    (files,) = series.values()
+    slices = [image for path, header in files for image in _frames(path, header)]
+    for image in slices:
+        if not image.header.get("PhotometricInterpretation", "MONOCHROME2").startswith("MONOCHROME"):
+            raise InputError(f"{image.name}: holds colours; expected grey values. Choose the original series")
+    return slices
+
+
+def _header(path: Path) -> "Dataset | None":
+    """Return a file's header, None when it is no DICOM file. Raises InputError when its name says that it is one."""
+    import pydicom
+
+    try:
+        with open(path, "rb") as file:
+            bare = file.read(2) == b"\x08\x00"  # a data set without the preamble of a DICOM file, as old archives hold
+        return pydicom.dcmread(path, stop_before_pixels=True, force=bare)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check the file") from error
+    except Exception as error:  # pydicom raises many kinds for a damaged file
+        if path.suffix.lower() not in SUFFIXES:
+            return None
+        raise InputError(
+            f"{path}: is not a readable DICOM file; expected a whole one. Copy or export the series again"
+        ) from error
+
+
+def _frames(path: Path, header: "Dataset") -> list[Slice]:
+    """Return the images of one file; each frame of a multi-frame file with the attributes that hold for it."""
+    from pydicom import Dataset
+
+    count = int(header.get("NumberOfFrames") or 1)
+    groups = header.get("PerFrameFunctionalGroupsSequence")
+    if groups is None and count == 1:
+        return [Slice(path, 0, header)]
+    if groups is None or len(groups) != count:
+        raise InputError(
+            f"{path}: holds {count} frames, of which {len(groups or [])} have a place in the patient; expected one "
+            "volume. It may be a film or a screenshot: choose the original CT or MR series"
+        )
+    common, shared = Dataset(), header.get("SharedFunctionalGroupsSequence") or []
+    common.update({item.tag: item for item in header if item.VR != "SQ"})
+    slices = []
+    for number, group in enumerate(groups):
+        merged = Dataset()
+        merged.update(common)
+        for sequence in (*(item for part in shared for item in part), *group):
+            if sequence.VR == "SQ" and sequence.value:
+                merged.update(sequence.value[0])
+        slices.append(Slice(path, number, merged))
+    return slices
+
+
+def itk_name(path: Path) -> str:
+    """Return the name of a file for SimpleITK, which crashes on one that is not UTF-8. Raises UnicodeEncodeError."""
+    return str(path).encode("utf-8").decode("utf-8")
+
+
+def _pixels(path: Path, images: list[Slice]) -> list[np.ndarray]:
+    """Return the rescaled pixels (rows, columns) of the images of one file."""
+    import pydicom
+    import SimpleITK as sitk
+    from pydicom.pixels import apply_modality_lut
+    from pydicom.uid import RLELossless
+
+    dataset = pydicom.dcmread(path, force=True)
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    try:
+        # SimpleITK brings every JPEG decoder and rescales, but inverts MONOCHROME1 and ignores the rescale of a frame
+        by_itk = syntax is None or (syntax.is_compressed and syntax != RLELossless)
+        if by_itk and len(images) == 1 and dataset.PhotometricInterpretation == "MONOCHROME2":
+            return [sitk.GetArrayFromImage(sitk.ReadImage(itk_name(path))).reshape(images[0].size)]
+        stored = dataset.pixel_array.reshape(-1, *images[0].size)
+        return [apply_modality_lut(stored[image.frame], image.header) for image in images]
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise many kinds
+        raise InputError(
+            f"{path}: its pixels cannot be decoded ({syntax.name if syntax else 'no transfer syntax'}); expected a "
+            "whole file. Copy it again, or decompress it (gdcmconv --raw)"
+        ) from error
+
+
+def _check_hounsfield(array: np.ndarray, series: Series) -> None:
+    """Raise InputError when the values (slices, rows, columns) of a CT cannot be HU."""
+    slices = series.slices
+    rescaled = ["RescaleIntercept" in image.header or "ModalityLUTSequence" in image.header for image in slices]
+    if any(rescaled) and not all(rescaled):
+        raise InputError(
+            f"{slices[rescaled.index(False)].name}: has no Rescale Intercept, unlike other slices of its series; "
+            "expected one in each CT slice. Export the series again"
+        )
+    sample = array[:, ::2, ::2]
+
+    def share(low: float, high: float) -> float:
+        return float(((sample >= low) & (sample < high)).mean())
+
+    has_air, has_soft, has_tissue = share(-1100, -200) > 1e-3, share(-200, 300) > 1e-3, share(-200, np.inf) > 1e-3
+    shifted = share(824, 1324) > 0.1  # soft tissue plus 1024
+    plausible = (has_air or not shifted) if all(rescaled) else (has_air and has_soft)
+    if not (plausible and has_tissue):
+        reason = "its rescale is wrong" if all(rescaled) else "it has no rescale"
+        raise InputError(
+            f"{series.folder}: is a CT, but its values {array.min():g} to {array.max():g} are not Hounsfield units "
+            f"({reason}); expected air near -1000 and soft tissue near 40. Export it again with Rescale Slope and "
+            "Intercept"
+        )

@@ -7,6 +7,7 @@ import sys
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from commands import TINY, files
 from PIL import Image
@@ -15,6 +16,7 @@ from mr2ct_lib import cli
 from mr2ct_lib.cli.inspection import values_look_like
 from mr2ct_lib.cli.outputs import quoted, with_ending
 from mr2ct_lib.cli.synthesizing import mean_and_spread, scans_of
+from mr2ct_lib.images.dicom import write_dicom_series
 from mr2ct_lib.images.volumes import Volume, read_volume, write_volume
 
 
@@ -94,6 +96,26 @@ def test_a_dicom_series_is_one_scan_and_folders_of_series_are_many(tmp_path):
     assert scans_of(tmp_path / "patients") is None  # perhaps one patient's series in a folder of its own
     (tmp_path / "patients/two").mkdir()
     assert list(scans_of(tmp_path / "patients")) == ["one", "two"]
+
+
+def test_a_dicom_scan_becomes_a_dicom_ct_on_its_place(chain, mr2ct, tmp_path):
+    scan = read_volume(chain / "cohort/source/s0001.nii.gz")
+    write_dicom_series(scan.replace(unit="HU"), tmp_path / "mr")
+    for path in (tmp_path / "mr").iterdir():
+        image = pydicom.dcmread(path)
+        image.Modality, image.SOPClassUID, image.PatientID = "MR", pydicom.uid.MRImageStorage, "P7"
+        image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
+        image.save_as(path)
+    patients = []
+    for out, option in (("anonymous/", ()), ("kept/", ("--keep-patient",))):
+        assert mr2ct("synthesize", chain / "run", tmp_path / "mr", "--out", f"{tmp_path}/{out}", *option)[0] == 0
+        ct = read_volume(tmp_path / out)
+        assert ct.unit == "HU" and ct.array.shape == scan.array.shape
+        np.testing.assert_allclose(ct.affine, scan.affine, atol=1e-4)
+        header = pydicom.dcmread(next((tmp_path / out).iterdir()))
+        assert header.FrameOfReferenceUID == image.FrameOfReferenceUID
+        patients.append(header.PatientID == "P7" and header.StudyInstanceUID == image.StudyInstanceUID)
+    assert patients == [False, True]
 
 
 # ----------------------------------------------------------------------------------------------------- several translators

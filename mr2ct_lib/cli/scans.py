@@ -61,6 +61,7 @@ def synthesize(
     reverse: Annotated[bool, typer.Option("--reverse", help="from the target domain to the source domain")] = False,
     qa: Annotated[bool, typer.Option("--qa", help="also draw scan, synthetic scan, overlay and cycle error (.png)")] = False,
     dicom: Annotated[bool, typer.Option("--dicom", help="for a folder of scans: write a DICOM series per scan")] = False,
+    keep_patient: Annotated[bool, typer.Option("--keep-patient", help="DICOM: keep the patient's data and study")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Translate whole scans; each result lies on its scan's own grid, CT in HU.
@@ -83,7 +84,7 @@ def synthesize(
             check_folder(place, [scan], "*.dcm", overwrite)
         else:
             check_file(place, [scan], overwrite, also=", or a folder's name with / at its end for a DICOM series")
-    synthesis = synthesizing.load_synthesis(folders, reverse, qa, dicom)
+    synthesis = synthesizing.load_synthesis(folders, reverse, qa=qa, dicom=dicom, keep_patient=keep_patient)
     if scans is None:
         result, spread = synthesizing.synthesize_one(synthesis, scan, place)
         low, high = result.array.min(), result.array.max()

@@ -24,6 +24,7 @@ class Synthesis:
     """How scans are translated: by one translator, or by several of the same kind of slices (other seeds), whose mean is the result.
 
     qa: also draw a picture per scan. dicom: in a folder of scans, write DICOM series instead of NIfTI files.
+    keep_patient: put DICOM series into the study of their scans, with the patient's data.
     """
 
     folders: list[Path]
@@ -31,6 +32,7 @@ class Synthesis:
     reverse: bool = False
     qa: bool = False
     dicom: bool = False
+    keep_patient: bool = False
 
     def __call__(self, scan: Volume) -> tuple[Volume, Volume | None]:
         """The synthetic scan and, of several translators, the spread (standard deviation) of their results, else None."""
@@ -41,7 +43,7 @@ class Synthesis:
         return {"translators": [_digest(folder) for folder in self.folders], "reverse": self.reverse}
 
 
-def load_synthesis(folders: list[Path], reverse: bool, qa: bool, dicom: bool) -> Synthesis:
+def load_synthesis(folders: list[Path], reverse: bool, **options: bool) -> Synthesis:
     """Load the translators. Raises InputError when one cannot be used or they give different units or windows."""
     translators = [load_translator(folder) for folder in folders]
     domain = "source" if reverse else "target"
@@ -49,7 +51,7 @@ def load_synthesis(folders: list[Path], reverse: bool, qa: bool, dicom: bool) ->
         first, own = (one.preparation["windows"][domain] for one in (translators[0], other))
         if first != own:
             raise InputError(f"{folder}: gives {own}, {folders[0]} gives {first}; expected translators of the same slices. Leave one out")
-    return Synthesis(folders, translators, reverse, qa, dicom)
+    return Synthesis(folders, translators, reverse, **options)
 
 
 def mean_and_spread(results) -> tuple[Volume, Volume | None]:
@@ -82,14 +84,14 @@ def scans_of(path: Path) -> dict[str, Path] | None:
     return None if len(scans) <= 1 and all(scan.is_dir() for scan in scans.values()) else scans
 
 
-def write_result(result: Volume, spread: Volume | None, scan: Path, out: Path) -> None:
+def write_result(result: Volume, spread: Volume | None, scan: Path, out: Path, keep_patient: bool = False) -> None:
     """Write the synthetic scan to `out`: a NIfTI file, or a folder for a DICOM series; the spread as NIfTI beside it."""
     if is_nifti_name(out):
         write_volume(result, out)
     else:
         from mr2ct_lib.images.dicom import write_dicom_series
 
-        write_dicom_series(result, out, source=scan if scan.is_dir() else None)
+        write_dicom_series(result, out, scan if scan.is_dir() else None, keep_patient)
     if spread is not None:
         write_volume(spread, with_ending(out, "_spread.nii.gz"), dtype=np.float32)
 
@@ -99,7 +101,7 @@ def synthesize_one(synthesis: Synthesis, scan: Path, out: Path) -> tuple[Volume,
     check_encoding(scan)
     volume = read_volume(scan)
     result, spread = synthesis(volume)
-    write_result(result, spread, scan, out)
+    write_result(result, spread, scan, out, synthesis.keep_patient)
     if synthesis.qa:
         from mr2ct_lib.cli.qa import write_qa
 

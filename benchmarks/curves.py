@@ -6,7 +6,7 @@ from benchmarks.measure import DEVICE, SIZES, prepared, show, trainer
 from benchmarks.plain import PlainCycleGAN
 from mr2ct_lib.methods.settings import make_settings
 
-STEPS, SEEDS, TERMS = 500, (1, 2, 3), ("adversarial", "cycle", "gc", "judge_source", "judge_target")
+STEPS, SEEDS, TERMS = 500, (1, 2, 3), ("adversarial", "cycle", "gc", "discriminator_source", "discriminator_target")
 
 
 def curve(step) -> np.ndarray:

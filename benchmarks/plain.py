@@ -35,38 +35,43 @@ class PlainCycleGAN:
     def __init__(self, s: Settings, data: PreparedSlices, device: torch.device):
         self.s, self.data, self.device, self.number = s, data, device, 0
         self.to_target, self.to_source = (usual(initialise(Generator(s.filters, s.blocks), 4 * s.seed + i)).to(device) for i in range(2))
-        judges = [Discriminator(s.discriminator_filters, s.discriminator_layers) for _ in range(2)]
-        self.judge_source, self.judge_target = (usual(initialise(judge, 4 * s.seed + 2 + i)).to(device) for i, judge in enumerate(judges))
-        self.judges = [*self.judge_source.parameters(), *self.judge_target.parameters()]
+        discriminators = [Discriminator(s.discriminator_filters, s.discriminator_layers) for _ in range(2)]
+        self.discriminator_source, self.discriminator_target = (
+            usual(initialise(network, 4 * s.seed + 2 + i)).to(device) for i, network in enumerate(discriminators)
+        )
+        self.discriminators = [*self.discriminator_source.parameters(), *self.discriminator_target.parameters()]
         generators = itertools.chain(self.to_target.parameters(), self.to_source.parameters())
         self.for_generators = torch.optim.Adam(generators, s.learning_rate, betas=(s.beta1, 0.999))
-        self.for_judges = torch.optim.Adam(self.judges, s.learning_rate, betas=(s.beta1, 0.999))
+        self.for_discriminators = torch.optim.Adam(self.discriminators, s.learning_rate, betas=(s.beta1, 0.999))
 
     def step(self) -> dict[str, float]:
-        """One step: the generators' losses, then each judge's on real and on synthetic slices."""
+        """One step: the generators' losses, then each discriminator's on real and on synthetic slices."""
         s, mse = self.s, F.mse_loss
         source, target = (x.to(self.device) for x in unpaired_batch(self.data, self.number, s.batch_size, s.seed))
         self.number += 1
-        for parameter in self.judges:
+        for parameter in self.discriminators:
             parameter.requires_grad_(False)
         synthetic_target, synthetic_source = self.to_target(source), self.to_source(target)
         back_source, back_target = self.to_source(synthetic_target), self.to_target(synthetic_source)
-        scores = self.judge_target(synthetic_target), self.judge_source(synthetic_source)
+        scores = self.discriminator_target(synthetic_target), self.discriminator_source(synthetic_source)
         adversarial = sum(mse(score, torch.ones_like(score)) for score in scores)
         cycle = s.lambda_cycle * (F.l1_loss(back_source, source) + F.l1_loss(back_target, target))
         gc = s.lambda_gc * (gradient_consistency(source, synthetic_target) + gradient_consistency(target, synthetic_source)) / 2
         self.for_generators.zero_grad()
         (adversarial + cycle + gc).backward()
         self.for_generators.step()
-        for parameter in self.judges:
+        for parameter in self.discriminators:
             parameter.requires_grad_(True)
-        self.for_judges.zero_grad()
+        self.for_discriminators.zero_grad()
         wrong = {}
-        pairs = {"source": (self.judge_source, source, synthetic_source), "target": (self.judge_target, target, synthetic_target)}
-        for domain, (judge, real, synthetic) in pairs.items():
-            for_real, for_synthetic = judge(real), judge(synthetic.detach())
+        pairs = {
+            "source": (self.discriminator_source, source, synthetic_source),
+            "target": (self.discriminator_target, target, synthetic_target),
+        }
+        for domain, (discriminator, real, synthetic) in pairs.items():
+            for_real, for_synthetic = discriminator(real), discriminator(synthetic.detach())
             loss = 0.5 * (mse(for_real, torch.ones_like(for_real)) + mse(for_synthetic, torch.zeros_like(for_synthetic)))
             loss.backward()
-            wrong[f"judge_{domain}"] = loss.item()
-        self.for_judges.step()
+            wrong[f"discriminator_{domain}"] = loss.item()
+        self.for_discriminators.step()
         return {"adversarial": adversarial.item(), "cycle": cycle.item(), "gc": gc.item()} | wrong

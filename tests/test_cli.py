@@ -20,7 +20,7 @@ from commands import TINY, files
 from mr2ct_lib import cli
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.images.volumes import read_volume
-from mr2ct_lib.methods.training import read_log
+from mr2ct_lib.methods.runs import read_log
 
 ROOT = Path(__file__).parents[1]
 
@@ -280,7 +280,7 @@ REFUSALS = {  # name: (words, with OUT, TMP and CHAIN in place of folders, what 
     "steps and epochs": ([*TRAIN, "--set", "epochs=1", "--set", "iterations=5"], "expected one of them"),
     "device": ([*TRAIN, "--device", "tpu"], "expected one of auto, cpu, cuda"),
     "batch larger than a domain": ([*TRAIN, "--set", "batch_size=99"], "expected at least a batch of 99"),
-    "judges that see too far": ([*TRAIN, "--set", "discriminator_layers=6"], "expected at least 192"),
+    "discriminators that see too far": ([*TRAIN, "--set", "discriminator_layers=6"], "expected at least 192"),
     "run below a file": (["train", "cyclegan", "--data", "CHAIN/prepared", "--out", "CHAIN/prepared/source.npy/run"], "cannot be written"),
     "negative training seed": ([*TRAIN, "--seed", "-1"], "seed=-1"),
     "no prepared data": (["train", "cyclegan", "--data", "TMP/empty", "--out", "OUT"], "no prepared.json"),

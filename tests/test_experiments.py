@@ -99,7 +99,7 @@ def test_a_run_of_other_settings_says_which_folder_to_remove(tmp_path, target, m
     monkeypatch.setattr(experiments, "prepared", lambda *_: prepared(tmp_path / "data", target))
     folder = tmp_path / "quick" / "hip_many_seed7"
     write_json({"settings": {"filters": 99}, "data": {}}, folder / "config.json")
-    monkeypatch.setattr("mr2ct_lib.methods.training._check_data", lambda *_: None)
+    monkeypatch.setattr("mr2ct_lib.methods.runs._check_data", lambda *_: None)
     with pytest.raises(InputError, match=f"filters=99, not 16.*; remove the folder {folder} and run this again"):
         experiments.run("hip_many", root=tmp_path)
 

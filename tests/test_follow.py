@@ -15,7 +15,7 @@ from mr2ct_lib.files import InputError  # noqa: E402
 
 def log(run: Path, steps: int) -> Path:
     run.mkdir(exist_ok=True)
-    lines = [json.dumps({"step": step, "cycle": 1 / step, "judge_target": 0.2}) for step in range(1, steps + 1)]
+    lines = [json.dumps({"step": step, "cycle": 1 / step, "discriminator_target": 0.2}) for step in range(1, steps + 1)]
     (run / "log.jsonl").write_text("\n".join(lines) + "\n")
     return run
 

@@ -12,7 +12,7 @@ def images(seed, n=2, size=12, dtype=torch.float64):
     return torch.rand(n, 1, size, size, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 2 - 1
 
 
-def test_adversarial_is_zero_where_the_judgement_is_right():
+def test_adversarial_is_zero_for_scores_that_are_right():
     assert losses.adversarial(torch.ones(2, 1, 3, 3), real=True) == 0
     assert losses.adversarial(torch.zeros(2, 1, 3, 3), real=False) == 0
     assert losses.adversarial(torch.full((4,), 3.0), real=False) == 9

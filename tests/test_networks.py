@@ -25,15 +25,15 @@ def test_paper_size():
 
 @pytest.mark.parametrize("layers, field", [(1, 16), (2, 34), (3, 70)])
 def test_receptive_field_is_what_a_gradient_sees(layers, field):
-    judge = initialise(Discriminator(filters=2, layers=layers), seed=0).double()
-    for name, module in list(judge.body.named_children()):
+    discriminator = initialise(Discriminator(filters=2, layers=layers), seed=0).double()
+    for name, module in list(discriminator.body.named_children()):
         if isinstance(module, InstanceNorm):  # it looks at the whole slice; the convolutions decide the patch
-            setattr(judge.body, name, nn.Identity())
+            setattr(discriminator.body, name, nn.Identity())
     x = torch.randn(1, 1, 160, 160, dtype=torch.float64, requires_grad=True)
-    scores = judge(x)
+    scores = discriminator(x)
     scores[0, 0, scores.shape[2] // 2, scores.shape[3] // 2].backward()
     seen = x.grad[0, 0].nonzero()
-    assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [field, field] == [judge.receptive_field] * 2
+    assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [field, field] == [discriminator.receptive_field] * 2
 
 
 def test_instance_norm_agrees_with_pytorch():

@@ -71,7 +71,7 @@ def test_what_cannot_be_meant_is_named(method, profile, changes, words):
 
 def test_an_epoch_sees_the_larger_domain_once():
     s = make_settings("cyclegan", epochs=3, decay_epochs=2, batch_size=4)
-    assert s.steps_an_epoch(9) == 3 and s.steps_an_epoch(8) == 2
+    assert s.steps_per_epoch(9) == 3 and s.steps_per_epoch(8) == 2
     assert (s.in_steps(9).iterations, s.in_steps(9).decay_iterations) == (9, 6)
     plain = make_settings("cyclegan", iterations=5, decay_iterations=4)
     assert plain.in_steps(9) == plain

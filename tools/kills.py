@@ -44,7 +44,7 @@ def _train(settings: Settings, data: Path, out: Path) -> None:
     import torch
     from tqdm.auto import tqdm
 
-    from mr2ct_lib.methods.training import train
+    from mr2ct_lib.methods.runs import train
 
     tqdm.set_lock(threading.RLock())  # not one of the system's, which a kill would leave behind
     torch.set_num_threads(1)
@@ -55,7 +55,7 @@ def contents(run: Path) -> dict[str, object]:
     """What must be equal: file contents, the checkpoint and the log without seconds."""
     import torch
 
-    from mr2ct_lib.methods.training import read_log
+    from mr2ct_lib.methods.runs import read_log
 
     checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
     kept = {str(path.relative_to(run)): path.read_bytes() for folder in ("translator", "samples") for path in (run / folder).iterdir()}
@@ -83,7 +83,7 @@ class Kills:
         self.folder, self.settings = folder, make_settings(method, "quick", **TINY)
         self.data = make_slices(folder / "slices")
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["mr2ct_lib.methods.training"])
+        self.context.set_forkserver_preload(["mr2ct_lib.methods.runs"])
         self._start("warm").join()
         started = time.perf_counter()
         self._start("whole").join()

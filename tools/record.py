@@ -19,7 +19,7 @@ import torch
 from mr2ct_lib.course import catalogue, experiments
 from mr2ct_lib.files import atomic, write_json
 from mr2ct_lib.measures import evaluation
-from mr2ct_lib.methods.training import read_log
+from mr2ct_lib.methods.runs import read_log
 from mr2ct_lib.methods.translator import DIRECTIONS
 
 

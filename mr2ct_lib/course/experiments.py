@@ -23,6 +23,7 @@ from mr2ct_lib.course.catalogue import ALONE, COHORTS, SCANS, TRAININGS, UNETS, 
 from mr2ct_lib.files import InputError, atomic, read_json
 from mr2ct_lib.images.preparation import prepare
 from mr2ct_lib.images.slices import DOMAINS, PreparedSlices
+from mr2ct_lib.methods.runs import AnotherRun, train
 from mr2ct_lib.methods.segmentation import (
     Segmenter,
     cross_validate,
@@ -31,7 +32,6 @@ from mr2ct_lib.methods.segmentation import (
     save_segmenter,
     train_segmenter,
 )
-from mr2ct_lib.methods.training import AnotherRun, train
 from mr2ct_lib.methods.translator import Translator, load_translator
 from mr2ct_lib.patients.cohort import make_cohort
 from mr2ct_lib.patients.hip import STRUCTURES, structure_labels

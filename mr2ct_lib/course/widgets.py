@@ -30,7 +30,7 @@ from mr2ct_lib.course import charts, figures, overlays
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import Window
 from mr2ct_lib.images.volumes import Volume, plane_axes, slices_of
-from mr2ct_lib.methods.training import read_log
+from mr2ct_lib.methods.runs import read_log
 from mr2ct_lib.patients import faults, physics, tissues
 
 

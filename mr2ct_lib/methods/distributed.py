@@ -71,8 +71,8 @@ def _not_connected(error: Exception, where: str) -> InputError:
     return InputError(f"{where}: the processes of the run did not find each other ({str(error).splitlines()[0][:120]}); check the address")
 
 
-def say_to_all(fabric: Fabric, check: Callable[[], Any]) -> None:
-    """Call `check` on the first process; what it refuses is refused by all, so that none waits for the others."""
+def check_on_first_process(fabric: Fabric, check: Callable[[], Any]) -> None:
+    """Call `check` on the first process. Its InputError is raised by all processes, so that none waits for the others."""
     refusal = None
     if fabric.is_global_zero:
         try:
@@ -85,22 +85,26 @@ def say_to_all(fabric: Fabric, check: Callable[[], Any]) -> None:
 
 
 @contextmanager
-def together(fabric: Fabric, state: Callable[[], str]) -> Iterator[None]:
-    """What is done while all processes live: a broken connection, or torchrun's SIGTERM, becomes LostProcess. state(): how far they are."""
+def report_lost_process(fabric: Fabric, state: Callable[[], str]) -> Iterator[None]:
+    """Within this block a broken connection, or SIGTERM from torchrun, becomes LostProcess.
+
+    state: says how far the run is, for the message.
+    """
     if fabric.world_size == 1:
         yield
         return
 
-    def ended(*_: object) -> None:
+    def raise_lost(*_: object) -> None:
         raise LostProcess(f"{state()}: this process was told to end, as torchrun does when another one was lost. {advice}")
 
     advice = "The last checkpoint is kept; start the same command with --resume, with as many processes as you like"
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, ended) if main else None
+    before = signal.signal(signal.SIGTERM, raise_lost) if main else None
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, distributed.DistError) and not any(word in str(error).lower() for word in ("gloo", "nccl", "connection")):
+        words = ("gloo", "nccl", "connection")
+        if not isinstance(error, distributed.DistError) and not any(word in str(error).lower() for word in words):
             raise
         raise LostProcess(f"{state()}: the connection to another process was lost. {advice}") from error
     finally:

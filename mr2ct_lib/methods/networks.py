@@ -138,6 +138,10 @@ class Discriminator(nn.Module):
         """Slices (n, 1, h, w) in [-1, 1] -> scores (n, 1, about h / 2^layers, about w / 2^layers), float32."""
         return self.body(x).float()
 
+    def score(self, real: Tensor, synthetic: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of equally many real and synthetic slices (n, 1, h, w), as `forward`, in one pass for both."""
+        return self(torch.cat([real, synthetic])).chunk(2)
+
     @property
     def receptive_field(self) -> int:
         """Side in pixels of the patch that one score sees.

@@ -60,10 +60,10 @@ class Settings:
         into_decay = max(0, step - self.iterations)
         return self.learning_rate * (1 - into_decay / (self.decay_iterations + 1))
 
-    def steps_an_epoch(self, slices: int) -> int:
+    def steps_per_epoch(self, slices: int) -> int:
         """Steps in which each of `slices` slices, those of the larger domain, is seen once; the last batch reaches into the next epoch.
 
-        >>> make_settings("cyclegan", batch_size=4).steps_an_epoch(10)
+        >>> make_settings("cyclegan", batch_size=4).steps_per_epoch(10)
         3
         """
         return -(-slices // self.batch_size)
@@ -74,7 +74,7 @@ class Settings:
         >>> make_settings("dicyclegan", "paper").in_steps(380).iterations
         38000
         """
-        epoch = self.steps_an_epoch(slices)
+        epoch = self.steps_per_epoch(slices)
         given = {"iterations": self.epochs, "decay_iterations": self.decay_epochs}
         return dataclasses.replace(self, **{name: epochs * epoch for name, epochs in given.items() if epochs is not None})
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,14 +39,22 @@ def mr2ct(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory):
-    """A folder with cohort/, prepared/ and run/ (two steps), made by the commands themselves."""
+def one_thread() -> Iterator[None]:
+    """Run a module's tests on one thread: tiny networks lose by more, and equal bits need equal numbers of threads."""
     import torch
 
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def chain(one_thread, tmp_path_factory):
+    """A folder with cohort/, prepared/ and run/ (two steps), made by the commands themselves."""
     from mr2ct_lib import cli
 
-    folder, before = tmp_path_factory.mktemp("chain"), torch.get_num_threads()
-    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("chain")
     words = [
         ["cohort", "hip", "--patients", "2", "--seed", "1", "--out", folder / "cohort"],
         ["prepare", folder / "cohort", "--out", folder / "prepared"],
@@ -57,5 +66,4 @@ def chain(tmp_path_factory):
             with pytest.raises(SystemExit) as end:
                 cli.main()
             assert not end.value.code
-    yield folder
-    torch.set_num_threads(before)
+    return folder

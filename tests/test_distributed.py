@@ -8,11 +8,21 @@ import sys
 
 import pytest
 import torch
-from tiny_runs import TINY, data, one_thread  # noqa: F401
+from tiny_runs import TINY
 
+from mr2ct_lib.files import InputError
 from mr2ct_lib.methods import distributed
 from mr2ct_lib.methods.runs import read_log, train
 from mr2ct_lib.methods.settings import make_settings
+from tools import kills
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Six slices per domain, discs, bright in one domain and dark in the other, of three patients."""
+    return kills.make_slices(tmp_path_factory.mktemp("prepared"))
 
 
 def start(out, both, data, *more):

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from tiny_runs import bits, data, one_thread, settings, without_time  # noqa: F401
+from tiny_runs import bits, settings, without_time
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.methods import training
@@ -15,6 +15,14 @@ from mr2ct_lib.methods.runs import read_log, train
 from mr2ct_lib.methods.translator import load_translator
 from tools import kills
 from tools.kills import same
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Six slices per domain, discs, bright in one domain and dark in the other, of three patients."""
+    return kills.make_slices(tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.mark.parametrize("method, stop_at", [("cyclegan", 4), ("dicyclegan", 5)])

@@ -3,11 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from tiny_runs import data, one_thread, settings, without_time  # noqa: F401
+from tiny_runs import settings, without_time
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.methods import stopping, training
 from mr2ct_lib.methods.runs import read_log, train
+from tools import kills
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Six slices per domain, discs, bright in one domain and dark in the other, of three patients."""
+    return kills.make_slices(tmp_path_factory.mktemp("prepared"))
 
 
 def planned(monkeypatch, losses):

@@ -1,11 +1,9 @@
 """Tiny training runs that the tests of training share: settings, data, and what of a run's folder is compared."""
 
-import pytest
 import torch
 
 from mr2ct_lib.methods.runs import read_log
 from mr2ct_lib.methods.settings import make_settings
-from tools import kills
 
 TINY = {
     "filters": 4,
@@ -20,21 +18,6 @@ TINY = {
     "checkpoint_every": 3,
     "sample_every": 6,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny networks lose by threads, and the same number of them is part of the law of same bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Six slices of discs a domain, bright in one and dark in the other, of three patients."""
-    return kills.make_slices(tmp_path_factory.mktemp("prepared"))
 
 
 def settings(method="cyclegan", **changes):

@@ -17,7 +17,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs" / "export.md"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    translator = Translator(Architecture(4, 2, "per_channel"), {}, {})
+    translator = Translator(Architecture(4, 2, "per_channel", "transposed"), {}, {})
     for seed, generator in enumerate((translator.source_to_target, translator.target_to_source)):
         initialise(generator, seed)
     translator.save(tmp_path_factory.mktemp("run") / "translator")

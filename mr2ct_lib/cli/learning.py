@@ -92,9 +92,9 @@ def train(
 ) -> None:
     """Train both generators, in one process or, with --torchrun, in several."""
     from mr2ct_lib.methods.distributed import is_first, is_launched, launch
-    from mr2ct_lib.methods.settings import make_settings
     from mr2ct_lib.methods.runs import read_log
     from mr2ct_lib.methods.runs import train as train_run
+    from mr2ct_lib.methods.settings import make_settings
 
     changes = {}
     for text in change or []:

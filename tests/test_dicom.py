@@ -15,6 +15,7 @@ from pydicom.uid import (
     EnhancedCTImageStorage,
     EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
     MRImageStorage,
     RLELossless,
     generate_uid,
@@ -256,6 +257,29 @@ def test_compressed_series_are_read(compressor, tmp_path):
         writer.Execute(sitk.ReadImage(str(path), sitk.sitkInt16))
     assert pydicom.dcmread(next((tmp_path / "small").iterdir())).file_meta.TransferSyntaxUID.is_compressed
     assert_phantom(read_volume(tmp_path / "small"))
+
+
+def test_compressed_frames_and_monochrome1_keep_their_values(tmp_path):
+    """The decoder sees neither the rescale of a frame nor that dark and bright are exchanged on the display."""
+    slices = ct_slices()
+    for image in slices:
+        path = save([image], tmp_path / "plain") / "IM20.dcm"
+        writer = sitk.ImageFileWriter()
+        writer.UseCompressionOn()
+        writer.SetCompressor("JPEG2000")
+        writer.SetFileName(str(tmp_path / "small.dcm"))
+        writer.Execute(sitk.Cast(sitk.ReadImage(str(path), sitk.sitkInt16) + 1024, sitk.sitkUInt16))
+        small = pydicom.dcmread(tmp_path / "small.dcm")
+        image.PixelData = pydicom.encaps.get_frame(small.PixelData, 0, number_of_frames=1)
+        image.file_meta.TransferSyntaxUID, image.PhotometricInterpretation = JPEG2000Lossless, "MONOCHROME1"
+    frames = enhanced(slices)
+    frames.PixelData = pydicom.encaps.encapsulate([image.PixelData for image in slices])
+    frames["PixelData"].is_undefined_length = True
+    assert_phantom(read_volume(save([frames], tmp_path / "frames")))
+    for image in slices:
+        image.PixelData = pydicom.encaps.encapsulate([image.PixelData])
+        image["PixelData"].is_undefined_length = True
+    assert_phantom(read_volume(save(slices, tmp_path / "files")))
 
 
 def test_files_without_a_preamble_are_read(tmp_path):

@@ -125,8 +125,7 @@ def _directions(affine: np.ndarray, shape: tuple[int, int, int], folder: Path) -
             f"{folder}: the volume is sheared within its slices (rows and columns meet at {angle:.2f} degrees); DICOM "
             "slices are rectangular. Write it as NIfTI, or reslice it to a grid without shear"
         )
-    column = column - skew * row
-    return row, column / np.linalg.norm(column)
+    return row, column
 
 
 def _decimals(numbers: "np.ndarray | list[float]") -> list[str]:

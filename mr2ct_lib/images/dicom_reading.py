@@ -1,5 +1,7 @@
 """Series of DICOM files: one volume, with the place and the values that each file states."""
 
+import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,10 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 SUFFIXES = (".dcm", ".ima", ".dicom")
+PIXEL_ATTRIBUTES = (
+    "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
+    "NumberOfFrames", "PixelData",
+)  # fmt: skip
 HU_TYPES = (None, "", "HU", "US", "HU_MOD")  # Rescale Type of a CT in Hounsfield units; US (unspecified) is common
 
 
@@ -53,8 +59,9 @@ class Series:
         for k, image in enumerate(self.slices):
             files.setdefault(image.path, []).append(k)
         array = np.empty(self.shape[::-1], np.float32)
-        for path, numbers in files.items():
-            array[numbers] = _pixels(path, [self.slices[k] for k in numbers])
+        with warnings.catch_warnings(action="ignore"):
+            for path, numbers in files.items():
+                array[numbers] = _pixels(path, [self.slices[k] for k in numbers])
         if self.unit == "HU":
             _check_hounsfield(array, self)
         return array.transpose(2, 1, 0)
@@ -73,7 +80,8 @@ def open_series(folder: str | Path) -> Series:
     """
     folder = Path(folder)
     try:
-        slices, affine = ordered(_slices(folder))
+        with warnings.catch_warnings(action="ignore"):  # pydicom's, of values that do not keep to the standard
+            slices, affine = ordered(_slices(folder))
     except (InputError, MemoryError):
         raise
     except Exception as error:  # pydicom interprets a value when it is asked for, and raises many kinds
@@ -150,34 +158,54 @@ def _frames(path: Path, header: "Dataset") -> list[Slice]:
     return slices
 
 
-def itk_name(path: Path) -> str:
-    """Return the name of a file for SimpleITK, which crashes on one that is not UTF-8. Raises UnicodeEncodeError."""
-    return str(path).encode("utf-8").decode("utf-8")
-
-
 def _pixels(path: Path, images: list[Slice]) -> list[np.ndarray]:
     """Return the rescaled pixels (rows, columns) of the images of one file."""
     import pydicom
-    import SimpleITK as sitk
     from pydicom.pixels import apply_modality_lut
-    from pydicom.uid import RLELossless
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     dataset = pydicom.dcmread(path, force=True)
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit = dataset.original_encoding[0]
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     try:
-        # SimpleITK brings every JPEG decoder and rescales, but inverts MONOCHROME1 and ignores the rescale of a frame
-        by_itk = syntax is None or (syntax.is_compressed and syntax != RLELossless)
-        if by_itk and len(images) == 1 and dataset.PhotometricInterpretation == "MONOCHROME2":
-            return [sitk.GetArrayFromImage(sitk.ReadImage(itk_name(path))).reshape(images[0].size)]
-        stored = dataset.pixel_array.reshape(-1, *images[0].size)
+        stored = _stored(dataset).reshape(-1, *images[0].size)
         return [apply_modality_lut(stored[image.frame], image.header) for image in images]
     except MemoryError:
         raise
     except Exception as error:  # decoders raise many kinds
         raise InputError(
-            f"{path}: its pixels cannot be decoded ({syntax.name if syntax else 'no transfer syntax'}); expected a "
-            "whole file. Copy it again, or decompress it (gdcmconv --raw)"
+            f"{path}: its pixels cannot be decoded ({dataset.file_meta.TransferSyntaxUID.name}); expected a whole "
+            "file. Copy it again, or decompress it (gdcmconv --raw)"
         ) from error
+
+
+def _stored(dataset: "Dataset") -> np.ndarray:
+    """Return the stored values of a file, (rows, columns) or (frames, rows, columns).
+
+    SimpleITK brings a decoder for every JPEG. It would also rescale, invert MONOCHROME1 and overlook the rescale of a
+    frame, so it is given the pixels without the rest of the header.
+    """
+    import SimpleITK as sitk
+    from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import MultiFrameGrayscaleWordSecondaryCaptureImageStorage, RLELossless, generate_uid
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed or syntax == RLELossless:
+        return dataset.pixel_array
+    bare = Dataset()
+    for keyword in PIXEL_ATTRIBUTES:
+        if keyword in dataset:
+            bare[keyword] = dataset[keyword]
+    bare.PhotometricInterpretation = "MONOCHROME2"
+    bare.SOPClassUID, bare.SOPInstanceUID = MultiFrameGrayscaleWordSecondaryCaptureImageStorage, generate_uid()
+    bare.file_meta = FileMetaDataset()
+    bare.file_meta.TransferSyntaxUID = syntax
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    with tempfile.TemporaryDirectory() as folder:
+        bare.save_as(f"{folder}/pixels.dcm", enforce_file_format=True)
+        return sitk.GetArrayFromImage(sitk.ReadImage(f"{folder}/pixels.dcm"))
 
 
 def _check_hounsfield(array: np.ndarray, series: Series) -> None:

@@ -1,5 +1,6 @@
 """Files that hold scans: what a header says about the grid, and the voxels, in the file's own order of axes."""
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.dicom_geometry import LPS
-from mr2ct_lib.images.dicom_reading import itk_name, open_series
+from mr2ct_lib.images.dicom_reading import open_series
 
 if TYPE_CHECKING:  # these are imported where they are used: inference starts without them
     import nibabel as nib
@@ -91,6 +92,8 @@ def _check_affine(affine: np.ndarray, path: Path) -> None:
 def _open_nifti(path: Path) -> ScanFile:
     import nibabel as nib
 
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # what is wrong is said in one sentence, below
+
     def readable(action: Callable[[], Any]) -> Any:
         try:
             return action()
@@ -148,7 +151,7 @@ def _open_meta(path: Path) -> ScanFile:
             ) from error
 
     reader = sitk.ImageFileReader()
-    readable(lambda: reader.SetFileName(itk_name(path)))
+    readable(lambda: reader.SetFileName(str(path).encode().decode()))  # SimpleITK crashes on names that are not UTF-8
     readable(reader.ReadImageInformation)
     if reader.GetNumberOfComponents() != 1 or reader.GetDimension() != 3:
         shape = (*reader.GetSize(), reader.GetNumberOfComponents())

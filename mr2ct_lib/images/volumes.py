@@ -317,6 +317,8 @@ def _checked_volume(file: ScanFile, array: np.ndarray, path: Path, unit: str) ->
     """Return what a file holds as a Volume. Raises InputError for values that no scan or label map has."""
     array, affine, axcodes = _canonical(array, file.affine)
     forms = None if file.forms is None else NiftiForms(file.forms, array.shape, affine)
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, copy=False)
     if not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())
         raise InputError(
@@ -331,4 +333,4 @@ def _checked_volume(file: ScanFile, array: np.ndarray, path: Path, unit: str) ->
         return Volume(array.astype(np.int16), affine, unit, axcodes, forms)
     if array.min() == array.max():
         raise InputError(f"{path}: every voxel is {array.min():g}; expected a scan of something. Choose another file")
-    return Volume(array.astype(np.float32), affine, unit, axcodes, forms)
+    return Volume(array, affine, unit, axcodes, forms)

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from mr2ct_lib.files import write_json
 from mr2ct_lib.images.slices import PreparedSlices
-from mr2ct_lib.methods import machine
+from mr2ct_lib.methods import fast
 from mr2ct_lib.methods.settings import make_settings
 from mr2ct_lib.methods.training import Trainer
 from tools.record import processor
@@ -27,7 +27,7 @@ SIZES = {"quick": 64, "paper": 256}
 def describe() -> str:
     """The machine, in a line or two."""
     return (
-        f"{processor()}, {torch.get_num_threads()} threads; measured on {DEVICE}, where bf16 convolves {machine.gain(DEVICE):.2f} times as "
+        f"{processor()}, {torch.get_num_threads()} threads; measured on {DEVICE}, where bf16 convolves {fast.gain(DEVICE):.2f} times as "
         f"fast; torch {torch.__version__}"
     )
 

@@ -154,24 +154,6 @@ def test_losses_keep_their_precision_inside_autocast(loss):
     assert inside.dtype == torch.float32 and torch.equal(inside, loss(a, b))
 
 
-def dense_histogram(a, b, bins):
-    """As the formula says: the spline of every value at every bin."""
-
-    def windows(x):
-        position = 1 + (x.flatten(1).clamp(-1, 1) + 1) / 2 * (bins - 3)
-        return losses.cubic_b_spline(position[..., None] - torch.arange(bins))  # (n, pixels, bins)
-
-    return windows(a).transpose(1, 2) @ windows(b) / a[0].numel()
-
-
-def test_histogram_and_its_gradients_are_those_of_the_dense_formula():
-    a, b = (images(seed, n=3, size=20).mul(1.2).requires_grad_() for seed in (22, 23))  # some values are clamped
-    weights = torch.randn(3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    tables = [histogram(a, b, 32) for histogram in (losses.joint_histogram, dense_histogram)]
-    torch.testing.assert_close(*tables)
-    torch.testing.assert_close(*(torch.autograd.grad((table * weights).sum(), (a, b)) for table in tables))
-
-
 def test_both_ends_of_the_range_are_counted():
     ends = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]])[None, None]
     table = losses.joint_histogram(ends, ends, bins=8)[0]

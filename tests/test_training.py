@@ -6,7 +6,7 @@ import torch
 from tiny_runs import bits, settings
 
 from mr2ct_lib.images.slices import PreparedSlices, unpaired_batch
-from mr2ct_lib.methods import training
+from mr2ct_lib.methods import fast, training
 from mr2ct_lib.methods.runs import read_log, train
 from mr2ct_lib.methods.training import ImagePool
 from mr2ct_lib.methods.translator import load_translator
@@ -92,3 +92,15 @@ def test_image_pool_gives_back_half_of_what_it_holds():
     old = (later != 100.0 + torch.arange(400)).float().mean()
     assert 0.4 < old < 0.6 and len(pool.images) == 10
     assert torch.equal(ImagePool(0).query(first, rng), first)
+
+
+@pytest.mark.parametrize("method", ["cyclegan", "dicyclegan"])
+def test_without_the_fast_forms_a_run_is_the_same(method, data, tmp_path):
+    """To rounding, which the game between the networks enlarges from step to step."""
+    s = settings(method, precision="float32", iterations=2, decay_iterations=0)
+    with_forms = read_log(train(s, data, tmp_path / "with"))
+    with fast.switched_off():
+        without = read_log(train(s, data, tmp_path / "without"))
+    for a, b in zip(with_forms, without, strict=True):
+        del a["seconds"], b["seconds"]
+        assert b == pytest.approx(a, rel=1e-4, abs=2e-6)

@@ -5,8 +5,9 @@ from functools import wraps
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from mr2ct_lib.methods.fast import has_fast_form
 
 GRADIENT_OPERATORS = {  # name: the weights of the pixel before, itself and the one after, along the derivative and across it
     "central": ((-1, 0, 1), (0, 1, 0)),
@@ -103,59 +104,25 @@ def cubic_b_spline(t: Tensor) -> Tensor:
 
 
 @without_autocast
+@has_fast_form
 def joint_histogram(a: Tensor, b: Tensor, bins: int = 32) -> Tensor:
-    """Parzen-windowed joint distribution of the grey values of each image pair: (n, 1, h, w) in [-1, 1] twice -> (n, bins, bins).
+    """Parzen-windowed joint distribution of the grey values of each image pair.
 
-    Each value is spread over four bins by a cubic B-spline, which makes the histogram differentiable. Every image's table sums to 1;
-    rows belong to a. Values outside [-1, 1] are clamped. bins: at least 4.
-    """
-    return _JointHistogram.apply(a.flatten(1), b.flatten(1), bins)
+    Args:
+        a, b: images (n, 1, h, w) in [-1, 1]; values outside are clamped.
+        bins: at least 4; the outer bin on either side is spare room for the window.
 
-
-class _JointHistogram(torch.autograd.Function):
-    """W_a W_b^T / pixels of values (n, pixels) twice, where W (n, bins, pixels) has four weights a column.
-
-    Both tables W stand in memory for the length of a call only: the gradient makes them anew instead of keeping what led to them.
+    Returns tables (n, bins, bins), each with sum 1; rows belong to a, columns to b. A cubic B-spline spreads each value
+    over four bins, which makes the table differentiable.
     """
 
-    @staticmethod
-    def forward(ctx, a: Tensor, b: Tensor, bins: int) -> Tensor:
-        ctx.save_for_backward(a, b)
-        ctx.bins = bins
-        return _windows(a, bins) @ _windows(b, bins).transpose(1, 2) / a.shape[1]
+    def windows(values: Tensor) -> Tensor:  # (n, pixels) -> (n, bins, pixels)
+        position = 1 + (values.clamp(-1, 1) + 1) * ((bins - 3) / 2)
+        centres = torch.arange(bins, dtype=values.dtype, device=values.device)
+        return cubic_b_spline(position[:, None] - centres[:, None])
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        a, b = ctx.saved_tensors
-        found = []
-        for wanted, values, others, g in zip(ctx.needs_input_grad, (a, b), (b, a), (gradient, gradient.transpose(1, 2)), strict=False):
-            if not wanted:
-                found.append(None)
-                continue
-            first, t = _first_bin(values, ctx.bins)
-            pull = g @ _windows(others, ctx.bins)  # (n, bins, pixels): what one more of a bin's weight would bring
-            slopes = (-(1 - t).square() / 2, (1.5 * t - 2) * t, (-1.5 * t + 1) * t + 0.5, t.square() / 2)
-            slope = sum(pull.gather(1, first + i) * rise for i, rise in enumerate(slopes)).squeeze(1)
-            found.append(slope * (values.abs() <= 1) * ((ctx.bins - 3) / 2 / a.shape[1]))
-        return *found, None
-
-
-def _first_bin(values: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    """Of values (n, pixels): the first of four bins to spread each over, and its way t in [0, 1] past the second, both (n, 1, pixels)."""
-    position = (values.clamp(-1, 1) + 1)[:, None] * ((bins - 3) / 2)  # one spare bin on either side
-    first = position.floor().clamp_max(bins - 4)
-    return first.long(), position - first
-
-
-def _windows(values: Tensor, bins: int) -> Tensor:
-    """The cubic B-spline of each value (n, pixels) at each bin: (n, bins, pixels), four weights that sum to 1 a pixel, the rest 0."""
-    first, t = _first_bin(values, bins)
-    windows = values.new_zeros(len(values), bins, values.shape[1])
-    outer, inner = ((1 - t).pow(3) / 6, t.pow(3) / 6), ((0.5 * t - 1) * t.square() + 4 / 6, ((-0.5 * t + 0.5) * t + 0.5) * t + 1 / 6)
-    for i, weight in enumerate((outer[0], inner[0], inner[1], outer[1])):
-        windows.scatter_(1, first + i, weight)
-    return windows
+    a, b = a.flatten(1), b.flatten(1)
+    return windows(a) @ windows(b).transpose(1, 2) / a.shape[1]
 
 
 def normalised_mutual_information(a: Tensor, b: Tensor, bins: int = 32) -> Tensor:

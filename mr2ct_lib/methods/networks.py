@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mr2ct_lib.methods.layers import InstanceNorm, Padded
+from mr2ct_lib.methods.layers import InstanceNorm, PaddedConvolution
 from mr2ct_lib.methods.offsets import offset_layer
 
 
 def convolution(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """Reflection-padded convolution, instance normalisation, ReLU: (n, c_in, h, w) -> (n, c_out, h / stride, w / stride)."""
     return nn.Sequential(
-        Padded(c_in, c_out, kernel) if stride == 1 else nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2),
-        InstanceNorm(c_out),
+        PaddedConvolution(c_in, c_out, kernel) if stride == 1 else nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2),
+        InstanceNorm(),
         nn.ReLU(inplace=True),
     )
 
@@ -27,8 +27,8 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             convolution(channels, channels, 3),
-            Padded(channels, channels, 3),
-            InstanceNorm(channels),
+            PaddedConvolution(channels, channels, 3),
+            InstanceNorm(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def up(c_in: int, c_out: int, kind: str) -> nn.Module:
     if kind == "transposed":
         return nn.ConvTranspose2d(c_in, c_out, 3, stride=2, padding=1, output_padding=1)
     if kind == "resize":
-        return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), Padded(c_in, c_out, 3))
+        return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), PaddedConvolution(c_in, c_out, 3))
     raise ValueError(f"upsampling is {kind!r}; expected 'transposed' or 'resize'")
 
 
@@ -72,12 +72,12 @@ class Generator(nn.Module):
         self.offsets = nn.ModuleList([offset_layer(offset_layers, c) for c in (1, f, 2 * f, 4 * f)] if offset_layers else [])
         self.decoder = nn.Sequential(
             up(4 * f, 2 * f, upsampling),
-            InstanceNorm(2 * f),
+            InstanceNorm(),
             nn.ReLU(inplace=True),
             up(2 * f, f, upsampling),
-            InstanceNorm(f),
+            InstanceNorm(),
             nn.ReLU(inplace=True),
-            Padded(f, 1, 7),
+            PaddedConvolution(f, 1, 7),
             nn.Tanh(),
         )
         self.to(memory_format=torch.channels_last)
@@ -129,7 +129,7 @@ class Discriminator(nn.Module):
         modules: list[nn.Module] = [nn.Conv2d(1, f, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
         for k in range(1, layers + 1):
             stride = 2 if k < layers else 1
-            modules += [nn.Conv2d(widths[k - 1], widths[k], 4, stride, padding=1), InstanceNorm(widths[k])]
+            modules += [nn.Conv2d(widths[k - 1], widths[k], 4, stride, padding=1), InstanceNorm()]
             modules += [nn.LeakyReLU(0.2, inplace=True)]
         self.body = nn.Sequential(*modules, nn.Conv2d(widths[-1], 1, 4, padding=1))
         self.to(memory_format=torch.channels_last)

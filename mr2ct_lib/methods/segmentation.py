@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
 
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
-from mr2ct_lib.methods import machine
+from mr2ct_lib.methods import fast
 
 SIZES: dict[str, tuple[int, ...]] = {
     "quick": (16, 32, 64, 128),
@@ -138,7 +138,8 @@ def train_segmenter(
     if not 0 < learning_rate < float("inf") or seed < 0:
         raise InputError(f"learning_rate: {learning_rate}, seed: {seed}; expected a rate above 0 and a seed of at least 0")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    precision = machine.choose_precision(precision, device)
+    precision = fast.choose_precision(precision, device)
+    precision = "float32" if precision == "float16" else precision  # float16 would need loss scaling
 
     classes = np.zeros(256, dtype=np.int64)
     classes[list(names)] = np.arange(1, len(names) + 1)

@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from mr2ct_lib.images.slices import DOMAINS, PreparedSlices, augment, unpaired_batch
-from mr2ct_lib.methods import cyclegan, dicyclegan, machine
+from mr2ct_lib.methods import cyclegan, dicyclegan, fast
 from mr2ct_lib.methods.networks import Discriminator, initialise
 from mr2ct_lib.methods.settings import Settings
 from mr2ct_lib.methods.stopping import CollapseWatch, Patience
@@ -80,8 +80,8 @@ class Trainer:
     def __init__(self, settings: Settings, data: PreparedSlices, fabric: Fabric):
         self.settings, self.data, self.fabric, self.step_number = settings, data, fabric, 0
         preparation = {key: data.meta[key] for key in PREPARATION_KEYS if key in data.meta}
-        machine.keep_memory()
-        self.precision = fabric.broadcast(machine.choose_precision(settings.precision, fabric.device))
+        fast.keep_memory()
+        self.precision = fabric.broadcast(fast.choose_precision(settings.precision, fabric.device, 4 * settings.filters))
         self.networks = fabric.to_device(Networks(settings, preparation))
         discriminators = (self.networks.discriminator_source, self.networks.discriminator_target)
         self.parameters = {

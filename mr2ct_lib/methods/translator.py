@@ -1,5 +1,6 @@
 """A trained pair of generators with all that is needed to use it: architecture, windows, how its slices were prepared."""
 
+import copy
 import io
 import warnings
 from dataclasses import asdict, dataclass
@@ -13,8 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
-from mr2ct_lib.methods import machine
-from mr2ct_lib.methods.layers import plain
+from mr2ct_lib.methods import fast
 from mr2ct_lib.methods.networks import Generator
 
 DIRECTIONS = ("source_to_target", "target_to_source")
@@ -69,7 +69,7 @@ class Translator(nn.Module):
         device = next(self.parameters()).device
         batches = torch.tensor(slices, dtype=torch.float32)[:, None].split(batch_size)
         batches = tqdm(batches, "translate", unit="batch", disable=None if progress else True)  # None: shown at a terminal only
-        with torch.autocast(device.type, torch.bfloat16, enabled=machine.choose_precision(precision, device) == "bf16"):
+        with fast.autocast(device, fast.choose_precision(precision, device)):
             return torch.cat([self(b.to(device), direction, deform).cpu() for b in batches])[:, 0].numpy()
 
     def export_onnx(self, path: str | Path, direction: str = "source_to_target") -> None:
@@ -77,10 +77,10 @@ class Translator(nn.Module):
 
         It needs the extra `onnx` (pip install 'mr2ct[onnx]'). Windows and pixel size stay in translator.json.
         """
-        generator = plain(getattr(self, direction)).cpu().float().eval()
+        generator = copy.deepcopy(getattr(self, direction)).cpu().float().eval()
         axes, written = {0: "n", 2: "h", 3: "w"}, io.BytesIO()
         options = {"input_names": ["slices"], "output_names": ["translated"], "dynamic_axes": {"slices": axes, "translated": axes}}
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), fast.switched_off():
             warnings.simplefilter("ignore")  # of tracing, which this network's plain layers allow, and of PyTorch's newer way
             torch.onnx.export(generator, (torch.zeros(1, 1, 64, 64),), written, dynamo=False, **options)
         with atomic(path) as temporary:

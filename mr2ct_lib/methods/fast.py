@@ -1,0 +1,349 @@
+"""Speed, and nothing else: quicker forms of formulas that stand elsewhere, and the precision that this machine is quicker in.
+
+A function marked with `has_fast_form` where its formula stands is replaced by the function of the same name in FORMS
+below, on the devices listed there. Tests hold both forms to equal values and gradients. Without this module everything
+computes the same results in float32, two to four times as slowly.
+"""
+
+import ctypes
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, wraps
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+EPS = 1e-5  # added to the variance by instance normalisation, as in PyTorch
+CHANNELS_LAST = torch.channels_last
+FORMS: dict[str, dict[str, Callable[..., Tensor]]] = {}  # device type: {name of the formula: its fast form}; filled below
+_switched_off = False
+
+
+def has_fast_form(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Mark a formula: where FORMS has its name for the device of its first argument, that form computes instead."""
+
+    @wraps(formula)
+    def chosen(x: Tensor, *arguments, **options) -> Tensor:
+        form = None if _switched_off else FORMS.get(x.device.type, {}).get(formula.__name__)
+        return (form or formula)(x, *arguments, **options)
+
+    return chosen
+
+
+@contextmanager
+def switched_off() -> Iterator[None]:
+    """Within this block the formulas themselves compute: for export, and for comparing."""
+    global _switched_off
+    before, _switched_off = _switched_off, True
+    try:
+        yield
+    finally:
+        _switched_off = before
+
+
+# --- Layers -----------------------------------------------------------------------------------------------------------
+# Networks keep their tensors channels-last in memory: in this layout a CPU convolves and pads fastest, and so does a GPU
+# in bf16.
+
+
+def padded_convolution(x: Tensor, weight: Tensor, bias: Tensor, borders: str) -> Tensor:
+    """`layers.padded_convolution` on a CPU; float32 in any precision where c_out is 1.
+
+    bf16 is padded as bf16, where autocast would convert it to float32 and back.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x = F.pad(x, [weight.shape[-1] // 2] * 4, mode=borders)
+    if len(weight) == 1:
+        return to_one_channel(x, weight, bias)
+    return from_one_channel(x, weight, bias) if x.shape[1] == 1 else F.conv2d(x, weight, bias)
+
+
+def from_one_channel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """F.conv2d of x (n, 1, h, w) with weight (c, 1, k, k) -> (n, c, h - k + 1, w - k + 1).
+
+    A CPU's convolution works on 16 channels at once, or wastes its time. So the kernel's columns become k channels.
+    """
+    k, width = weight.shape[-1], x.shape[-1] - weight.shape[-1] + 1
+    columns = torch.stack([x[:, 0, :, i : i + width] for i in range(k)], dim=-1).movedim(-1, 1)  # (n, k, h, width)
+    return F.conv2d(columns, weight.squeeze(1).movedim(-1, 1).unsqueeze(-1).contiguous(), bias)  # weight (c, k, k, 1)
+
+
+def to_one_channel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """F.conv2d of x (n, c, h, w) with weight (1, c, k, k) -> (n, 1, h - k + 1, w - k + 1), as `from_one_channel`.
+
+    The result of bf16 is float32.
+    """
+    k, width = weight.shape[-1], x.shape[-1] - weight.shape[-1] + 1
+    columns = F.conv2d(x, weight.squeeze(0).movedim(-1, 0).unsqueeze(-1).contiguous())  # weight (k, c, k, 1)
+    columns = columns if columns.dtype == torch.float64 else columns.float()  # (n, k, h - k + 1, w)
+    return sum(columns[:, i : i + 1, :, i : i + width] for i in range(k)) + bias.view(1, 1, 1, 1)
+
+
+def padded_convolution_gpu(x: Tensor, weight: Tensor, bias: Tensor, borders: str) -> Tensor:
+    """`layers.padded_convolution` on a GPU: padding keeps the channels-last layout.
+
+    F.pad of an image copies it to the contiguous layout first. Here the channel counts as a third spatial dimension, one
+    that is not padded, so that PyTorch's kernel for volumes reads and writes the memory as it lies.
+    """
+    k = weight.shape[-1] // 2
+    if x.shape[1] > 1 and x.is_contiguous(memory_format=CHANNELS_LAST):
+        volume = x.permute(0, 2, 3, 1).unsqueeze(1)  # (n, 1, h, w, c), contiguous
+        x = F.pad(volume, [0, 0, k, k, k, k], mode=borders).squeeze(1).permute(0, 3, 1, 2)
+    else:
+        x = F.pad(x, [k] * 4, mode=borders)
+    return F.conv2d(x, weight, bias)
+
+
+def instance_norm(x: Tensor) -> Tensor:
+    """`layers.instance_norm`, in the type and layout of x.
+
+    Without gradient on a CPU: group normalisation with one channel per group. Its own gradient is slow in the
+    channels-last layout (15 ms where a convolution takes 11), and on a GPU autocast would run it in float32.
+    """
+    if x.device.type == "cpu" and not (x.requires_grad and torch.is_grad_enabled()):
+        return F.group_norm(x, x.shape[1], eps=EPS)
+    return _InstanceNorm.apply(x)
+
+
+class _InstanceNorm(torch.autograd.Function):
+    """Batch normalisation of each image by itself: PyTorch's is fast in both directions and in every layout."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        exact = torch.float64 if x.dtype == torch.float64 else torch.float32  # of the statistics, also of bf16
+        ones, zeros = x.new_ones(x.shape[1], dtype=exact), x.new_zeros(x.shape[1], dtype=exact)
+        means, scales, out = *(x.new_empty(x.shape[:2], dtype=exact) for _ in range(2)), torch.empty_like(x)
+        for i in range(len(x)):
+            parts = {"out": out[i : i + 1], "save_mean": means[i], "save_invstd": scales[i]}
+            torch.ops.aten.native_batch_norm.out(x[i : i + 1], ones, zeros, None, None, True, 0.0, EPS, **parts)
+        ctx.save_for_backward(x, ones, means, scales)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        x, ones, means, scales = ctx.saved_tensors
+        layout = CHANNELS_LAST if x.is_contiguous(memory_format=CHANNELS_LAST) else torch.contiguous_format
+        gradient, of_images = gradient.contiguous(memory_format=layout), []
+        for i in range(len(x)):
+            statistics = (None, None, means[i], scales[i], True, EPS, [True, False, False])
+            image, g = x[i : i + 1], gradient[i : i + 1]
+            of_images.append(torch.ops.aten.native_batch_norm_backward(g, image, ones, *statistics)[0])
+        return torch.cat(of_images) if len(of_images) > 1 else of_images[0]
+
+
+# --- Offset layers ----------------------------------------------------------------------------------------------------
+
+BILINEAR_CLAMPED = (0, 1, True)  # PyTorch's numbers for mode="bilinear", padding_mode="border", align_corners=True
+
+
+def read_displaced(features: Tensor, offsets: Tensor) -> Tensor:
+    """`offsets.read_displaced` in the layout and type of features."""
+    return _ReadDisplaced.apply(features, offsets.flatten(1, 2))
+
+
+class _ReadDisplaced(torch.autograd.Function):
+    """PyTorch's bilinear sampler, with one pass over memory each for the ways into its form and back.
+
+    features (n, c, h, w), displacements (n, 2 fields, h, w), each dy before its dx -> (n, c, h, w).
+    """
+
+    @staticmethod
+    def forward(ctx, features: Tensor, displacements: Tensor) -> Tensor:
+        n, c, h, w = features.shape
+        fields = displacements.shape[1] // 2
+        dtype = torch.float64 if torch.float64 in (features.dtype, displacements.dtype) else torch.float32
+        # the sampler wants (x, y) in [-1, 1] from the first pixel's centre to the last one's
+        grid = torch.empty((n * fields, h, w, 2), dtype=dtype, device=features.device)
+        pixels = displacements.contiguous().view(n * fields, 2, h, w)
+        for i, size in enumerate((w, h)):
+            ends = (-1, 1 if size > 1 else -1)
+            centres = torch.linspace(*ends, size, dtype=dtype, device=features.device)
+            centres = centres.view((1, 1, w) if i == 0 else (1, h, 1))
+            torch.add(centres, pixels[:, 1 - i], alpha=2 / max(size - 1, 1), out=grid[..., i])
+        values = features.to(dtype, memory_format=torch.contiguous_format).view(n * fields, c // fields, h, w)
+        ctx.save_for_backward(values, grid)
+        ctx.types, ctx.layouts = (features.dtype, displacements.dtype), (_layout(features), _layout(displacements))
+        moved = torch.ops.aten.grid_sampler_2d(values, grid, *BILINEAR_CLAMPED).view(n, c, h, w)
+        return _planes(moved, features.dtype).copy_(moved).contiguous(memory_format=ctx.layouts[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+        values, grid = ctx.saved_tensors
+        n, _, h, w = shape = gradient.shape
+        gradient = gradient.to(values.dtype, memory_format=torch.contiguous_format).view(values.shape)
+        wanted = [ctx.needs_input_grad[0], True]
+        of_values, of_grid = torch.ops.aten.grid_sampler_2d_backward(gradient, values, grid, *BILINEAR_CLAMPED, wanted)
+        if of_values is not None:
+            of_values = of_values.view(shape)
+            of_values = _planes(of_values, ctx.types[0]).copy_(of_values).contiguous(memory_format=ctx.layouts[0])
+        of_grid = of_grid.view(n, -1, h, w, 2)
+        of_pixels = _planes(grid.view(n, -1, h, w), ctx.types[1])
+        for i, size in enumerate((w, h)):
+            of_pixels[:, 1 - i :: 2] = of_grid[..., i].mul_(2 / max(size - 1, 1))
+        return of_values, of_pixels.contiguous(memory_format=ctx.layouts[1])
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    return torch.contiguous_format if x.is_contiguous() else CHANNELS_LAST
+
+
+def _planes(like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Memory for planes (n, c, h, w), on a CPU with 32 values between two of them.
+
+    Without the gap the same pixel of all planes, powers of two apart, falls into the same few lines of a CPU's cache,
+    and conversion to channels-last, which reads all planes at once, takes two to four times as long.
+    """
+    n, c, h, w = like.shape
+    gap = 32 if like.device.type == "cpu" else 0
+    return torch.empty((n, c, h * w + gap), dtype=dtype, device=like.device)[..., : h * w].unflatten(2, (h, w))
+
+
+# --- Mutual information -----------------------------------------------------------------------------------------------
+
+
+def joint_histogram(a: Tensor, b: Tensor, bins: int = 32) -> Tensor:
+    """`losses.joint_histogram` with four weights per value instead of one per value and bin."""
+    return _JointHistogram.apply(a.flatten(1), b.flatten(1), bins)
+
+
+class _JointHistogram(torch.autograd.Function):
+    """W_a W_b^T / pixels of values (n, pixels) twice, where W (n, bins, pixels) has four weights per column.
+
+    Both tables W are in memory only during a call: the gradient computes them again instead of keeping them.
+    """
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor, bins: int) -> Tensor:
+        ctx.save_for_backward(a, b)
+        ctx.bins = bins
+        return _windows(a, bins) @ _windows(b, bins).transpose(1, 2) / a.shape[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        a, b = ctx.saved_tensors
+        gradients: list[Tensor | None] = [None, None]
+        for i, (values, others, g) in enumerate(((a, b, gradient), (b, a, gradient.transpose(1, 2)))):
+            if not ctx.needs_input_grad[i]:
+                continue
+            first, t = _first_bin(values, ctx.bins)
+            pull = g @ _windows(others, ctx.bins)  # (n, bins, pixels): the loss's gradient in the weight of each bin
+            slopes = (-(1 - t).square() / 2, (1.5 * t - 2) * t, (-1.5 * t + 1) * t + 0.5, t.square() / 2)
+            slope = sum(pull.gather(1, first + k) * rise for k, rise in enumerate(slopes)).squeeze(1)
+            gradients[i] = slope * (values.abs() <= 1) * ((ctx.bins - 3) / 2 / a.shape[1])
+        return *gradients, None
+
+
+def _first_bin(values: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """For values (n, pixels): the first of the four bins that each is spread over, and its position t in [0, 1] between
+    the second and the third; both (n, 1, pixels)."""
+    position = (values.clamp(-1, 1) + 1)[:, None] * ((bins - 3) / 2)  # one spare bin on either side
+    first = position.floor().clamp_max(bins - 4)
+    return first.long(), position - first
+
+
+def _windows(values: Tensor, bins: int) -> Tensor:
+    """The cubic B-spline of each value (n, pixels) at each bin: (n, bins, pixels), four weights per pixel, the rest 0."""
+    first, t = _first_bin(values, bins)
+    windows = values.new_zeros(len(values), bins, values.shape[1])
+    inner = ((0.5 * t - 1) * t.square() + 4 / 6, ((-0.5 * t + 0.5) * t + 0.5) * t + 1 / 6)
+    for i, weight in enumerate(((1 - t).pow(3) / 6, *inner, t.pow(3) / 6)):
+        windows.scatter_(1, first + i, weight)
+    return windows
+
+
+# The one place where a formula or its fast form is chosen.
+FORMS["cpu"] = {
+    "padded_convolution": padded_convolution,
+    "instance_norm": instance_norm,
+    "read_displaced": read_displaced,
+    "joint_histogram": joint_histogram,
+}
+FORMS["cuda"] = FORMS["cpu"] | {"padded_convolution": padded_convolution_gpu}
+
+
+# --- Precision and memory ---------------------------------------------------------------------------------------------
+
+# A 16-bit type rounds, so it must be worth it: bf16 is slower than float32 where a CPU emulates it, 1.7 to 2.1 times as
+# fast where it is built in, more with matrix units.
+GAIN = 1.2
+TYPES = {"bf16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_precision(wanted: str, device: torch.device, channels: int = 64) -> str:
+    """Return "bf16", "float16" or "float32": the wanted one, or for "auto" the faster one as measured by `gain`.
+
+    channels: width of the network's widest convolutions, those of the residual blocks. float16 is taken only on GPUs
+    without bf16, such as the T4; training in it needs loss scaling.
+    """
+    if wanted != "auto":
+        return wanted
+    lower = lower_precision(device)
+    return lower if gain(device, lower, channels) >= GAIN else "float32"
+
+
+def lower_precision(device: torch.device) -> str:
+    """The 16-bit type of a device: "bf16", or "float16" on a GPU that has no bf16."""
+    return "bf16" if device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Run networks in `precision`; weights, losses and optimisers stay float32. On a GPU it may be captured in a graph."""
+    dtype, lower = TYPES.get(precision, torch.bfloat16), precision != "float32"
+    return torch.autocast(device.type, dtype, enabled=lower, cache_enabled=device.type == "cpu")
+
+
+@lru_cache
+def gain(device: torch.device, precision: str = "bf16", channels: int = 64) -> float:
+    """How many times as fast a 3x3 convolution and its gradient are in `precision` as in float32, on this machine.
+
+    On a CPU: 64 channels, timed as the work of one thread, which other programs on the machine hardly change; about
+    50 ms. On a GPU: `channels` channels and enough pixels to fill the device, timed by its own events. The best of seven
+    turns each, measured once per process.
+    """
+    gpu, threads = device.type == "cuda", torch.get_num_threads()
+    shape = (64, channels, 64, 64) if gpu else (2, 64, 32, 32)
+    layout = CHANNELS_LAST if gpu else torch.contiguous_format
+    seconds = {torch.float32: float("inf"), TYPES[precision]: float("inf")}
+    torch.set_num_threads(1)
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        for dtype in list(seconds) * 7:
+            x = torch.ones(shape, device=device, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
+            weight = torch.ones(shape[1], shape[1], 3, 3, device=device, dtype=dtype, requires_grad=True)
+            work = lambda x=x, weight=weight: F.conv2d(x, weight, padding=1).sum().backward()  # noqa: E731
+            seconds[dtype] = min(seconds[dtype], (_device_seconds if gpu else _thread_seconds)(work))
+    torch.set_num_threads(threads)
+    return seconds[torch.float32] / seconds[TYPES[precision]]
+
+
+def _thread_seconds(work: Callable[[], None]) -> float:
+    started = time.thread_time()
+    work()
+    return time.thread_time() - started
+
+
+def _device_seconds(work: Callable[[], None]) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    work()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+@lru_cache
+def keep_memory() -> None:
+    """Keep freed memory for the next step instead of returning it to the system, which clears every page again.
+
+    Only with glibc. At paper size it saves 5 % of a step. It changes neither results nor the peak of memory in use.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
+        trim_threshold, top_pad, mmap_max = -1, -2, -4  # of malloc.h
+        for parameter, value in ((trim_threshold, 2**31 - 1), (top_pad, 2**26), (mmap_max, 0)):
+            libc.mallopt(parameter, value)

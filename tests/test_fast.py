@@ -1,0 +1,154 @@
+"""Each fast form equals its formula in value and gradient, in both layouts; the precision is the faster one."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mr2ct_lib.methods import fast, layers, losses, offsets
+from mr2ct_lib.methods.networks import Generator, initialise
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+CPU = torch.device("cpu")
+
+
+def noise(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def values_and_gradients(function, *inputs):
+    """What function(*inputs) returns, and the gradients of its sum with fixed random weights in each input."""
+    inputs = [x.clone().requires_grad_() for x in inputs]
+    out = function(*inputs)
+    return out.detach(), *torch.autograd.grad((out * noise(*out.shape, seed=9).to(out.dtype)).sum(), inputs)
+
+
+def assert_same(form, formula, *inputs, **tolerances):
+    for a, b in zip(values_and_gradients(form, *inputs), values_and_gradients(formula, *inputs), strict=True):
+        torch.testing.assert_close(a, b, **tolerances)
+
+
+def test_each_fast_form_belongs_to_a_formula_and_switching_off_leaves_the_formula():
+    formulas = {name for module in (layers, offsets, losses) for name in vars(module) if name in fast.FORMS["cpu"]}
+    assert formulas == set(fast.FORMS["cpu"]) == set(fast.FORMS["cuda"])
+    x = noise(1, 2, 8, 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(fast.FORMS["cpu"], "instance_norm", torch.zeros_like)
+        assert layers.instance_norm(x).abs().max() == 0
+        with fast.switched_off():
+            assert layers.instance_norm(x).abs().max() > 1
+        assert layers.instance_norm(x).abs().max() == 0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("n", [1, 3])
+def test_instance_norm(n, layout):
+    x = noise(n, 5, 8, 9).contiguous(memory_format=layout)
+    assert_same(fast.instance_norm, layers.instance_norm.__wrapped__, x)
+    torch.testing.assert_close(fast.instance_norm(x), layers.instance_norm.__wrapped__(x))  # without gradient
+    torch.testing.assert_close(fast.instance_norm(x), F.instance_norm(x))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("n", [1, 3])
+def test_gradient_of_the_instance_norm_by_its_equation(n, layout):
+    x, g = (noise(n, 5, 8, 9, seed=seed) for seed in (1, 2))
+    scale = (x.var((2, 3), correction=0, keepdim=True) + fast.EPS).rsqrt()
+    y = (x - x.mean((2, 3), keepdim=True)) * scale
+    expected = scale * (g - g.mean((2, 3), keepdim=True) - y * (g * y).mean((2, 3), keepdim=True))
+    x = x.contiguous(memory_format=layout).requires_grad_()
+    out = fast.instance_norm(x)
+    for gradient in (g, g.contiguous(memory_format=torch.channels_last)):  # in its own layout or in another one
+        torch.testing.assert_close(torch.autograd.grad(out, x, gradient, retain_graph=True)[0], expected)
+
+
+@pytest.mark.parametrize("norm", [fast.instance_norm, layers.instance_norm.__wrapped__])
+def test_statistics_of_bf16_are_float32(norm):
+    """A mean of eight standard deviations rounded to bf16 would move the result by a hundredth of one."""
+    x = (noise(1, 4, 64, 64, dtype=torch.float32) * 0.5 + 4).bfloat16().requires_grad_()
+    error = norm(x).double() - F.instance_norm(x.detach().double())
+    assert error.mean((0, 2, 3)).abs().max() < 2e-3
+
+
+@pytest.mark.parametrize("form", [fast.padded_convolution, fast.padded_convolution_gpu])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("borders", ["reflect", "replicate"])
+@pytest.mark.parametrize("c_in, c_out, kernel", [(1, 5, 7), (5, 1, 7), (3, 4, 3)])
+def test_padded_convolution(c_in, c_out, kernel, borders, layout, form):
+    x = noise(2, c_in, 11, 13).contiguous(memory_format=layout)
+    weight, bias = noise(c_out, c_in, kernel, kernel, seed=1), noise(c_out, seed=2)
+    for other in (layers.padded_convolution.__wrapped__, with_torch):
+        assert_same(lambda *a: form(*a, borders), lambda *a, other=other: other(*a, borders), x, weight, bias)
+
+
+def with_torch(x, weight, bias, borders):
+    """The same convolution by nn.Conv2d's own padding."""
+    module = nn.Conv2d(weight.shape[1], len(weight), weight.shape[-1], padding="same", padding_mode=borders).double()
+    return torch.func.functional_call(module, {"weight": weight, "bias": bias}, (x,))
+
+
+def test_padding_on_a_gpu_keeps_the_channels_last_layout(monkeypatch):
+    seen = []
+    monkeypatch.setattr(fast.F, "conv2d", lambda x, *_: seen.append(x) or x)
+    fast.padded_convolution_gpu(noise(1, 4, 8, 8).contiguous(memory_format=torch.channels_last), noise(4, 4, 3, 3), None, "reflect")
+    assert seen[0].shape == (1, 4, 10, 10) and seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_one_channel_by_hand():
+    """A kernel that picks the pixel to the right of the centre moves the image one to the left."""
+    kernel, x = torch.zeros(1, 1, 3, 3), torch.arange(20.0).view(1, 1, 4, 5)
+    kernel[0, 0, 1, 2] = 1.0
+    for convolve in (fast.from_one_channel, fast.to_one_channel):
+        assert convolve(x, kernel, torch.zeros(1)).tolist() == x[..., 1:3, 2:5].tolist()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("fields", [1, 3])
+@pytest.mark.parametrize("size", [(7, 9), (1, 4)])
+def test_read_displaced(size, fields, layout):
+    features = noise(2, 3, *size).contiguous(memory_format=layout)
+    assert_same(fast.read_displaced, offsets.read_displaced.__wrapped__, features, 2 * noise(2, fields, 2, *size, seed=1))
+
+
+def test_joint_histogram():
+    a, b = (noise(3, 1, 20, 20, seed=seed).mul(0.5) for seed in (1, 2))  # some values lie outside [-1, 1]
+    formula = losses.joint_histogram.__wrapped__.__wrapped__
+    assert_same(lambda x, y: fast.joint_histogram(x, y, 32), lambda x, y: formula(x, y, 32), a, b)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_generator_is_the_same_function_with_and_without_fast_forms(n):
+    generator, x = initialise(Generator(4, 2, "per_channel"), 0).double(), noise(n, 1, 32, 32)
+    results = []
+    for block in (fast.switched_off(), torch.enable_grad()):
+        with block:
+            out = torch.cat(generator.both(x)).double()
+            results.append(torch.autograd.grad(out.square().sum(), generator.parameters()))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)  # the output is float32
+
+
+@pytest.mark.parametrize("gain, chosen", [(0.4, "float32"), (1.1, "float32"), (1.7, "bf16"), (5.0, "bf16")])
+def test_auto_is_the_lower_precision_where_it_gains(gain, chosen, monkeypatch):
+    monkeypatch.setattr(fast, "gain", lambda *_: gain)
+    assert fast.choose_precision("auto", CPU) == chosen
+    words = ("bf16", "float16", "float32")
+    assert tuple(fast.choose_precision(word, CPU) for word in words) == words
+
+
+@pytest.mark.parametrize("has_bf16, chosen", [(True, "bf16"), (False, "float16")])
+def test_a_gpu_without_bf16_takes_float16(has_bf16, chosen, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    monkeypatch.setattr(fast, "gain", lambda *arguments: asked.append(arguments) or 2.0)
+    gpu = torch.device("cuda")
+    assert fast.choose_precision("auto", gpu, channels=256) == chosen
+    assert asked == [(gpu, chosen, 256)]  # measured in the type it would take, on layers of the run's own width
+
+
+def test_the_measurement_is_made_once_and_leaves_the_threads_alone():
+    threads = torch.get_num_threads()
+    fast.gain.cache_clear()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):  # wherever it is asked for
+        assert fast.gain(CPU) > 0 and fast.gain(CPU) == fast.gain(CPU)
+    assert torch.get_num_threads() == threads

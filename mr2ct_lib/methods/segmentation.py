@@ -1,4 +1,4 @@
-"""Segment muscles and bones from two channels, MR and CT, one of which may be synthetic (Hiasa et al., section 3.4).
+"""Segment muscles and bones from two channels, MR and CT, one of which may be synthetic (Hiasa et al., section 3.2).
 
 A 2D U-Net (MONAI) is trained on real CT + synthetic MR, where labels exist, and used on real MR + synthetic CT. The
 bound from above, a U-Net on MR alone, is the same code with one channel and `cross_validate`.

@@ -3,6 +3,7 @@
 import errno
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -359,6 +360,17 @@ def test_what_is_no_image_is_left_alone_and_a_damaged_file_is_named(tmp_path):
     (folder / "IM99.dcm").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"IM99\.dcm: is not a readable DICOM file"):
         read_volume(folder)
+
+
+def test_a_header_that_makes_no_sense_gets_one_sentence(tmp_path):
+    slices = ct_slices()
+    put(NumberOfFrames=1)(slices)
+    path = save(slices, tmp_path / "ct") / "IM30.dcm"
+    number = b"\x28\0\x08\0IS\x02\x00"
+    path.write_bytes(path.read_bytes().replace(number + b"1 ", number + b"x "))
+    with warnings.catch_warnings(record=True) as caught, pytest.raises(InputError, match="ct: a header .* is damaged"):
+        read_volume(tmp_path / "ct")
+    assert not caught
 
 
 def test_dicom_is_found_in_folders_below_and_several_series_are_listed(tmp_path):

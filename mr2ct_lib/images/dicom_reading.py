@@ -85,9 +85,10 @@ def open_series(folder: str | Path) -> Series:
     except (InputError, MemoryError):
         raise
     except Exception as error:  # pydicom interprets a value when it is asked for, and raises many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{folder}: the headers of its DICOM files are damaged ({type(error).__name__}: {error}); expected a whole "
-            "series. Copy or export it again"
+            f"{folder}: a header of its DICOM files is damaged ({reason}); expected a whole series. "
+            "Copy or export it again"
         ) from error
     return Series(folder, slices, affine)
 
@@ -103,8 +104,8 @@ def _slices(folder: Path) -> list[Slice]:
         parts = (f"one of {len(files)} files in {files[0][0].parent.relative_to(folder)}" for files in series.values())
         listed = f" ({', '.join(parts)})" if series else ""
         raise InputError(
-            f"{folder}: holds {len(series)} DICOM series{listed}; expected one, here or in a folder "
-            "below. Put the scan's own series into a folder of its own"
+            f"{folder}: holds {len(series)} DICOM series{listed}; expected one, here or in a folder below. Put the "
+            "scan's own series into a folder of its own"
         )
     (files,) = series.values()
     slices = [image for path, header in files for image in _frames(path, header)]

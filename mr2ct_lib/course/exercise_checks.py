@@ -39,9 +39,11 @@ def _predictions(answer: Mapping[str, Any], truth: Mapping[str, tuple[Any, str]]
 
 
 def _values(result: Any, expected: Any, otherwise: str) -> None:
-    """Raise Wrong with `otherwise` unless both arrays agree to 1e-4."""
+    """Raise Wrong for another shape, or with `otherwise` unless both arrays agree to 1e-4."""
     result = np.asarray(_filled(result), dtype=float)
-    _require(result.shape == np.shape(expected) and np.allclose(result, expected, atol=1e-4), otherwise)
+    shape = np.shape(expected)
+    _require(result.shape == shape, f"the result has the shape {result.shape}; expected {shape}.")
+    _require(np.allclose(result, expected, atol=1e-4), otherwise)
 
 
 def flip_angles(answer: Mapping[str, float]) -> str:

@@ -36,9 +36,9 @@ nbval: $(READY)  ## every notebook against its stored outputs
 	@env -u MPLBACKEND $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=600 \
 	  --nbval-sanitize-with notebooks/sanitize.cfg $(if $(NOTEBOOKS),$(foreach n,$(NOTEBOOKS),$(wildcard notebooks/$(n)*.ipynb)),notebooks/)
 
-lab: $(READY)  ## open the notebooks in JupyterLab
-	@echo "Opening JupyterLab in notebooks/"
-	@$(BIN)/jupyter lab notebooks
+lab: $(READY)  ## open working copies of the notebooks in JupyterLab
+	@echo "Opening JupyterLab; its notebooks are copies in lab/"
+	@$(BIN)/python -m tools.lab $(NOTEBOOKS)
 
 refresh: $(READY)  ## run the notebooks and store their outputs (the only way to do so)
 	@echo "Running the notebooks and storing their outputs"

@@ -1,5 +1,6 @@
 """The stored notebooks keep the rules, the rules bite, and what runs notebooks does what it says."""
 
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from PIL import Image
 from scratch_notebooks import good_notebook, write
 
 from tools import NOTEBOOKS, ROOT, colab, hygiene, numbered_notebooks
+from tools.lab import LAB, working_copies
 from tools.refresh import SANITIZE, clean_outputs, refresh, sanitize_rules, sanitized
 from tools.report import items_of, write_report
 from tools.tutorial import run_tutorial
@@ -215,3 +217,16 @@ def test_report_takes_tables_and_figures_and_escapes_titles(tmp_path: Path) -> N
     nbformat.write(notebook, tmp_path / "executed" / "01_x.ipynb")
     write_report(tmp_path / "executed", tmp_path / "report.html", "title")
     assert "MR &amp; CT &lt;i&gt;" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_jupyterlab_opens_copies_and_keeps_what_the_reader_changed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source, lab = tmp_path / "notebooks", tmp_path / "lab"
+    source.mkdir()
+    stored = write(source)
+    (copy,) = working_copies(source=source, lab=lab)
+    assert copy.parent == lab and copy.read_bytes() == stored.read_bytes()
+    copy.write_text("changed by the reader")
+    os.utime(copy, (1, 1))
+    assert working_copies(["01"], source, lab) == [copy] and copy.read_text() == "changed by the reader"
+    assert "is newer than your copy" in capsys.readouterr().out
+    assert LAB.parent == NOTEBOOKS.parent  # else links to ../docs would break

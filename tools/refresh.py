@@ -19,7 +19,7 @@ from nbclient.exceptions import CellControlSignal
 from PIL import Image
 
 from mr2ct_lib.files import atomic
-from tools import KERNEL_ARGUMENTS, NOTEBOOKS, colab, hygiene, numbered_notebooks, quiet_kernels
+from tools import NOTEBOOKS, colab, hygiene, kernels, numbered_notebooks, quiet_kernels
 
 SANITIZE = NOTEBOOKS / "sanitize.cfg"
 
@@ -81,7 +81,7 @@ def refresh(path: Path) -> float:
     for cell in code:
         cell.outputs, cell.execution_count = [], None
     where = {"metadata": {"path": str(path.parent)}}
-    options = {"timeout": None, "kernel_name": "python3", "extra_arguments": KERNEL_ARGUMENTS, "record_timing": False}
+    options = {**kernels.OPTIONS, "timeout": None, "record_timing": False}
     # Without its state a widget that captures output fails; the state goes when the metadata are replaced below.
     NotebookClient(notebook, store_widget_state=True, resources=where, **options).execute()
     for cell, before in zip(code, stored, strict=True):

@@ -12,15 +12,14 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
-from mr2ct_lib.files import atomic
-from tools import KERNEL_ARGUMENTS, NOTEBOOKS, ROOT, numbered_notebooks, quiet_kernels
+from tools import NOTEBOOKS, ROOT, kernels, numbered_notebooks, quiet_kernels
 from tools.report import write_html, write_report
 
 
 def run_notebook(path: Path, out: Path, parameters: dict) -> str | None:
     """Run the notebook at `path` in its own folder, write it to `out` and its HTML beside it; return a sentence when a cell fails."""
     problem = None
-    options = {"kernel_name": "python3", "language": "python", "extra_arguments": KERNEL_ARGUMENTS, "cwd": path.parent}
+    options = {**kernels.OPTIONS, "language": "python", "cwd": path.parent}
     names = shown(path), shown(out)  # papermill notes them in the notebook: no folder of this machine in what is handed on
     out.unlink(missing_ok=True)
     try:
@@ -62,30 +61,14 @@ def shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def write_site(out: Path = ROOT / "site") -> Path:
-    """Write the notebooks with their stored outputs as HTML pages with an index into `out`; return the index."""
-    links = []
-    for path in numbered_notebooks():
-        write_html(path, out / f"{path.stem}.html")
-        links.append(f'<li><a href="{path.stem}.html">{path.stem.replace("_", " ")}</a></li>')
-    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>mr2ct</title><h1>mr2ct</h1><ul>{"".join(links)}</ul></html>\n'
-    with atomic(out / "index.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return out / "index.html"
-
-
 def main() -> int:
     """Read the command line, run, and return the exit code: 0, or 1 when a notebook failed."""
     profiles = sorted(path.stem for path in (NOTEBOOKS / "params").glob("*.yaml"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="*", help="names or numbers, such as 03 (default: all)")
     parser.add_argument("--profile", choices=profiles, default="quick")
-    parser.add_argument("--site", action="store_true", help="write the stored notebooks as HTML to site/ instead; runs nothing")
     arguments = parser.parse_args()
     quiet_kernels()
-    if arguments.site:
-        print(f"wrote {shown(write_site())}")
-        return 0
     paths = numbered_notebooks(names=arguments.notebooks)
     if not paths:
         print("no notebooks in notebooks/")

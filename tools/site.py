@@ -1,0 +1,243 @@
+"""Build the website: python -m tools.site [--out site]
+
+Puts the stored notebooks, README, docs, recorded results and a page per module of the library into one source tree and lets Sphinx build it.
+Nothing is executed. Formulas and diagrams need MathJax and Mermaid; they are fetched once by npm into the build folder, so that the
+pages need no network. Where npm is missing, the site is built without them and says so. The extra `site` must be installed.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+
+from mr2ct_lib.course.papers import METHODS
+from mr2ct_lib.files import read_json, write_json
+from tools import NOTEBOOKS, ROOT, colab, numbered_notebooks
+
+LIBRARY = ROOT / "mr2ct_lib"
+DOCS = ROOT / "docs"
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+PICTURES = (".png", ".jpg", ".svg")
+SCRIPTS = {"mathjax": "mathjax@3.2.2", "mermaid": "mermaid@11.12.0"}  # npm packages that the pages load from the site itself
+LINK = re.compile(r"(\[[^\]]*\]\()([^)\s#]*)(#[^)\s]*)?(\))")
+ROOMS = {
+    "images": "Scans as arrays with a place in the patient",
+    "patients": "Virtual patients and their scanners",
+    "methods": "The two papers",
+    "measures": "Measures and statistics",
+    "course": "What the notebooks use",
+    "cli": "The command line",
+}
+
+
+def configuration() -> dict[str, object]:
+    """The settings of Sphinx; see its documentation and those of myst-nb and sphinx-book-theme."""
+    address = colab.repository()
+    return {
+        "project": "mr2ct", "author": "mr2ct", "language": "en", "html_title": "mr2ct", "root_doc": "index",
+        "extensions": ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"],
+        "nb_execution_mode": "off", "nb_merge_streams": True, "nb_number_source_lines": False,
+        "myst_enable_extensions": ["dollarmath", "amsmath"], "myst_heading_anchors": 4, "myst_dmath_double_inline": True,
+        "default_role": "literal", "autodoc_member_order": "bysource", "autodoc_typehints": "signature",
+        "napoleon_google_docstring": True, "napoleon_numpy_docstring": False, "add_module_names": False,
+        "suppress_warnings": ["mystnb.unknown_mime_type", "docutils"],
+        "mathjax_path": "vendor/mathjax/tex-chtml.js", "mathjax3_config": {"options": {"enableMenu": False}},
+        "html_theme": "sphinx_book_theme", "html_static_path": ["_static"], "html_css_files": ["site.css"],
+        "html_js_files": [("site.js", {"defer": "defer"})], "html_copy_source": False, "html_show_sourcelink": False,
+        "html_theme_options": {
+            "repository_url": address, "repository_branch": "main", "path_to_docs": "", "use_repository_button": True,
+            "use_source_button": False, "use_download_button": False, "home_page_in_toc": True, "show_toc_level": 2,
+            "launch_buttons": {"colab_url": "https://colab.research.google.com", "binderhub_url": "https://mybinder.org"},
+        },
+    }  # fmt: skip
+
+
+def build(out: Path) -> list[str]:
+    """Write the site to `out`, its sources to `out`_build; return the warnings of Sphinx (a dead link is one)."""
+    from sphinx.application import Sphinx
+    from sphinx.util.docutils import docutils_namespace
+
+    work = out.with_name(out.name + "_build")
+    source = work / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    shutil.rmtree(out, ignore_errors=True)
+    write_sources(source)
+    fetch_scripts(work / "npm", source / "_static" / "vendor")
+    warnings = work / "warnings.txt"
+    with docutils_namespace(), open(warnings, "w", encoding="utf-8") as file:
+        app = Sphinx(source, None, out, work / "doctrees", "html", configuration(), status=None, warning=file)
+        app.build()
+    (out / ".nojekyll").touch()
+    return warnings.read_text(encoding="utf-8").splitlines()
+
+
+def write_sources(source: Path) -> None:
+    """Write everything that Sphinx reads to the new folder `source`, which is laid out as the repository is."""
+    shutil.copytree(DOCS, source / "docs", ignore=shutil.ignore_patterns("_static"))
+    shutil.copytree(DOCS / "_static", source / "_static")
+    for name in PAGES:
+        shutil.copy(ROOT / name, source / name)
+    (source / "README.md").rename(source / "index.md")
+    (source / "notebooks").mkdir()
+    for path in numbered_notebooks():
+        shutil.copy(path, source / "notebooks")
+    write_api(source / "api")
+    (source / "results.md").write_text(results_page(), encoding="utf-8")
+    for path in source.rglob("*.md"):
+        path.write_text(with_site_links(path.read_text(encoding="utf-8"), path.relative_to(source)), encoding="utf-8")
+    for path in (source / "notebooks").glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = with_site_links(cell.source, path.relative_to(source))
+            elif set(cell.metadata.get("tags", [])) & {colab.TAG}:
+                cell.metadata["tags"] = [*cell.metadata["tags"], "hide-input"]
+        nbformat.write(notebook, path)
+    index = source / "index.md"
+    index.write_text(index.read_text(encoding="utf-8") + contents(), encoding="utf-8")
+
+
+def contents() -> str:
+    """The hidden lists of pages from which the theme makes its sidebar."""
+    docs = sorted(path.stem for path in DOCS.glob("*.md"))
+    lists = {
+        "Notebooks": [f"notebooks/{path.stem}" for path in numbered_notebooks()],
+        "Guides": [f"docs/{name}" for name in docs],
+        "Reference": ["results", "api/index", "CONTRIBUTING", "CHANGELOG"],
+    }
+    return "".join(f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{chr(10).join(pages)}\n```\n" for title, pages in lists.items())
+
+
+def with_site_links(text: str, page: Path) -> str:
+    """`text` of the page at `page` (relative to the repository) with links that fit the site.
+
+    A link to a page of the site stays, README becomes the first page; one to another file or folder of the repository leads to it on the
+    web. Raises SystemExit for a link to nothing.
+    """
+
+    def moved(match: re.Match) -> str:
+        before, target, anchor, after = match.groups()
+        if not target or re.match(r"[a-z]+:", target):
+            return match.group()
+        path = (ROOT / page.parent / target).resolve()
+        if not path.exists():
+            raise SystemExit(f"{page}: links to {target}, which does not exist")
+        inside = path.relative_to(ROOT)
+        if inside == Path("README.md"):
+            return f"{before}{'../' * len(page.parent.parts)}index.md{anchor or ''}{after}"
+        on_site = inside.parts[0] in ("docs", "notebooks") and path.suffix in (".md", ".ipynb", *PICTURES)
+        if on_site or str(inside) in PAGES:
+            return match.group()
+        kind = "tree" if path.is_dir() else "blob"
+        return f"{before}{colab.repository()}/{kind}/main/{inside.as_posix()}{anchor or ''}{after}"
+
+    return LINK.sub(moved, text)
+
+
+def modules() -> list[str]:
+    """The dotted names of the library's modules, packages first among their own."""
+    names = []
+    for path in sorted(LIBRARY.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if parts[-1] not in ("__init__", "__main__"):
+            names.append(".".join(parts))
+    return names
+
+
+def write_api(folder: Path) -> None:
+    """Write a page per module of the library, from its docstrings, and an index by package."""
+    folder.mkdir(parents=True)
+    lines = ["# Library", "", "Every public name of `mr2ct_lib`, from its docstring. Packages import downwards only.", ""]
+    for room, title in {**ROOMS, "": "Shared by all"}.items():
+        names = [name for name in modules() if (name.split(".")[1] if name.count(".") > 1 else "") == room]
+        lines += [f"## {title}", "", "```{toctree}", ":maxdepth: 1", "", *names, "```", ""]
+        for name in names:
+            text = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n   :members:\n   :undoc-members:\n   :show-inheritance:\n"
+            (folder / f"{name}.rst").write_text(text, encoding="utf-8")
+    (folder / "index.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def results_page(folder: Path = ROOT / "results") -> str:
+    """Recorded results and the papers' settings as a page: means over patients and seeds, with their number, and where they come from."""
+    lines = ["# Recorded results", "", "Means over patients and seeds; every patient stands in the file itself.", ""]
+    for path in sorted(folder.glob("*.csv")):
+        table = pd.read_csv(path)
+        lines += [f"## {path.stem}", "", f"[{path.name}](results/{path.name}), {_provenance(path)}.", "", _html(_summary(table)), ""]
+    for method, settings in METHODS.items():
+        rows = [{"setting": name, "value": known.value, "mark": known.mark, "meaning": known.meaning} for name, known in settings.items()]
+        lines += [f"## Settings of the paper: {method}", "", "P: the paper's own text, S: a secondary source, I: inferred.", ""]
+        lines += [_html(pd.DataFrame(rows)), ""]
+    return "\n".join(lines)
+
+
+def _summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Means per run (and direction or structure's run), with the number of seeds and patients; a short table as it is."""
+    by = [name for name in ("run", "direction") if name in table]
+    if not by:
+        return table
+    groups = table.groupby(by)
+    counts = groups[[name for name in ("seed", "patient") if name in table]].nunique().rename(columns=lambda name: f"{name}s")
+    return counts.join(groups.mean(numeric_only=True).drop(columns="seed", errors="ignore")).reset_index()
+
+
+def _html(table: pd.DataFrame) -> str:
+    return table.to_html(index=False, border=0, float_format=lambda value: f"{value:.4g}", classes="table")
+
+
+def _provenance(path: Path) -> str:
+    beside = path.with_suffix(".json")
+    known = read_json(beside) if beside.exists() else {}
+    said = [f"{key} {known[key]}" for key in ("profile", "date", "processor") if isinstance(known.get(key), str)]
+    return ", ".join(said) or "as measured"
+
+
+def fetch_scripts(cache: Path, vendor: Path) -> None:
+    """Copy MathJax and Mermaid from their npm packages, kept in `cache`, to the static folder `vendor`; say so where that fails."""
+    vendor.mkdir(parents=True, exist_ok=True)
+    for name, package in SCRIPTS.items():
+        try:
+            archive = _npm_package(package, cache)
+        except (OSError, subprocess.CalledProcessError) as error:
+            reason = getattr(error, "stderr", None) or error
+            what = "formulas stay as TeX" if name == "mathjax" else "diagrams stay as text"
+            print(f"{package} could not be fetched by npm ({str(reason).strip().splitlines()[-1]}); {what}. Install Node.js, then repeat")
+            continue
+        with tarfile.open(archive) as packed:
+            packed.extractall(cache / name, filter="data")
+        inside = cache / name / "package"
+        if name == "mermaid":
+            shutil.copy(inside / "dist" / "mermaid.min.js", vendor)
+            continue
+        shutil.copytree(inside / "es5" / "output" / "chtml" / "fonts", vendor / "mathjax" / "output" / "chtml" / "fonts")
+        shutil.copytree(inside / "es5" / "input" / "tex" / "extensions", vendor / "mathjax" / "input" / "tex" / "extensions")
+        shutil.copy(inside / "es5" / "tex-chtml.js", vendor / "mathjax")
+
+
+def _npm_package(package: str, cache: Path) -> Path:
+    """The archive of an npm package at an exact version, fetched unless it is there."""
+    cache.mkdir(parents=True, exist_ok=True)
+    archive = cache / f"{package.replace('@', '-')}.tgz"
+    if not archive.exists():
+        subprocess.run(["npm", "pack", "--silent", package], cwd=cache, check=True, capture_output=True, text=True)
+    return archive
+
+
+def main() -> int:
+    """Build, print the warnings, and return 1 when there are any."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "site")
+    arguments = parser.parse_args()
+    warnings = build(arguments.out.resolve())
+    print("\n".join([*warnings, f"site: {arguments.out}/index.html, {len(warnings)} warnings"]))
+    return 1 if warnings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -27,6 +27,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 PICTURES = (".png", ".jpg", ".svg")
 SCRIPTS = {"mathjax": "mathjax@3.2.2", "mermaid": "mermaid@11.12.0"}  # npm packages that the pages load from the site itself
 LINK = re.compile(r"(\[[^\]]*\]\()([^)\s#]*)(#[^)\s]*)?(\))")
+ICON = re.compile(r'"?([a-z0-9-]+)"?:\[(\d+),(\d+),\[[^\]]*\],"[0-9a-f]+","([^"]+)"\]')  # in the theme's fontawesome.js
 ROOMS = {
     "images": "Scans as arrays with a place in the patient",
     "patients": "Virtual patients and their scanners",
@@ -43,7 +44,7 @@ def configuration() -> dict[str, object]:
     return {
         "project": "mr2ct", "author": "mr2ct", "language": "en", "html_title": "mr2ct", "root_doc": "index",
         "extensions": ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"],
-        "nb_execution_mode": "off", "nb_merge_streams": True, "nb_number_source_lines": False,
+        "nb_execution_mode": "off", "nb_merge_streams": True, "nb_code_prompt_show": "Show this cell",
         "myst_enable_extensions": ["dollarmath", "amsmath"], "myst_heading_anchors": 4, "myst_dmath_double_inline": True,
         "default_role": "literal", "autodoc_member_order": "bysource", "autodoc_typehints": "signature",
         "napoleon_google_docstring": True, "napoleon_numpy_docstring": False, "add_module_names": False,
@@ -53,7 +54,7 @@ def configuration() -> dict[str, object]:
         "html_js_files": [("site.js", {"defer": "defer"})], "html_copy_source": False, "html_show_sourcelink": False,
         "html_theme_options": {
             "repository_url": address, "repository_branch": "main", "path_to_docs": "", "use_repository_button": True,
-            "use_source_button": False, "use_download_button": False, "home_page_in_toc": True, "show_toc_level": 2,
+            "use_source_button": False, "use_download_button": False, "home_page_in_toc": True, "show_toc_level": 2, "navbar_persistent": [],
             "launch_buttons": {"colab_url": "https://colab.research.google.com", "binderhub_url": "https://mybinder.org"},
         },
     }  # fmt: skip
@@ -74,8 +75,28 @@ def build(out: Path) -> list[str]:
     with docutils_namespace(), open(warnings, "w", encoding="utf-8") as file:
         app = Sphinx(source, None, out, work / "doctrees", "html", configuration(), status=None, warning=file)
         app.build()
+    slim_icons(out)
     (out / ".nojekyll").touch()
     return warnings.read_text(encoding="utf-8").splitlines()
+
+
+def slim_icons(out: Path) -> None:
+    """Replace the theme's script of all Font Awesome icons (1.5 MB on every page) by a style sheet of the few that the pages use."""
+    script = out / "_static" / "scripts" / "fontawesome.js"
+    pages = {path: path.read_text(encoding="utf-8") for path in out.rglob("*.html")}
+    names = {name for text in pages.values() for name in re.findall(r"\bfa-([a-z-]+)", text)}
+    styles = [".fa-solid, .fa-brands, .fas, .fab { display: inline-block; width: 1em; height: 1em; vertical-align: -0.125em;"
+              " background: currentColor; mask: var(--icon) center / contain no-repeat; }"]  # fmt: skip
+    for name, width, height, path in ICON.findall(script.read_text(encoding="utf-8")):
+        if name in names:
+            svg = f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}'><path d='{path}'/></svg>"
+            styles.append(f'.fa-{name} {{ --icon: url("data:image/svg+xml,{svg}"); }}')
+    (out / "_static" / "icons.css").write_text("\n".join(styles), encoding="utf-8")
+    for path, text in pages.items():
+        sheet = r'<link rel="stylesheet" href="\1_static/icons.css">'
+        path.write_text(re.sub(r'<script defer src="([./]*)_static/scripts/fontawesome\.js[^>]*></script>', sheet, text), encoding="utf-8")
+    for path in (script, *out.rglob("*.map")):
+        path.unlink(missing_ok=True)
 
 
 def write_sources(source: Path) -> None:
@@ -99,6 +120,7 @@ def write_sources(source: Path) -> None:
                 cell.source = with_site_links(cell.source, path.relative_to(source))
             elif set(cell.metadata.get("tags", [])) & {colab.TAG}:
                 cell.metadata["tags"] = [*cell.metadata["tags"], "hide-input"]
+        notebook.metadata.language_info["pygments_lexer"] = "ipython3"  # knows % and !
         nbformat.write(notebook, path)
     index = source / "index.md"
     index.write_text(index.read_text(encoding="utf-8") + contents(), encoding="utf-8")
@@ -159,7 +181,8 @@ def write_api(folder: Path) -> None:
         names = [name for name in modules() if (name.split(".")[1] if name.count(".") > 1 else "") == room]
         lines += [f"## {title}", "", "```{toctree}", ":maxdepth: 1", "", *names, "```", ""]
         for name in names:
-            text = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {name}\n   :members:\n   :undoc-members:\n   :show-inheritance:\n"
+            short = name.removeprefix("mr2ct_lib.")
+            text = f"{short}\n{'=' * len(short)}\n\n.. automodule:: {name}\n   :members:\n   :undoc-members:\n   :show-inheritance:\n"
             (folder / f"{name}.rst").write_text(text, encoding="utf-8")
     (folder / "index.md").write_text("\n".join(lines), encoding="utf-8")
 

@@ -5,7 +5,7 @@ NOTEBOOKS ?=
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: help tutorial test unit nbval lab refresh bench site check clean
+.PHONY: help tutorial test unit nbval lab refresh bench site record check clean
 .DELETE_ON_ERROR:
 
 help:  ## list what can be made
@@ -48,15 +48,19 @@ bench: $(READY)  ## measure speed ratios within one run
 	@echo "Measuring the benchmarks"
 	@$(BIN)/python -m benchmarks
 
-site: $(READY)  ## the stored notebooks as HTML in site/
-	@echo "Writing the stored notebooks as HTML to site/"
-	@$(BIN)/python -m tools.tutorial --site
+site: $(READY)  ## the website: notebooks, docs, results and library, in site/
+	@echo "Building the website in site/; nothing is executed"
+	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[site]'
+	@$(BIN)/python -m tools.site
+
+record: $(READY)  ## make the recorded results that are missing (WHAT='seeds hip_cyclegan_gc:7')
+	@$(BIN)/python -m tools.record $(WHAT)
 
 check: $(READY)  ## ruff and the unit tests, before a commit
 	@echo "Checking style, then running the unit tests"
 	@$(BIN)/ruff check .
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests
 
-clean:  ## remove .venv, runs/ and site/
-	@echo "Removing .venv, runs and site"
-	@rm -rf .venv runs site
+clean:  ## remove .venv, runs/, lab/ and site/
+	@echo "Removing .venv, runs, lab and site"
+	@rm -rf .venv runs lab site site_build

@@ -29,7 +29,9 @@ def good_notebook() -> nbformat.NotebookNode:
     return nbformat.v4.new_notebook(cells=cells, metadata=hygiene.METADATA)
 
 
-def write(folder: Path, change: Callable[[nbformat.NotebookNode], object] | None = None, name: str = "01_scratch.ipynb") -> Path:
+def write(
+    folder: Path, change: Callable[[nbformat.NotebookNode], object] | None = None, name: str = "01_scratch.ipynb"
+) -> Path:
     """Write the good notebook to `folder` after `change` had its way with it."""
     notebook = good_notebook()
     if change:

@@ -1,4 +1,5 @@
-"""The command line as a person uses it: the whole chain, and one sentence with exit code 2 for whatever cannot be used."""
+"""The command line as a person uses it: the whole chain, and one sentence with exit code 2 for whatever cannot be
+used."""
 
 import json
 import re
@@ -25,7 +26,8 @@ from mr2ct_lib.methods.runs import read_log
 ROOT = Path(__file__).parents[1]
 
 
-# ------------------------------------------------------------------------------------------------------------- what works
+# ------------------------------------------------------------------------------------------------------------- what
+# works
 
 
 def test_a_scan_becomes_a_ct_on_its_own_grid_and_back(chain, mr2ct, tmp_path):
@@ -71,7 +73,17 @@ def test_an_mr_is_compared_in_the_unit_of_the_synthetic_one(chain, mr2ct, tmp_pa
 
 
 def test_training_goes_on_where_it_stopped(chain, mr2ct, tmp_path):
-    words = ["train", "dicyclegan", "--data", chain / "prepared", "--out", tmp_path / "run", *TINY, "--set", "iterations=2"]
+    words = [
+        "train",
+        "dicyclegan",
+        "--data",
+        chain / "prepared",
+        "--out",
+        tmp_path / "run",
+        *TINY,
+        "--set",
+        "iterations=2",
+    ]
     code, out, _ = mr2ct(*words)
     assert code == 0 and str(tmp_path / "run/translator") in out
     shutil.rmtree(tmp_path / "run/translator")
@@ -81,11 +93,22 @@ def test_training_goes_on_where_it_stopped(chain, mr2ct, tmp_path):
 
 
 def test_an_mr_is_segmented_through_its_synthetic_ct(chain, mr2ct, tmp_path):
-    words = ["segment", "train", chain / "run/translator", chain / "prepared", "--out", tmp_path / "seg", "--iterations", 1]
+    words = [
+        "segment",
+        "train",
+        chain / "run/translator",
+        chain / "prepared",
+        "--out",
+        tmp_path / "seg",
+        "--iterations",
+        1,
+    ]
     code, out, _ = mr2ct(*words)
     assert code == 0 and out.startswith("22 structures") and str(tmp_path / "seg") in out
     mr, labels = chain / "cohort/source/s0001.nii.gz", tmp_path / "labels.nii.gz"
-    code, out, _ = mr2ct("segment", "apply", tmp_path / "seg", mr, "--translator", chain / "run/translator", "--out", labels)
+    code, out, _ = mr2ct(
+        "segment", "apply", tmp_path / "seg", mr, "--translator", chain / "run/translator", "--out", labels
+    )
     assert code == 0 and "gluteus_maximus" in out
     assert nib.load(labels).shape == nib.load(mr).shape
     assert json.loads((tmp_path / "labels_names.json").read_text())["1"] == "pelvis"
@@ -96,7 +119,17 @@ def test_a_label_map_takes_the_anatomys_place(mr2ct, tmp_path):
     labels[8:32, 8:32, 4:36], labels[15:25, 15:25, 4:36] = 1, 2
     nib.save(nib.Nifti1Image(labels, np.diag([4, 4, 4, 1])), tmp_path / "map.nii.gz")
     (tmp_path / "names.json").write_text('{"1": "gluteus_maximus", "2": "femur"}')
-    words = ["cohort", "hip", "--labels", tmp_path / "map.nii.gz", "--names", tmp_path / "names.json", "--patients", 1, "--paired"]
+    words = [
+        "cohort",
+        "hip",
+        "--labels",
+        tmp_path / "map.nii.gz",
+        "--names",
+        tmp_path / "names.json",
+        "--patients",
+        1,
+        "--paired",
+    ]
     code, out, _ = mr2ct(*words, "--out", tmp_path / "cohort")
     assert code == 0 and out.startswith("1 source and 1 target scans in")
     ct, where = (read_volume(tmp_path / f"cohort/{kind}/p0001.nii.gz").array for kind in ("target", "labels"))
@@ -105,13 +138,16 @@ def test_a_label_map_takes_the_anatomys_place(mr2ct, tmp_path):
 
 def test_the_module_is_the_command_and_says_what_is_wrong(tmp_path):
     words = [sys.executable, "-m", "mr2ct_lib.cli", "synthesize", "nowhere", "scan.nii.gz", "--out", "ct.nii.gz"]
-    done = subprocess.run(words, cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True)
+    done = subprocess.run(
+        words, cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True
+    )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("mr2ct: scan.nii.gz: does not exist") and "Traceback" not in done.stderr
     assert not any(tmp_path.iterdir())
 
 
-# ---------------------------------------------------------------------------------------------------------- help and texts
+# ---------------------------------------------------------------------------------------------------------- help and
+# texts
 
 
 def commands(group=None, words=()):
@@ -133,12 +169,18 @@ def parse(line: str) -> None:
     command.make_context(name, words)
 
 
-@pytest.mark.parametrize("words, command", list(commands()), ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
+@pytest.mark.parametrize(
+    "words, command", list(commands()), ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
 def test_help_shows_an_example_that_parses(words, command, mr2ct):
     assert command.epilog.startswith(f"Example: mr2ct {' '.join(words)} ")
     parse(command.epilog.removeprefix("Example: "))
     code, out, _ = mr2ct(*words, "--help")
-    assert code == 0 and "Example: mr2ct" in out and all(parameter.help for parameter in command.params if parameter.name != "help")
+    assert (
+        code == 0
+        and "Example: mr2ct" in out
+        and all(parameter.help for parameter in command.params if parameter.name != "help")
+    )
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/own_data.md", "docs/engine.md"])
@@ -151,7 +193,8 @@ def test_every_command_in_the_texts_parses(page):
         parse(line)
 
 
-# ------------------------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------------------------- bad
+# input
 
 
 def image(path: Path, array, affine=None) -> Path:
@@ -196,7 +239,8 @@ BAD_SCANS = {
 
 
 def refused(result: tuple[int, str, str], words: str) -> str:
-    """Exit code 2, nothing on stdout, one sentence on stderr, with an indented line per failure, that holds `words`; returns it."""
+    """Exit code 2, nothing on stdout, one sentence on stderr, with an indented line per failure, that holds `words`;
+    returns it."""
     code, out, err = result
     assert code == 2 and out == "", (code, out, err)
     first, *listed = err.splitlines()
@@ -216,7 +260,16 @@ def test_a_bad_scan_is_named_and_nothing_is_written(case, command, chain, mr2ct,
     shutil.copy(good, tmp_path / "own/target/good.nii.gz")
     run = {
         "synthesize": ["synthesize", chain / "run/translator", bad, "--out", tmp_path / "out.nii.gz"],
-        "segment apply": ["segment", "apply", _segmenter(chain), bad, "--translator", chain / "run", "--out", tmp_path / "out.nii.gz"],
+        "segment apply": [
+            "segment",
+            "apply",
+            _segmenter(chain),
+            bad,
+            "--translator",
+            chain / "run",
+            "--out",
+            tmp_path / "out.nii.gz",
+        ],
         "evaluate": ["evaluate", bad, good],
         "evaluate truth": ["evaluate", good, bad],
         "prepare": ["prepare", tmp_path / "own", "--out", tmp_path / "out"],
@@ -261,7 +314,10 @@ REFUSALS = {  # name: (words, with OUT, TMP and CHAIN in place of folders, what 
     "cohort profile": ([*HIP, "1", "--profile", "fast"], "profile"),
     "names alone": ([*HIP, "1", "--names", "TMP/names.json"], "labels and names together"),
     "missing labels": ([*HIP, "1", "--labels", "TMP/no.nii.gz", "--names", "TMP/names.json"], "does not exist"),
-    "another cohort there": (["cohort", "hip", "--out", "CHAIN/cohort", "--patients", "2", "--seed", "5"], "another seed"),
+    "another cohort there": (
+        ["cohort", "hip", "--out", "CHAIN/cohort", "--patients", "2", "--seed", "5"],
+        "another seed",
+    ),
     "missing cohort": (["prepare", "TMP/nowhere", "--out", "OUT"], "does not exist"),
     "empty cohort": (["prepare", "TMP/empty", "--out", "OUT"], "holds no scans"),
     "prepare profile": (["prepare", "CHAIN/cohort", "--out", "OUT", "--profile", "fast"], "profile"),
@@ -270,7 +326,10 @@ REFUSALS = {  # name: (words, with OUT, TMP and CHAIN in place of folders, what 
     "window upside down": (["prepare", "CHAIN/cohort", "--out", "OUT", "--window", "350", "-150"], "350"),
     "negative size": (["prepare", "CHAIN/cohort", "--out", "OUT", "--size", "-64"], "size"),
     "prepare over other things": (["prepare", "CHAIN/cohort", "--out", "CHAIN/run"], "holds other things"),
-    "method": (["train", "pix2pix", "--data", "CHAIN/prepared", "--out", "OUT"], "expected one of cyclegan, dicyclegan"),
+    "method": (
+        ["train", "pix2pix", "--data", "CHAIN/prepared", "--out", "OUT"],
+        "expected one of cyclegan, dicyclegan",
+    ),
     "train profile": ([*TRAIN, "--profile", "fast"], "expected one of quick"),
     "unknown setting": ([*TRAIN, "--set", "lamda_gc=1"], "did you mean 'lambda_gc'"),
     "setting without value": ([*TRAIN, "--set", "lambda_gc"], "name=value"),
@@ -281,37 +340,93 @@ REFUSALS = {  # name: (words, with OUT, TMP and CHAIN in place of folders, what 
     "device": ([*TRAIN, "--device", "tpu"], "expected one of auto, cpu, cuda"),
     "batch larger than a domain": ([*TRAIN, "--set", "batch_size=99"], "expected at least a batch of 99"),
     "discriminators that see too far": ([*TRAIN, "--set", "discriminator_layers=6"], "expected at least 192"),
-    "run below a file": (["train", "cyclegan", "--data", "CHAIN/prepared", "--out", "CHAIN/prepared/source.npy/run"], "cannot be written"),
+    "run below a file": (
+        ["train", "cyclegan", "--data", "CHAIN/prepared", "--out", "CHAIN/prepared/source.npy/run"],
+        "cannot be written",
+    ),
     "negative training seed": ([*TRAIN, "--seed", "-1"], "seed=-1"),
     "no prepared data": (["train", "cyclegan", "--data", "TMP/empty", "--out", "OUT"], "no prepared.json"),
     "fewer patients than asked": ([*TRAIN, "--set", "patients=9"], "expected 9"),
     "run folder in use": (["train", "cyclegan", "--data", "CHAIN/prepared", "--out", "CHAIN/run", *TINY], "--resume"),
     "resume another run": (
-        ["train", "cyclegan", "--data", "CHAIN/prepared", "--out", "CHAIN/run", *TINY, "--set", "lambda_gc=0.7", "--resume"],
+        [
+            "train",
+            "cyclegan",
+            "--data",
+            "CHAIN/prepared",
+            "--out",
+            "CHAIN/run",
+            *TINY,
+            "--set",
+            "lambda_gc=0.7",
+            "--resume",
+        ],
         "the run's own settings",
     ),
-    "run over other things": (["train", "cyclegan", "--data", "CHAIN/prepared", "--out", "CHAIN/cohort"], "holds something else"),
-    "no translator": (["synthesize", "TMP/empty", "CHAIN/cohort/source/s0001.nii.gz", "--out", "OUT.nii.gz"], "no translator.json"),
+    "run over other things": (
+        ["train", "cyclegan", "--data", "CHAIN/prepared", "--out", "CHAIN/cohort"],
+        "holds something else",
+    ),
+    "no translator": (
+        ["synthesize", "TMP/empty", "CHAIN/cohort/source/s0001.nii.gz", "--out", "OUT.nii.gz"],
+        "no translator.json",
+    ),
     "CT for MR": (["synthesize", "CHAIN/run", "CHAIN/cohort/target/t0001.nii.gz", "--out", "OUT.nii.gz"], "--reverse"),
-    "MR for CT": (["synthesize", "CHAIN/run", "CHAIN/cohort/source/s0001.nii.gz", "--out", "OUT.nii.gz", "--reverse"], "expected CT"),
-    "other grids": (["evaluate", "CHAIN/cohort/source/s0001.nii.gz", "CHAIN/cohort/target/t0001.nii.gz"], "another grid"),
+    "MR for CT": (
+        ["synthesize", "CHAIN/run", "CHAIN/cohort/source/s0001.nii.gz", "--out", "OUT.nii.gz", "--reverse"],
+        "expected CT",
+    ),
+    "other grids": (
+        ["evaluate", "CHAIN/cohort/source/s0001.nii.gz", "CHAIN/cohort/target/t0001.nii.gz"],
+        "another grid",
+    ),
     "MR against CT": (["evaluate", "TMP/mr.nii.gz", "CHAIN/cohort/target/t0001.nii.gz"], "two scans of one kind"),
     "empty mask": (
-        ["evaluate", "CHAIN/cohort/target/t0001.nii.gz", "CHAIN/cohort/target/t0001.nii.gz", "--mask", "TMP/nothing.nii.gz"],
+        [
+            "evaluate",
+            "CHAIN/cohort/target/t0001.nii.gz",
+            "CHAIN/cohort/target/t0001.nii.gz",
+            "--mask",
+            "TMP/nothing.nii.gz",
+        ],
         "marks no voxel",
     ),
     "mask of another grid": (
-        ["evaluate", "CHAIN/cohort/target/t0001.nii.gz", "CHAIN/cohort/target/t0001.nii.gz", "--mask", "CHAIN/cohort/labels/s0001.nii.gz"],
+        [
+            "evaluate",
+            "CHAIN/cohort/target/t0001.nii.gz",
+            "CHAIN/cohort/target/t0001.nii.gz",
+            "--mask",
+            "CHAIN/cohort/labels/s0001.nii.gz",
+        ],
         "another grid",
     ),
     "no segmenter": (
-        ["segment", "apply", "TMP/empty", "CHAIN/cohort/source/s0001.nii.gz", "--translator", "CHAIN/run", "--out", "OUT.nii.gz"],
+        [
+            "segment",
+            "apply",
+            "TMP/empty",
+            "CHAIN/cohort/source/s0001.nii.gz",
+            "--translator",
+            "CHAIN/run",
+            "--out",
+            "OUT.nii.gz",
+        ],
         "segmenter.json",
     ),
-    "U-Net over other things": (["segment", "train", "CHAIN/run", "CHAIN/prepared", "--out", "CHAIN/cohort"], "holds other things"),
-    "no iterations": (["segment", "train", "CHAIN/run", "CHAIN/prepared", "--out", "OUT", "--iterations", "0"], "iterations"),
+    "U-Net over other things": (
+        ["segment", "train", "CHAIN/run", "CHAIN/prepared", "--out", "CHAIN/cohort"],
+        "holds other things",
+    ),
+    "no iterations": (
+        ["segment", "train", "CHAIN/run", "CHAIN/prepared", "--out", "OUT", "--iterations", "0"],
+        "iterations",
+    ),
     "U-Net size": (["segment", "train", "CHAIN/run", "CHAIN/prepared", "--out", "OUT", "--size", "huge"], "size"),
-    "U-Net rate": (["segment", "train", "CHAIN/run", "CHAIN/prepared", "--out", "OUT", "--learning-rate", "-1"], "learning_rate"),
+    "U-Net rate": (
+        ["segment", "train", "CHAIN/run", "CHAIN/prepared", "--out", "OUT", "--learning-rate", "-1"],
+        "learning_rate",
+    ),
     "U-Net seed": (["segment", "train", "CHAIN/run", "CHAIN/prepared", "--out", "OUT", "--seed", "-1"], "seed"),
 }
 
@@ -325,7 +440,10 @@ def test_what_cannot_be_done_is_said_in_one_sentence(case, chain, mr2ct, tmp_pat
     image(tmp_path / "nothing.nii.gz", np.zeros(ct.shape, np.uint8), ct.affine)
     words, says = REFUSALS[case]
     before = files(tmp_path), files(chain)
-    filled = [word.replace("OUT", str(tmp_path / "out")).replace("TMP", str(tmp_path)).replace("CHAIN", str(chain)) for word in words]
+    filled = [
+        word.replace("OUT", str(tmp_path / "out")).replace("TMP", str(tmp_path)).replace("CHAIN", str(chain))
+        for word in words
+    ]
     refused(mr2ct(*filled), says)
     assert (files(tmp_path), files(chain)) == before
 
@@ -376,7 +494,10 @@ def test_swapped_folders_are_noticed(chain, mr2ct, tmp_path):
 @pytest.mark.parametrize("name", ["ct.txt", "ct", "ct.nii.gz.png"])
 def test_an_output_that_is_no_nifti_is_refused_before_the_work(name, chain, mr2ct, tmp_path, monkeypatch):
     scan = chain / "cohort/source/s0001.nii.gz"
-    for words in (["synthesize", chain / "run", scan], ["segment", "apply", _segmenter(chain), scan, "--translator", chain / "run"]):
+    for words in (
+        ["synthesize", chain / "run", scan],
+        ["segment", "apply", _segmenter(chain), scan, "--translator", chain / "run"],
+    ):
         monkeypatch.setattr("mr2ct_lib.images.volumes.read_volume", lambda *_: pytest.fail("work was begun"))
         refused(mr2ct(*words, "--out", tmp_path / name), "expected .nii or .nii.gz")
         assert files(tmp_path) == {}
@@ -396,7 +517,17 @@ def test_translators_and_checkpoints_of_another_architecture_are_named(chain, mr
     config["settings"]["filters"] = 8
     (tmp_path / "run/config.json").write_text(json.dumps(config))
     before = files(tmp_path)
-    words = ["train", "cyclegan", "--data", chain / "prepared", "--out", tmp_path / "run", *TINY, "--set", "iterations=2"]
+    words = [
+        "train",
+        "cyclegan",
+        "--data",
+        chain / "prepared",
+        "--out",
+        tmp_path / "run",
+        *TINY,
+        "--set",
+        "iterations=2",
+    ]
     refused(mr2ct(*words, "--set", "filters=8", "--resume"), "another architecture")
     assert files(tmp_path) == before
 
@@ -412,7 +543,12 @@ def test_labelled_slices_unlike_the_translators_are_refused(chain, mr2ct, tmp_pa
 
 @pytest.mark.parametrize(
     "words",
-    [["fly"], ["cohort", "hip"], ["cohort", "hip", "--out", "x", "--wings", "2"], ["cohort", "hip", "--patients", "two", "--out", "x"]],
+    [
+        ["fly"],
+        ["cohort", "hip"],
+        ["cohort", "hip", "--out", "x", "--wings", "2"],
+        ["cohort", "hip", "--patients", "two", "--out", "x"],
+    ],
     ids=" ".join,
 )
 def test_words_that_no_command_knows_end_with_2(words, mr2ct, tmp_path, monkeypatch):
@@ -423,7 +559,8 @@ def test_words_that_no_command_knows_end_with_2(words, mr2ct, tmp_path, monkeypa
 
 @pytest.fixture
 def small_disk():
-    """A disk on which no file can grow beyond a few bytes: every real writer meets a real OSError (EFBIG here, ENOSPC on a full one)."""
+    """A disk on which no file can grow beyond a few bytes: every real writer meets a real OSError (EFBIG here, ENOSPC
+    on a full one)."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(limit: int) -> None:

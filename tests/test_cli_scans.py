@@ -1,4 +1,5 @@
-"""Commands on scans: folders of scans, several translators, pictures, inspection, registration, and outputs that destroy nothing."""
+"""Commands on scans: folders of scans, several translators, pictures, inspection, registration, and outputs that
+destroy nothing."""
 
 import json
 import os
@@ -36,7 +37,19 @@ def scans(chain, tmp_path):
 def other(chain):
     """A second translator of the same slices: another seed."""
     with pytest.MonkeyPatch.context() as patch:
-        words = ["train", "cyclegan", "--data", chain / "prepared", "--out", chain / "other", *TINY, "--set", "iterations=2", "--seed", 8]
+        words = [
+            "train",
+            "cyclegan",
+            "--data",
+            chain / "prepared",
+            "--out",
+            chain / "other",
+            *TINY,
+            "--set",
+            "iterations=2",
+            "--seed",
+            8,
+        ]
         patch.setattr(sys, "argv", ["mr2ct", *map(str, words)])
         with pytest.raises(SystemExit) as end:
             cli.main()
@@ -44,7 +57,8 @@ def other(chain):
     return chain / "other"
 
 
-# ------------------------------------------------------------------------------------------------------- folders of scans
+# ------------------------------------------------------------------------------------------------------- folders of
+# scans
 
 
 def test_a_folder_is_synthesized_and_failures_come_last(chain, scans, mr2ct, tmp_path):
@@ -118,7 +132,8 @@ def test_a_dicom_scan_becomes_a_dicom_ct_on_its_place(chain, mr2ct, tmp_path):
     assert patients == [False, True]
 
 
-# ----------------------------------------------------------------------------------------------------- several translators
+# ----------------------------------------------------------------------------------------------------- several
+# translators
 
 
 def test_several_translators_give_their_mean_and_spread(chain, other, mr2ct, tmp_path):
@@ -134,7 +149,16 @@ def test_several_translators_give_their_mean_and_spread(chain, other, mr2ct, tmp
     np.testing.assert_allclose(mean, np.mean(each, axis=0), atol=1.01)  # each file is rounded to whole HU
     np.testing.assert_allclose(spread, np.std(each, axis=0, ddof=1), atol=1.01)
     assert spread.max() > 10
-    alone = ["synthesize", "--translator", chain / "run", "--translator", other, scan, "--out", tmp_path / "same.nii.gz"]
+    alone = [
+        "synthesize",
+        "--translator",
+        chain / "run",
+        "--translator",
+        other,
+        scan,
+        "--out",
+        tmp_path / "same.nii.gz",
+    ]
     assert mr2ct(*alone)[0] == 0
     np.testing.assert_array_equal(nib.load(tmp_path / "same.nii.gz").get_fdata(), mean)
 
@@ -165,7 +189,8 @@ def test_a_picture_shows_what_went_in_and_came_out(chain, mr2ct, tmp_path):
     assert all(quarter.std() > 10 for quarter in quarters)  # an empty panel is white throughout
 
 
-# ------------------------------------------------------------------------------------------------- inspection, registration
+# ------------------------------------------------------------------------------------------------- inspection,
+# registration
 
 
 def test_inspect_says_what_a_scan_is_and_what_it_fits(chain, mr2ct):
@@ -199,15 +224,21 @@ def test_values_tell_what_a_file_is(values, kind):
 def test_register_brings_a_moved_scan_back(mr2ct, tmp_path):
     grid = np.mgrid[:40, :40, :24].astype(np.float32)
     ball = np.sqrt(((grid - np.array([20, 18, 12])[:, None, None, None]) ** 2).sum(axis=0)) < 9
-    array = (100 * ball + 20 * (grid[0] > 18) * ball + np.random.default_rng(0).normal(0, 2, ball.shape)).astype(np.float32)
+    array = (100 * ball + 20 * (grid[0] > 18) * ball + np.random.default_rng(0).normal(0, 2, ball.shape)).astype(
+        np.float32
+    )
     moved = np.diag([3.0, 3, 3, 1])
     moved[:3, 3] = [6, -6, 3]
     write_volume(Volume(array, np.diag([3.0, 3, 3, 1])), tmp_path / "fixed.nii.gz")
     write_volume(Volume(array, moved), tmp_path / "moving.nii.gz")
-    code, out, _ = mr2ct("register", tmp_path / "moving.nii.gz", tmp_path / "fixed.nii.gz", "--out", tmp_path / "out.nii.gz")
+    code, out, _ = mr2ct(
+        "register", tmp_path / "moving.nii.gz", tmp_path / "fixed.nii.gz", "--out", tmp_path / "out.nii.gz"
+    )
     assert code == 0 and "mutual information" in out
     result = read_volume(tmp_path / "out.nii.gz").array
-    assert np.abs(result - array)[ball].mean() < 0.3 * np.abs(np.roll(array, (2, -2, 1), (0, 1, 2)) - array)[ball].mean()
+    assert (
+        np.abs(result - array)[ball].mean() < 0.3 * np.abs(np.roll(array, (2, -2, 1), (0, 1, 2)) - array)[ball].mean()
+    )
 
 
 def test_register_refuses_a_mask_of_another_grid(chain, mr2ct, tmp_path):
@@ -217,7 +248,8 @@ def test_register_refuses_a_mask_of_another_grid(chain, mr2ct, tmp_path):
     assert code == 2 and "lies on another grid" in err and files(tmp_path) == {}
 
 
-# --------------------------------------------------------------------------------------------------- nothing is destroyed
+# --------------------------------------------------------------------------------------------------- nothing is
+# destroyed
 
 
 def test_an_output_never_takes_the_place_of_an_input_a_link_or_a_result(chain, mr2ct, tmp_path):
@@ -255,25 +287,36 @@ def test_what_comes_next_can_be_pasted_into_a_shell(mr2ct, tmp_path):
 def test_names_of_files_end_as_they_should():
     from pathlib import Path
 
-    assert with_ending(Path("a/b.nii"), "_qa.png") == Path("a/b_qa.png") and with_ending(Path("a/b"), "_qa.png") == Path("a/b_qa.png")
+    assert with_ending(Path("a/b.nii"), "_qa.png") == Path("a/b_qa.png") and with_ending(
+        Path("a/b"), "_qa.png"
+    ) == Path("a/b_qa.png")
     assert quoted("a b") == "'a b'" and quoted("plain/name-1.nii.gz") == "plain/name-1.nii.gz"
 
 
-# -------------------------------------------------------------------------------------------------- one sentence, before work
+# -------------------------------------------------------------------------------------------------- one sentence,
+# before work
 
 
-@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 403. GiB"), RuntimeError("[enforce] not enough memory: you tried")])
+@pytest.mark.parametrize(
+    "error", [MemoryError("Unable to allocate 403. GiB"), RuntimeError("[enforce] not enough memory: you tried")]
+)
 def test_too_little_memory_is_one_sentence(error, chain, mr2ct, tmp_path, monkeypatch):
     def fails(*_, **__):
         raise error
 
     monkeypatch.setattr("mr2ct_lib.cli.synthesizing.synthesize", fails)
-    code, out, err = mr2ct("synthesize", chain / "run", chain / "cohort/source/s0001.nii.gz", "--out", tmp_path / "ct.nii.gz")
-    assert code == 2 and out == "" and err.startswith("mr2ct: memory: ") and err.count("\n") == 1 and files(tmp_path) == {}
+    code, out, err = mr2ct(
+        "synthesize", chain / "run", chain / "cohort/source/s0001.nii.gz", "--out", tmp_path / "ct.nii.gz"
+    )
+    assert (
+        code == 2 and out == "" and err.startswith("mr2ct: memory: ") and err.count("\n") == 1 and files(tmp_path) == {}
+    )
 
 
 def test_another_error_of_the_program_is_not_hidden(chain, mr2ct, tmp_path, monkeypatch):
-    monkeypatch.setattr("mr2ct_lib.cli.synthesizing.synthesize", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("a defect")))
+    monkeypatch.setattr(
+        "mr2ct_lib.cli.synthesizing.synthesize", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("a defect"))
+    )
     with pytest.raises(RuntimeError, match="a defect"):
         mr2ct("synthesize", chain / "run", chain / "cohort/source/s0001.nii.gz", "--out", tmp_path / "ct.nii.gz")
 
@@ -282,7 +325,10 @@ def test_names_that_are_not_utf8_are_refused_before_the_work(chain, mr2ct, tmp_p
     name = os.fsdecode(b"p\xe8re.nii.gz")  # Latin-1
     (tmp_path / "own/source").mkdir(parents=True)
     (tmp_path / "own/target").mkdir()
-    for domain, path in (("source", chain / "cohort/source/s0001.nii.gz"), ("target", chain / "cohort/target/t0001.nii.gz")):
+    for domain, path in (
+        ("source", chain / "cohort/source/s0001.nii.gz"),
+        ("target", chain / "cohort/target/t0001.nii.gz"),
+    ):
         shutil.copy(path, tmp_path / "own" / domain / name)
     before = files(tmp_path)
     scan = tmp_path / "own/source" / name

@@ -48,4 +48,7 @@ def test_notebooks_run_with_such_channels_and_others_keep_theirs():
     client = Manager().client()
     assert isinstance(client, Client) and client.iopub_channel_class is client.shell_channel_class is Channel
     assert AsyncKernelClient.iopub_channel_class is not Channel
-    assert NotebookClient(None, kernel_manager_class=kernels.OPTIONS["kernel_manager_class"]).kernel_manager_class is Manager
+    assert (
+        NotebookClient(None, kernel_manager_class=kernels.OPTIONS["kernel_manager_class"]).kernel_manager_class
+        is Manager
+    )

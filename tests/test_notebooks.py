@@ -41,7 +41,9 @@ def _add(notebook: nbformat.NotebookNode, source: str, tag: str | None = None, o
     count = sum(cell.cell_type == "code" for cell in notebook.cells) + 1
     metadata = {"tags": [tag]} if tag else {}
     notebook.cells.append(
-        nbformat.v4.new_code_cell(source, id=f"more-{count}", execution_count=count, metadata=metadata, outputs=outputs or [])
+        nbformat.v4.new_code_cell(
+            source, id=f"more-{count}", execution_count=count, metadata=metadata, outputs=outputs or []
+        )
     )
 
 
@@ -52,7 +54,9 @@ def _show(kind: str, content: str) -> list:
 BAD = {
     "execution count is 9, not 3": lambda n: n.cells[5].update(execution_count=9),
     "execution count is None": lambda n: n.cells[5].update(execution_count=None),
-    "stores an error": lambda n: _add(n, "1 / 0", outputs=[nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])]),
+    "stores an error": lambda n: _add(
+        n, "1 / 0", outputs=[nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])]
+    ),
     "stores stderr": lambda n: _add(n, "x", outputs=[nbformat.v4.new_output("stream", name="stderr", text="warned")]),
     "stores image/svg": lambda n: _add(n, "x", outputs=_show("image/svg+xml", "<svg/>")),
     "stores application/vnd.jupyter.widget": lambda n: _add(n, "x", outputs=_show(hygiene.WIDGET_VIEW, "")),
@@ -60,7 +64,9 @@ BAD = {
     "absolute path 'C:": lambda n: n.cells[5].outputs[0].update(text="saved in C:\\Users"),
     "is empty": lambda n: _add(n, ""),
     "has 26 lines": lambda n: _add(n, "\n".join(["a = 1"] * 26)),
-    "the median code cell has 9 lines": lambda n: [cell.update(source="\n".join(["a = 1"] * 9)) for cell in n.cells[5:8:2]],
+    "the median code cell has 9 lines": lambda n: [
+        cell.update(source="\n".join(["a = 1"] * 9)) for cell in n.cells[5:8:2]
+    ],
     "use a tag": lambda n: _add(n, "# NBVAL_IGNORE_OUTPUT\nx"),
     "use try and except": lambda n: _add(n, "1 / 0", "raises-exception"),
     "every cell is run": lambda n: _add(n, "x", "nbval-skip"),
@@ -68,7 +74,9 @@ BAD = {
     "not the set-up cell": lambda n: n.cells[1].update(source="!git clone elsewhere"),
     "metadata are": lambda n: n.metadata.update(widgets={}),
     "section 'Sum': no cell whose": lambda n: n.cells[5].update(outputs=[]),
-    "section 'Product': no cell whose": lambda n: n.cells[7].update(outputs=_show("text/plain", "<Figure size 640x480 with 1 Axes>")),
+    "section 'Product': no cell whose": lambda n: n.cells[7].update(
+        outputs=_show("text/plain", "<Figure size 640x480 with 1 Axes>")
+    ),
     "text cells to": lambda n: n.cells.extend(nbformat.v4.new_markdown_cell("more") for _ in range(6)),
     "0 cells are tagged 'parameters'": lambda n: n.cells[3].metadata.update(tags=[]),
     "2 cells are tagged 'parameters'": lambda n: _add(n, "b: int = 1  # b", "parameters"),
@@ -102,7 +110,11 @@ SAMPLES = {
 def test_every_sanitize_rule_parses_and_bites() -> None:
     lines = SANITIZE.read_text(encoding="utf-8").splitlines()
     rules = sanitize_rules()
-    assert len(rules) == sum(line.startswith("regex:") for line in lines) == sum(line.startswith("replace:") for line in lines)
+    assert (
+        len(rules)
+        == sum(line.startswith("regex:") for line in lines)
+        == sum(line.startswith("replace:") for line in lines)
+    )
     assert {replacement for _, replacement in rules} == set(SAMPLES)
     for pattern, replacement in rules:
         first, second = (re.sub(pattern, replacement, sample) for sample in SAMPLES[replacement])
@@ -129,7 +141,9 @@ def test_set_up_cell_keeps_the_torch_that_is_there_and_runs_nowhere_else() -> No
     assert colab.repository() in source and "ADDRESS" not in source
     assert "-c torch.txt" in source
     magic_free = re.sub(r"^( +)[!%].*$", r"\1raise SystemExit('fetching')", source, flags=re.MULTILINE)
-    subprocess.run([sys.executable, "-c", magic_free], cwd=NOTEBOOKS, check=True)  # with mr2ct_lib here, nothing is fetched
+    subprocess.run(
+        [sys.executable, "-c", magic_free], cwd=NOTEBOOKS, check=True
+    )  # with mr2ct_lib here, nothing is fetched
 
 
 def test_stored_outputs_have_no_stderr_no_widgets_and_prints_joined() -> None:
@@ -139,7 +153,13 @@ def test_stored_outputs_have_no_stderr_no_widgets_and_prints_joined() -> None:
     picture = BytesIO()
     Image.effect_noise((200, 200), 50).convert("RGB").save(picture, "PNG")
     png = b64encode(picture.getvalue()).decode()
-    outputs = [stream("a\n"), stream("!", "stderr"), stream("b\n"), *_show(hygiene.WIDGET_VIEW, "7"), *_show("image/png", png)]
+    outputs = [
+        stream("a\n"),
+        stream("!", "stderr"),
+        stream("b\n"),
+        *_show(hygiene.WIDGET_VIEW, "7"),
+        *_show("image/png", png),
+    ]
     kept = clean_outputs(outputs)
     stored = Image.open(BytesIO(b64decode(kept[1].data["image/png"])))
     assert stored.size == (200, 200) and len(kept[1].data["image/png"]) < len(png)
@@ -167,7 +187,9 @@ def test_refreshing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_strict_comparison_passes_after_refresh_and_fails_on_another_number(tmp_path: Path) -> None:
     def change(notebook: nbformat.NotebookNode) -> None:
         notebook.cells[5].source = "import warnings; warnings.warn('now'); print(object()); print(2 + 2)\n"
-        notebook.cells[5].source += "from tqdm.auto import tqdm; from ipywidgets import IntSlider\nlist(tqdm(range(2))); IntSlider()"
+        notebook.cells[
+            5
+        ].source += "from tqdm.auto import tqdm; from ipywidgets import IntSlider\nlist(tqdm(range(2))); IntSlider()"
         notebook.cells[5].outputs[0].text = "<object object at 0x7f0000000000>\n4\n"
         notebook.cells[7].outputs[0].text = "5\n"
 
@@ -189,7 +211,9 @@ def test_tutorial_reports_a_failing_notebook_and_keeps_the_others(
         notebook.cells[5].source = "raise ValueError('no such scan')"
 
     def shows(notebook: nbformat.NotebookNode) -> None:
-        notebook.cells[5].source = "from IPython.display import HTML, Image; HTML('<table><tr><td>18.5</td></tr></table>')"
+        notebook.cells[
+            5
+        ].source = "from IPython.display import HTML, Image; HTML('<table><tr><td>18.5</td></tr></table>')"
         notebook.cells[7].source = "print(profile); Image(bytes.fromhex('89504e470d0a1a0a'), format='png')"
 
     paths = [write(tmp_path, fails, "01_fails.ipynb"), write(tmp_path, shows, "02_shows.ipynb")]
@@ -202,7 +226,12 @@ def test_tutorial_reports_a_failing_notebook_and_keeps_the_others(
     ]  # fmt: skip
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "<td>18.5</td>" in report and "data:image/png;base64,iVBORw0KGgo" in report and "failed" in report
-    assert report.index("Sum</h3>") < report.index("<td>18.5") < report.index("Product</h3>") < report.index("data:image/png")
+    assert (
+        report.index("Sum</h3>")
+        < report.index("<td>18.5")
+        < report.index("Product</h3>")
+        < report.index("data:image/png")
+    )
     executed = out / "executed" / "02_shows.ipynb"
     assert "full\n" in nbformat.read(executed, as_version=4).cells[8].outputs[0].text
     assert str(tmp_path) not in executed.read_text(encoding="utf-8")  # it may be handed on
@@ -219,7 +248,9 @@ def test_report_takes_tables_and_figures_and_escapes_titles(tmp_path: Path) -> N
     assert "MR &amp; CT &lt;i&gt;" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_jupyterlab_opens_copies_and_keeps_what_the_reader_changed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_jupyterlab_opens_copies_and_keeps_what_the_reader_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     source, lab = tmp_path / "notebooks", tmp_path / "lab"
     source.mkdir()
     stored = write(source)

@@ -30,7 +30,15 @@ MAY_IMPORT = {
     "course": {"files", "cores", "images", "patients", "methods", "measures"},
     "cli": {"files", "cores", "images", "patients", "methods", "measures", "course"},
 }
-BANNED = {"torchvision", "torchio", "kornia", "hydra", "itk", "pickle", "dill"}  # break installations, or load code with data
+BANNED = {
+    "torchvision",
+    "torchio",
+    "kornia",
+    "hydra",
+    "itk",
+    "pickle",
+    "dill",
+}  # break installations, or load code with data
 MONAI = {"slices", "segmentation", "label_metrics"}  # import it inside functions: it takes seconds
 WITHOUT_TORCH = {"files", "cores", "patients"}
 
@@ -51,10 +59,16 @@ def requirements() -> list[Requirement]:
 def tracked_texts() -> list[Path]:
     """Return the text files of the project: those that git tracks, or all of a source archive."""
     try:
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.split("\0")
         paths = [ROOT / name for name in listed if name]
     except (OSError, subprocess.CalledProcessError):
-        paths = [path for path in ROOT.rglob("*") if not {".venv", "runs", "cohorts", "prepared", "data", "site"} & set(path.parts)]
+        paths = [
+            path
+            for path in ROOT.rglob("*")
+            if not {".venv", "runs", "cohorts", "prepared", "data", "site"} & set(path.parts)
+        ]
     texts = {".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".cfg", ".cff", ".json", ".ipynb", ""}
     return [path for path in paths if path.is_file() and path.suffix in texts and path.stat().st_size < 3e6]
 
@@ -78,7 +92,9 @@ def room(path: Path) -> str:
 
 def own_imports(path: Path) -> set[str]:
     """Return the packages and outside modules of the library that a module imports."""
-    return {parts[1] for name in imports_of(path) if (parts := name.split("."))[0] == "mr2ct_lib" and len(parts) > 1} & set(MAY_IMPORT)
+    return {
+        parts[1] for name in imports_of(path) if (parts := name.split("."))[0] == "mr2ct_lib" and len(parts) > 1
+    } & set(MAY_IMPORT)
 
 
 def test_version_is_the_same_everywhere() -> None:
@@ -132,7 +148,9 @@ def test_ci_runs_the_tutorial_and_the_tests() -> None:
 
 
 def test_make_lists_every_target() -> None:
-    said = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for target in ("tutorial", "test", "lab", "refresh", "bench", "site", "check"):
         assert re.search(rf"^  {target}\b", said, flags=re.MULTILINE)
 
@@ -144,7 +162,9 @@ def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
     for python, found in ((old, "Python 3.9.1"), (tmp_path / "none", "")):
-        result = subprocess.run(["make", "test", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            ["make", "test", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
         assert result.returncode != 0 and found in result.stderr and "needs Python 3.11 or newer" in result.stderr
         assert not (tmp_path / ".venv").exists()
 
@@ -154,7 +174,9 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(LIBRARY).with_suffix(""))
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.parent != LIBRARY or path.stem != "__init__"], ids=name_of)
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.parent != LIBRARY or path.stem != "__init__"], ids=name_of
+)
 def test_packages_import_downwards_only(path: Path) -> None:
     assert room(path) in MAY_IMPORT, f"say in MAY_IMPORT of this file where {path.name} stands"
     assert own_imports(path) <= MAY_IMPORT[room(path)] | {room(path)}
@@ -176,7 +198,9 @@ def test_package_is_importable_without_its_heavy_parts() -> None:
 
 
 MACHINE = re.compile(r"(?<![\w.:/>-])/(?:home|root|Users|work|mnt|media|scratch)/\w")
-SECRET = re.compile(r"gh[pousr]_\w{30}|AKIA[0-9A-Z]{16}|-----BEGIN [A-Z ]*PRIVATE KEY|https?://[^/\s:\"']+:[^/\s@\"'{]+@")
+SECRET = re.compile(
+    r"gh[pousr]_\w{30}|AKIA[0-9A-Z]{16}|-----BEGIN [A-Z ]*PRIVATE KEY|https?://[^/\s:\"']+:[^/\s@\"'{]+@"
+)
 
 
 def test_no_file_holds_paths_of_a_machine_or_secrets() -> None:
@@ -192,6 +216,8 @@ def test_paths_of_a_machine_are_found(text: str) -> None:
     assert MACHINE.search(text)
 
 
-@pytest.mark.parametrize("text", ["https://anna" + ":word@host.org/x", "ghp_" + "a" * 36, "-----BEGIN RSA PRIVATE" + " KEY-----"])
+@pytest.mark.parametrize(
+    "text", ["https://anna" + ":word@host.org/x", "ghp_" + "a" * 36, "-----BEGIN RSA PRIVATE" + " KEY-----"]
+)
 def test_secrets_are_found(text: str) -> None:
     assert SECRET.search(text)

@@ -39,7 +39,8 @@ def source() -> str:
 
 
 def set_up(notebook: nbformat.NotebookNode) -> None:
-    """Write the set-up cell into `notebook` (in place): over the cell tagged "colab", or after the title when there is none."""
+    """Write the set-up cell into `notebook` (in place): over the cell tagged "colab", or after the title when there is
+    none."""
     for cell in notebook.cells:
         if TAG in cell.metadata.get("tags", []):
             cell.source = source()

@@ -16,8 +16,13 @@ MEGABYTES = 1.5  # with figures as PNG, that still opens at once on GitHub
 IGNORED_SHARE = 0.25  # of the code cells may keep their output from being compared
 LINES, MEDIAN_LINES = 25, 8  # of a code cell
 TEXT_TO_CODE = (0.6, 2.0)  # about one text cell to a code cell
-METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
-ABSOLUTE_PATH = re.compile(r"(?<![\w.:/>-])/(?:home|root|Users|work|tmp|mnt|content|opt|usr|var|private)/[\w.-]|\b[A-Z]:\\\\\w")
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+ABSOLUTE_PATH = re.compile(
+    r"(?<![\w.:/>-])/(?:home|root|Users|work|tmp|mnt|content|opt|usr|var|private)/[\w.-]|\b[A-Z]:\\\\\w"
+)
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -32,26 +37,32 @@ def is_ignored(cell: nbformat.NotebookNode) -> bool:
 
 
 def parameters_of(notebook: nbformat.NotebookNode) -> dict[str, object]:
-    """Return names and values of the parameters cell. Raises ValueError when there is not exactly one, or it holds more than literals."""
+    """Return names and values of the parameters cell. Raises ValueError when there is not exactly one, or it holds more
+    than literals."""
     cells = [cell for cell in notebook.cells if "parameters" in tags(cell)]
     if len(cells) != 1:
         raise ValueError(f"{len(cells)} cells are tagged 'parameters'; there must be one")
     found = {}
     for statement in ast.parse(cells[0].source).body:
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
-            raise ValueError(f"parameters cell, line {statement.lineno}: must be an annotated literal like `seed: int = 1  # what for`")
+            raise ValueError(
+                f"parameters cell, line {statement.lineno}: must be an annotated literal like `seed: int = 1  # "
+                f"what for`"
+            )
         if "#" not in cells[0].source.splitlines()[statement.lineno - 1]:
             raise ValueError(f"parameters cell, line {statement.lineno}: has no comment that says what it is")
         try:
             found[statement.target.id] = ast.literal_eval(statement.value)
         except (ValueError, TypeError):
-            message = f"parameters cell, line {statement.lineno}: is computed; derive it in the next cell (papermill would leave it stale)"
+            where = f"parameters cell, line {statement.lineno}"
+            message = f"{where}: is computed; derive it in the next cell (papermill would leave it stale)"
             raise ValueError(message) from None
     return found
 
 
 def is_compared(cell: nbformat.NotebookNode) -> bool:
-    """Say whether nbval compares something printed or shown by this cell; figures do not count, since nobody compares their pixels."""
+    """Say whether nbval compares something printed or shown by this cell; figures do not count, since nobody compares
+    their pixels."""
     if cell.cell_type != "code" or is_ignored(cell) or "nbval-skip" in tags(cell):
         return False
     for output in cell.outputs:
@@ -111,7 +122,8 @@ def _problems_of_code(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def problems(path: Path, parameter_files: list[Path] | None = None) -> list[str]:
-    """Return one sentence for each rule that the notebook at `path` breaks; `parameter_files` are the YAML files of the profiles."""
+    """Return one sentence for each rule that the notebook at `path` breaks; `parameter_files` are the YAML files of the
+    profiles."""
     notebook = nbformat.read(path, as_version=4)
     found = _problems_of_code(notebook)
     if path.stat().st_size > MEGABYTES * 1e6:

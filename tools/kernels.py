@@ -6,15 +6,18 @@ from queue import Empty
 from jupyter_client import AsyncKernelClient, AsyncKernelManager
 from jupyter_client.channels import AsyncZMQSocketChannel
 
-ARGUMENTS = ["--log-level=40"]  # errors only: newer kernels warn at each start that they talk to this machine without encryption
+ARGUMENTS = [
+    "--log-level=40"
+]  # errors only: newer kernels warn at each start that they talk to this machine without encryption
 LOOK_AGAIN = 1.0  # s
 
 
 class Channel(AsyncZMQSocketChannel):
     """A channel whose waits end: it looks for a message once per second.
 
-    A socket announces a message once. jupyter_client answers widgets through a second handle on the same socket, which can take that
-    announcement away; a wait without an end then never ends (seen once in some ten runs of a notebook with sliders).
+    A socket announces a message once. jupyter_client answers widgets through a second handle on the same socket, which
+    can take that announcement away; a wait without an end then never ends (seen once in some ten runs of a notebook
+    with sliders).
     """
 
     async def get_msg(self, timeout: float | None = None) -> dict:
@@ -41,4 +44,8 @@ class Manager(AsyncKernelManager):
     client_factory = Client
 
 
-OPTIONS = {"kernel_name": "python3", "extra_arguments": ARGUMENTS, "kernel_manager_class": Manager}  # of nbclient and papermill
+OPTIONS = {
+    "kernel_name": "python3",
+    "extra_arguments": ARGUMENTS,
+    "kernel_manager_class": Manager,
+}  # of nbclient and papermill

@@ -1,7 +1,8 @@
 """Open working copies of the notebooks in JupyterLab: python -m tools.lab [notebooks...]
 
-JupyterLab saves a notebook while it runs; in notebooks/ that would change the stored outputs that the tests compare. So lab/ holds copies,
-which git ignores. A copy that is there is kept, with your changes; delete it to get the stored notebook again.
+JupyterLab saves a notebook while it runs; in notebooks/ that would change the stored outputs that the tests compare. So
+lab/ holds copies, which git ignores. A copy that is there is kept, with your changes; delete it to get the stored
+notebook again.
 """
 
 import os
@@ -15,7 +16,8 @@ LAB = ROOT / "lab"  # beside notebooks/, so that links to ../docs and to other n
 
 
 def working_copies(names: list[str] | None = None, source: Path = NOTEBOOKS, lab: Path = LAB) -> list[Path]:
-    """Copy the notebooks that `lab` lacks (those that match `names`, else all); return the paths of all copies asked for."""
+    """Copy the notebooks that `lab` lacks (those that match `names`, else all); return the paths of all copies asked
+    for."""
     lab.mkdir(exist_ok=True)
     copies = []
     for path in numbered_notebooks(source, names):
@@ -23,7 +25,10 @@ def working_copies(names: list[str] | None = None, source: Path = NOTEBOOKS, lab
         if not copy.exists():
             shutil.copyfile(path, copy)
         elif path.stat().st_mtime > copy.stat().st_mtime:
-            print(f"{path.parent.name}/{path.name} is newer than your copy {lab.name}/{path.name}; delete the copy to get it")
+            print(
+                f"{path.parent.name}/{path.name} is newer than your copy {lab.name}/{path.name}; delete the "
+                f"copy to get it"
+            )
         copies.append(copy)
     return copies
 
@@ -32,7 +37,14 @@ def main(names: list[str]) -> None:
     """Make the copies and hand over to JupyterLab, which serves the whole repository and opens the first copy."""
     os.chdir(ROOT)
     first = working_copies(names)[:1]
-    command = [sys.executable, "-m", "jupyter", "lab", "--ServerApp.root_dir=.", *(str(path.relative_to(ROOT)) for path in first)]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter",
+        "lab",
+        "--ServerApp.root_dir=.",
+        *(str(path.relative_to(ROOT)) for path in first),
+    ]
     os.execv(sys.executable, command)
 
 

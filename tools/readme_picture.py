@@ -1,4 +1,5 @@
-"""docs/overview.png, the picture of the README: python -m tools.readme_picture [slice]. Takes (or makes) the quick runs of runs/."""
+"""docs/overview.png, the picture of the README: python -m tools.readme_picture [slice]. Takes (or makes) the quick runs
+of runs/."""
 
 import sys
 from pathlib import Path

@@ -1,8 +1,9 @@
 """Write the stored outputs of the notebooks: python -m tools.refresh [notebooks...]. Nothing else may write them.
 
-Each notebook runs from top to bottom in its own folder in the default profile. What is stored does not depend on who ran it:
-counts 1..n, no timings, no stderr, no widget state, only the metadata that a viewer needs. A cell whose new output agrees with
-the stored one under the rules of the strict test keeps the stored one, so a second run changes nothing but what truly changed.
+Each notebook runs from top to bottom in its own folder in the default profile. What is stored does not depend on who
+ran it: counts 1..n, no timings, no stderr, no widget state, only the metadata that a viewer needs. A cell whose new
+output agrees with the stored one under the rules of the strict test keeps the stored one, so a second run changes
+nothing but what truly changed.
 """
 
 import json
@@ -49,12 +50,15 @@ def sanitized(outputs: list[nbformat.NotebookNode]) -> str:
 def smaller(picture: str) -> str:
     """Return a PNG (base64) with a palette of 256 colours: half the size, and the eye sees no difference."""
     stored = BytesIO()
-    Image.open(BytesIO(b64decode(picture))).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(stored, "PNG", optimize=True)
+    Image.open(BytesIO(b64decode(picture))).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+        stored, "PNG", optimize=True
+    )
     return b64encode(stored.getvalue()).decode() + "\n"
 
 
 def clean_outputs(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
-    """Return `outputs` as they are stored: neighbouring prints joined, without stderr and without widgets (their static twin stays)."""
+    """Return `outputs` as they are stored: neighbouring prints joined, without stderr and without widgets (their static
+    twin stays)."""
     kept: list[nbformat.NotebookNode] = []
     for output in outputs:
         if output.get("name") == "stderr" or hygiene.WIDGET_VIEW in output.get("data", {}):
@@ -71,7 +75,8 @@ def clean_outputs(outputs: list[nbformat.NotebookNode]) -> list[nbformat.Noteboo
 def refresh(path: Path) -> float:
     """Run the notebook at `path` in its folder and store its outputs; return the seconds that it took.
 
-    Raises nbclient's CellExecutionError when a cell fails and DeadKernelError when the kernel dies; the notebook then stays as it was.
+    Raises nbclient's CellExecutionError when a cell fails and DeadKernelError when the kernel dies; the notebook then
+    stays as it was.
     """
     start = time.perf_counter()
     notebook = nbformat.read(path, as_version=4)

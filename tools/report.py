@@ -67,7 +67,8 @@ def items_of(notebook: nbformat.NotebookNode) -> list[Item]:
 
 
 def write_html(notebook_path: Path, out: Path) -> None:
-    """Write the notebook at `notebook_path` as one HTML file to `out`, its pictures inside, its widgets left out (they need a kernel)."""
+    """Write the notebook at `notebook_path` as one HTML file to `out`, its pictures inside, its widgets left out (they
+    need a kernel)."""
     notebook = nbformat.read(notebook_path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -84,7 +85,8 @@ def _minutes(notebook: nbformat.NotebookNode) -> float:
 
 
 def write_report(executed: Path, out: Path, title: str, failures: Collection[str] = ()) -> None:
-    """Write every table and figure of the notebooks in the folder `executed` to the page `out`, with contents and minutes.
+    """Write every table and figure of the notebooks in the folder `executed` to the page `out`, with contents and
+    minutes.
 
     `failures` names notebooks that failed where papermill could not note it in them (their kernel died).
     """
@@ -94,7 +96,9 @@ def write_report(executed: Path, out: Path, title: str, failures: Collection[str
         minutes, name = _minutes(notebook), html.escape(title_of(notebook, path.stem))
         total += minutes
         failed = path.stem in failures or bool(notebook.metadata.get("papermill", {}).get("exception"))
-        note = f'<span class="minutes">{minutes:.1f} min</span>' + (' <strong class="failed">failed</strong>' if failed else "")
+        note = f'<span class="minutes">{minutes:.1f} min</span>' + (
+            ' <strong class="failed">failed</strong>' if failed else ""
+        )
         link = f"{executed.name}/{path.stem}.html"
         chapters.append(f'<h2 id="{path.stem}">{name} {note}</h2>\n<p><a href="{link}">the whole notebook</a></p>')
         lines, last = [], None
@@ -109,7 +113,8 @@ def write_report(executed: Path, out: Path, title: str, failures: Collection[str
             chapters.append(f"<figure>{shown}<figcaption>{path.stem}, {item.kind}, item {number}</figcaption></figure>")
         contents.append(f'<li><a href="#{path.stem}">{name}</a> {note}<ul>{"".join(lines)}</ul></li>')
     page = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>\n<h1>{html.escape(title)}</h1>\n"
         f"<p>Every table and figure of {len(contents)} notebooks, which ran for {total:.1f} minutes.</p>\n"
         f"<nav><ol>{''.join(contents)}</ol></nav>\n" + "\n".join(chapters) + "\n</body></html>\n"

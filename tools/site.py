@@ -1,12 +1,12 @@
 """Build the website: python -m tools.site [--out site]
 
-Puts the stored notebooks, README, docs, recorded results and a page per module of the library into one source tree and lets Sphinx build it.
-Nothing is executed. Formulas and diagrams need MathJax and Mermaid; they are fetched once by npm into the build folder, so that the
-pages need no network. Where npm is missing, the site is built without them and says so. The extra `site` must be installed.
+Puts the stored notebooks, README, docs, recorded results and a page per module of the library into one source tree and
+lets Sphinx build it. Nothing is executed. Formulas and diagrams need MathJax and Mermaid; they are fetched once by npm
+into the build folder, so that the pages need no network. Where npm is missing, the site is built without them and says
+so. The extra `site` must be installed.
 """
 
 import argparse
-import json
 import re
 import shutil
 import subprocess
@@ -18,14 +18,17 @@ import nbformat
 import pandas as pd
 
 from mr2ct_lib.course.papers import METHODS
-from mr2ct_lib.files import read_json, write_json
-from tools import NOTEBOOKS, ROOT, colab, numbered_notebooks
+from mr2ct_lib.files import read_json
+from tools import ROOT, colab, numbered_notebooks
 
 LIBRARY = ROOT / "mr2ct_lib"
 DOCS = ROOT / "docs"
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 PICTURES = (".png", ".jpg", ".svg")
-SCRIPTS = {"mathjax": "mathjax@3.2.2", "mermaid": "mermaid@11.12.0"}  # npm packages that the pages load from the site itself
+SCRIPTS = {
+    "mathjax": "mathjax@3.2.2",
+    "mermaid": "mermaid@11.12.0",
+}  # npm packages that the pages load from the site itself
 LINK = re.compile(r"(\[[^\]]*\]\()([^)\s#]*)(#[^)\s]*)?(\))")
 ICON = re.compile(r'"?([a-z0-9-]+)"?:\[(\d+),(\d+),\[[^\]]*\],"[0-9a-f]+","([^"]+)"\]')  # in the theme's fontawesome.js
 ROOMS = {
@@ -42,22 +45,49 @@ def configuration() -> dict[str, object]:
     """The settings of Sphinx; see its documentation and those of myst-nb and sphinx-book-theme."""
     address = colab.repository()
     return {
-        "project": "mr2ct", "author": "mr2ct", "language": "en", "html_title": "mr2ct", "root_doc": "index",
+        "project": "mr2ct",
+        "author": "mr2ct",
+        "language": "en",
+        "html_title": "mr2ct",
+        "root_doc": "index",
         "extensions": ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"],
-        "nb_execution_mode": "off", "nb_merge_streams": True, "nb_code_prompt_show": "Show this cell",
-        "myst_enable_extensions": ["dollarmath", "amsmath"], "myst_heading_anchors": 4, "myst_dmath_double_inline": True,
-        "default_role": "literal", "autodoc_member_order": "bysource", "autodoc_typehints": "signature",
-        "napoleon_google_docstring": True, "napoleon_numpy_docstring": False, "add_module_names": False,
+        "nb_execution_mode": "off",
+        "nb_merge_streams": True,
+        "nb_code_prompt_show": "Show this cell",
+        "myst_enable_extensions": ["dollarmath", "amsmath"],
+        "myst_heading_anchors": 4,
+        "myst_dmath_double_inline": True,
+        "default_role": "literal",
+        "autodoc_member_order": "bysource",
+        "autodoc_typehints": "signature",
+        "napoleon_google_docstring": True,
+        "napoleon_numpy_docstring": False,
+        "add_module_names": False,
         "suppress_warnings": ["mystnb.unknown_mime_type", "docutils"],
-        "mathjax_path": "vendor/mathjax/tex-chtml.js", "mathjax3_config": {"options": {"enableMenu": False}},
-        "html_theme": "sphinx_book_theme", "html_static_path": ["_static"], "html_css_files": ["site.css"],
-        "html_js_files": [("site.js", {"defer": "defer"})], "html_copy_source": False, "html_show_sourcelink": False,
+        "mathjax_path": "vendor/mathjax/tex-chtml.js",
+        "mathjax3_config": {"options": {"enableMenu": False}},
+        "html_theme": "sphinx_book_theme",
+        "html_static_path": ["_static"],
+        "html_css_files": ["site.css"],
+        "html_js_files": [("site.js", {"defer": "defer"})],
+        "html_copy_source": False,
+        "html_show_sourcelink": False,
         "html_theme_options": {
-            "repository_url": address, "repository_branch": "main", "path_to_docs": "", "use_repository_button": True,
-            "use_source_button": False, "use_download_button": False, "home_page_in_toc": True, "show_toc_level": 2, "navbar_persistent": [],
-            "launch_buttons": {"colab_url": "https://colab.research.google.com", "binderhub_url": "https://mybinder.org"},
+            "repository_url": address,
+            "repository_branch": "main",
+            "path_to_docs": "",
+            "use_repository_button": True,
+            "use_source_button": False,
+            "use_download_button": False,
+            "home_page_in_toc": True,
+            "show_toc_level": 2,
+            "navbar_persistent": [],
+            "launch_buttons": {
+                "colab_url": "https://colab.research.google.com",
+                "binderhub_url": "https://mybinder.org",
+            },
         },
-    }  # fmt: skip
+    }
 
 
 def build(out: Path) -> list[str]:
@@ -81,12 +111,14 @@ def build(out: Path) -> list[str]:
 
 
 def slim_icons(out: Path) -> None:
-    """Replace the theme's script of all Font Awesome icons (1.5 MB on every page) by a style sheet of the few that the pages use."""
+    """Replace the theme's script of all Font Awesome icons (1.5 MB on every page) by a style sheet of the few that the
+    pages use."""
     script = out / "_static" / "scripts" / "fontawesome.js"
     pages = {path: path.read_text(encoding="utf-8") for path in out.rglob("*.html")}
     names = {name for text in pages.values() for name in re.findall(r"\bfa-([a-z-]+)", text)}
-    styles = [".fa-solid, .fa-brands, .fas, .fab { display: inline-block; width: 1em; height: 1em; vertical-align: -0.125em;"
-              " background: currentColor; mask: var(--icon) center / contain no-repeat; }"]  # fmt: skip
+    place = "display: inline-block; width: 1em; height: 1em; vertical-align: -0.125em"
+    mask = "background: currentColor; mask: var(--icon) center / contain no-repeat"
+    styles = [f".fa-solid, .fa-brands, .fas, .fab {{ {place}; {mask}; }}"]
     for name, width, height, path in ICON.findall(script.read_text(encoding="utf-8")):
         if name in names:
             svg = f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}'><path d='{path}'/></svg>"
@@ -94,7 +126,10 @@ def slim_icons(out: Path) -> None:
     (out / "_static" / "icons.css").write_text("\n".join(styles), encoding="utf-8")
     for path, text in pages.items():
         sheet = r'<link rel="stylesheet" href="\1_static/icons.css">'
-        path.write_text(re.sub(r'<script defer src="([./]*)_static/scripts/fontawesome\.js[^>]*></script>', sheet, text), encoding="utf-8")
+        path.write_text(
+            re.sub(r'<script defer src="([./]*)_static/scripts/fontawesome\.js[^>]*></script>', sheet, text),
+            encoding="utf-8",
+        )
     for path in (script, *out.rglob("*.map")):
         path.unlink(missing_ok=True)
 
@@ -134,14 +169,17 @@ def contents() -> str:
         "Guides": [f"docs/{name}" for name in docs],
         "Reference": ["results", "api/index", "CONTRIBUTING", "CHANGELOG"],
     }
-    return "".join(f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{chr(10).join(pages)}\n```\n" for title, pages in lists.items())
+    return "".join(
+        f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{chr(10).join(pages)}\n```\n"
+        for title, pages in lists.items()
+    )
 
 
 def with_site_links(text: str, page: Path) -> str:
     """`text` of the page at `page` (relative to the repository) with links that fit the site.
 
-    A link to a page of the site stays, README becomes the first page; one to another file or folder of the repository leads to it on the
-    web. Raises SystemExit for a link to nothing.
+    A link to a page of the site stays, README becomes the first page; one to another file or folder of the repository
+    leads to it on the web. Raises SystemExit for a link to nothing.
     """
 
     def moved(match: re.Match) -> str:
@@ -176,37 +214,64 @@ def modules() -> list[str]:
 def write_api(folder: Path) -> None:
     """Write a page per module of the library, from its docstrings, and an index by package."""
     folder.mkdir(parents=True)
-    lines = ["# Library", "", "Every public name of `mr2ct_lib`, from its docstring. Packages import downwards only.", ""]
+    lines = [
+        "# Library",
+        "",
+        "Every public name of `mr2ct_lib`, from its docstring. Packages import downwards only.",
+        "",
+    ]
     for room, title in {**ROOMS, "": "Shared by all"}.items():
         names = [name for name in modules() if (name.split(".")[1] if name.count(".") > 1 else "") == room]
         lines += [f"## {title}", "", "```{toctree}", ":maxdepth: 1", "", *names, "```", ""]
         for name in names:
             short = name.removeprefix("mr2ct_lib.")
-            text = f"{short}\n{'=' * len(short)}\n\n.. automodule:: {name}\n   :members:\n   :undoc-members:\n   :show-inheritance:\n"
+            options = "   :members:\n   :undoc-members:\n   :show-inheritance:\n"
+            text = f"{short}\n{'=' * len(short)}\n\n.. automodule:: {name}\n{options}"
             (folder / f"{name}.rst").write_text(text, encoding="utf-8")
     (folder / "index.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def results_page(folder: Path = ROOT / "results") -> str:
-    """Recorded results and the papers' settings as a page: means over patients and seeds, with their number, and where they come from."""
+    """Recorded results and the papers' settings as a page: means over patients and seeds, with their number, and where
+    they come from."""
     lines = ["# Recorded results", "", "Means over patients and seeds; every patient stands in the file itself.", ""]
     for path in sorted(folder.glob("*.csv")):
         table = pd.read_csv(path)
-        lines += [f"## {path.stem}", "", f"[{path.name}](results/{path.name}), {_provenance(path)}.", "", _html(_summary(table)), ""]
+        lines += [
+            f"## {path.stem}",
+            "",
+            f"[{path.name}](results/{path.name}), {_provenance(path)}.",
+            "",
+            _html(_summary(table)),
+            "",
+        ]
     for method, settings in METHODS.items():
-        rows = [{"setting": name, "value": known.value, "mark": known.mark, "meaning": known.meaning} for name, known in settings.items()]
-        lines += [f"## Settings of the paper: {method}", "", "P: the paper's own text, S: a secondary source, I: inferred.", ""]
+        rows = [
+            {"setting": name, "value": known.value, "mark": known.mark, "meaning": known.meaning}
+            for name, known in settings.items()
+        ]
+        lines += [
+            f"## Settings of the paper: {method}",
+            "",
+            "P: the paper's own text, S: a secondary source, I: inferred.",
+            "",
+        ]
         lines += [_html(pd.DataFrame(rows)), ""]
     return "\n".join(lines)
 
 
 def _summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Means per run (and direction or structure's run), with the number of seeds and patients; a short table as it is."""
+    """Means per run (and direction or structure's run), with the number of seeds and patients; a short table as it
+    is."""
     by = [name for name in ("run", "direction") if name in table]
     if not by:
         return table
     groups = table.groupby(by)
-    counts = groups[[name for name in ("seed", "patient") if name in table]].nunique().rename(columns=lambda name: f"{name}s")
+    counts = (
+        groups[[name for name in ("seed", "patient") if name in table]]
+        .nunique()
+        .rename(columns=lambda name: f"{name}s")
+    )
     return counts.join(groups.mean(numeric_only=True).drop(columns="seed", errors="ignore")).reset_index()
 
 
@@ -222,7 +287,8 @@ def _provenance(path: Path) -> str:
 
 
 def fetch_scripts(cache: Path, vendor: Path) -> None:
-    """Copy MathJax and Mermaid from their npm packages, kept in `cache`, to the static folder `vendor`; say so where that fails."""
+    """Copy MathJax and Mermaid from their npm packages, kept in `cache`, to the static folder `vendor`; say so where
+    that fails."""
     vendor.mkdir(parents=True, exist_ok=True)
     for name, package in SCRIPTS.items():
         try:
@@ -230,7 +296,10 @@ def fetch_scripts(cache: Path, vendor: Path) -> None:
         except (OSError, subprocess.CalledProcessError) as error:
             reason = getattr(error, "stderr", None) or error
             what = "formulas stay as TeX" if name == "mathjax" else "diagrams stay as text"
-            print(f"{package} could not be fetched by npm ({str(reason).strip().splitlines()[-1]}); {what}. Install Node.js, then repeat")
+            print(
+                f"{package} could not be fetched by npm ({str(reason).strip().splitlines()[-1]}); {what}. "
+                f"Install Node.js, then repeat"
+            )
             continue
         with tarfile.open(archive) as packed:
             packed.extractall(cache / name, filter="data")
@@ -238,8 +307,12 @@ def fetch_scripts(cache: Path, vendor: Path) -> None:
         if name == "mermaid":
             shutil.copy(inside / "dist" / "mermaid.min.js", vendor)
             continue
-        shutil.copytree(inside / "es5" / "output" / "chtml" / "fonts", vendor / "mathjax" / "output" / "chtml" / "fonts")
-        shutil.copytree(inside / "es5" / "input" / "tex" / "extensions", vendor / "mathjax" / "input" / "tex" / "extensions")
+        shutil.copytree(
+            inside / "es5" / "output" / "chtml" / "fonts", vendor / "mathjax" / "output" / "chtml" / "fonts"
+        )
+        shutil.copytree(
+            inside / "es5" / "input" / "tex" / "extensions", vendor / "mathjax" / "input" / "tex" / "extensions"
+        )
         shutil.copy(inside / "es5" / "tex-chtml.js", vendor / "mathjax")
 
 

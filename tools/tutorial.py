@@ -17,10 +17,14 @@ from tools.report import write_html, write_report
 
 
 def run_notebook(path: Path, out: Path, parameters: dict) -> str | None:
-    """Run the notebook at `path` in its own folder, write it to `out` and its HTML beside it; return a sentence when a cell fails."""
+    """Run the notebook at `path` in its own folder, write it to `out` and its HTML beside it; return a sentence when a
+    cell fails."""
     problem = None
     options = {**kernels.OPTIONS, "language": "python", "cwd": path.parent}
-    names = shown(path), shown(out)  # papermill notes them in the notebook: no folder of this machine in what is handed on
+    names = (
+        shown(path),
+        shown(out),
+    )  # papermill notes them in the notebook: no folder of this machine in what is handed on
     out.unlink(missing_ok=True)
     try:
         papermill.execute_notebook(*names, parameters=parameters, progress_bar=sys.stderr.isatty(), **options)
@@ -35,7 +39,8 @@ def run_notebook(path: Path, out: Path, parameters: dict) -> str | None:
 
 
 def run_tutorial(paths: list[Path], parameters: dict, out: Path, say=print) -> int:
-    """Run the notebooks at `paths` one after another into `out`; a failing one does not stop the others. Return how many failed."""
+    """Run the notebooks at `paths` one after another into `out`; a failing one does not stop the others. Return how
+    many failed."""
     executed = out / "executed"
     executed.mkdir(parents=True, exist_ok=True)
     failures = []
@@ -45,12 +50,19 @@ def run_tutorial(paths: list[Path], parameters: dict, out: Path, say=print) -> i
         say(f"[{number}/{len(paths)}] {path.stem} ...", flush=True)
         problem = run_notebook(path, executed / path.name, parameters)
         minutes = (time.perf_counter() - begin) / 60
-        say(f"[{number}/{len(paths)}] {path.stem} {'FAILED' if problem else 'done'} after {minutes:.1f} min", flush=True)
+        say(
+            f"[{number}/{len(paths)}] {path.stem} {'FAILED' if problem else 'done'} after {minutes:.1f} min", flush=True
+        )
         if problem:
             failures.append(path.stem)
             say(f"    {problem}\n    the notebook up to there: {shown(executed / path.name)}", flush=True)
-    write_report(executed, out / "report.html", f"mr2ct tutorial, profile {parameters.get('profile', out.name)}", failures)
-    say(f"{len(paths)} notebooks in {(time.perf_counter() - start) / 60:.1f} min: {shown(out / 'report.html')}", flush=True)
+    write_report(
+        executed, out / "report.html", f"mr2ct tutorial, profile {parameters.get('profile', out.name)}", failures
+    )
+    say(
+        f"{len(paths)} notebooks in {(time.perf_counter() - start) / 60:.1f} min: {shown(out / 'report.html')}",
+        flush=True,
+    )
     if failures:
         say(f"failed: {', '.join(failures)}; the results of the others are kept", flush=True)
     return len(failures)

@@ -15,7 +15,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-segmenting = typer.Typer(help="Train a two-channel U-Net on CT + synthetic MR, or segment an MR with it.", no_args_is_help=True)
+segmenting = typer.Typer(
+    help="Train a two-channel U-Net on CT + synthetic MR, or segment an MR with it.", no_args_is_help=True
+)
 app.add_typer(segmenting, name="segment")
 
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in PyTorch's RuntimeError
@@ -26,8 +28,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an earlier
 def main() -> None:
     """Run the command line.
 
-    An error that a person can act on becomes one sentence on stderr and exit code 2: InputError, a refusal of the operating system, too
-    little memory, a name that cannot be encoded. Output that the terminal cannot show is escaped instead of ending the command.
+    An error that a person can act on becomes one sentence on stderr and exit code 2: InputError, a refusal of the
+    operating system, too little memory, a name that cannot be encoded. Output that the terminal cannot show is escaped
+    instead of ending the command.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -47,14 +50,17 @@ def main() -> None:
 
 
 def check_encoding(name: str | Path) -> None:
-    """Raise InputError for a file name whose bytes are not UTF-8: such a name can be opened, but not recorded beside a result.
+    """Raise InputError for a file name whose bytes are not UTF-8: such a name can be opened, but not recorded beside a
+    result.
 
     >>> check_encoding("père.nii.gz")
     """
     try:
         str(name).encode("utf-8")
     except UnicodeEncodeError:
-        raise InputError(f"{ascii(str(name))}: the name is not UTF-8; expected a name of readable characters. Rename it") from None
+        raise InputError(
+            f"{ascii(str(name))}: the name is not UTF-8; expected a name of readable characters. Rename it"
+        ) from None
 
 
 def _sentence(error: Exception) -> str | None:
@@ -67,5 +73,7 @@ def _sentence(error: Exception) -> str | None:
         return f"{error}; expected names of UTF-8 characters. Rename the file or folder"
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         reason = " ".join(str(error).split())[:200] or "no memory is left"
-        return f"memory: {reason}; expected a scan and a batch that fit. Take a smaller one or a machine with more memory"
+        return (
+            f"memory: {reason}; expected a scan and a batch that fit. Take a smaller one or a machine with more memory"
+        )
     return None

@@ -1,4 +1,5 @@
-"""What `mr2ct inspect` tells about a scan: where it lies, what its header and its values say, and which translator it fits."""
+"""What `mr2ct inspect` tells about a scan: where it lies, what its header and its values say, and which translator it
+fits."""
 
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def fitness(path: Path, folder: Path) -> str:
     units = {domain: known["windows"][domain]["unit"] for domain in ("source", "target")}
     domains = [domain for domain, unit in units.items() if ("CT" if unit == "HU" else "MR") == kind]
     if not domains:
-        return f"no: the values look like {kind}, it knows {' and '.join('CT' if unit == 'HU' else 'MR' for unit in units.values())}"
+        known_kinds = " and ".join("CT" if unit == "HU" else "MR" for unit in units.values())
+        return f"no: the values look like {kind}, it knows {known_kinds}"
     direction = " --reverse" if domains[0] == "target" else ""
     pixel, scan = " x ".join(f"{mm:.4g}" for mm in known["spacing"]), " x ".join(f"{mm:.4g}" for mm in volume.spacing)
     return f"yes{direction}: {known['plane']} slices of {pixel} mm, made from this scan's {scan} mm voxels"
@@ -65,7 +67,9 @@ def fitness(path: Path, folder: Path) -> str:
 
 def _kind(path: Path) -> str:
     if not path.is_dir():
-        return {".gz": "NIfTI file", ".nii": "NIfTI file", ".nrrd": "NRRD file"}.get(path.suffix.lower(), "MetaImage file")
+        return {".gz": "NIfTI file", ".nii": "NIfTI file", ".nrrd": "NRRD file"}.get(
+            path.suffix.lower(), "MetaImage file"
+        )
     return f"DICOM series in a folder of {sum(1 for file in path.rglob('*') if file.is_file())} files"
 
 
@@ -79,7 +83,8 @@ def _modality_in_header(path: Path, volume: Volume) -> str:
                 reader.ReadImageInformation()
             except RuntimeError:  # no DICOM file
                 continue
-            return f"DICOM modality {reader.GetMetaData('0008|0060').strip() if reader.HasMetaDataKey('0008|0060') else 'missing'}"
+            said = reader.GetMetaData("0008|0060").strip() if reader.HasMetaDataKey("0008|0060") else "missing"
+            return f"DICOM modality {said}"
     if path.name.lower().endswith((".nii", ".nii.gz")):
         header = nib.load(path).header
         forms = f"sform code {int(header['sform_code'])}, qform code {int(header['qform_code'])}"
@@ -92,7 +97,9 @@ def _tilt(affine: np.ndarray) -> str:
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     degrees = np.degrees(np.arccos(np.clip(np.abs(axes).max(axis=0), 0, 1))).max()
     sheared = np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3
-    return ("straight" if degrees < 0.1 else f"oblique by up to {degrees:.1f} degrees") + (", sheared (gantry tilt)" if sheared else "")
+    return ("straight" if degrees < 0.1 else f"oblique by up to {degrees:.1f} degrees") + (
+        ", sheared (gantry tilt)" if sheared else ""
+    )
 
 
 def _usual_windows(volume: Volume) -> list[tuple[Window, str]]:

@@ -20,10 +20,16 @@ def cohort(
     seed: Annotated[int, typer.Option(help="same seed, same patients")] = 1,
     paired: Annotated[bool, typer.Option("--paired", help="the same people in both scanners, for testing")] = False,
     profile: Annotated[str, typer.Option(help="quick, full or paper: how fine the scans are")] = "quick",
-    labels: Annotated[list[Path] | None, typer.Option(help="a label map instead of the built-in anatomy; again for more")] = None,
+    labels: Annotated[
+        list[Path] | None, typer.Option(help="a label map instead of the built-in anatomy; again for more")
+    ] = None,
     names: Annotated[Path | None, typer.Option(help="JSON from the label map's values to structure names")] = None,
-    body: Annotated[list[Path] | None, typer.Option(help="mask of the body, if a label map lacks fat and skin; one per map")] = None,
-    distort_target: Annotated[bool, typer.Option("--distort-target", help="one fixed distortion of the target domain (head)")] = False,
+    body: Annotated[
+        list[Path] | None, typer.Option(help="mask of the body, if a label map lacks fat and skin; one per map")
+    ] = None,
+    distort_target: Annotated[
+        bool, typer.Option("--distort-target", help="one fixed distortion of the target domain (head)")
+    ] = False,
 ) -> None:
     """Scan virtual patients: unpaired MR and CT with their labels, written as NIfTI."""
     from mr2ct_lib.patients.cohort import make_cohort
@@ -39,12 +45,17 @@ def cohort(
 def prepare(
     folder: Annotated[Path, typer.Argument(help="a cohort: source/*.nii.gz, target/*.nii.gz, virtual or your own")],
     out: Out,
-    plane: Annotated[str | None, typer.Option(help="coronal, axial or sagittal; by default the source's own slices")] = None,
+    plane: Annotated[
+        str | None, typer.Option(help="coronal, axial or sagittal; by default the source's own slices")
+    ] = None,
     size: Annotated[int | None, typer.Option(help="pixels per side; by default the source's own")] = None,
     window: Annotated[
-        tuple[float, float] | None, typer.Option(help="lowest and highest HU of CT that the network sees; the papers': -150 350")
+        tuple[float, float] | None,
+        typer.Option(help="lowest and highest HU of CT that the network sees; the papers': -150 350"),
     ] = None,
-    n4: Annotated[bool | None, typer.Option("--n4/--no-n4", help="correct the bias field of MR; by default all but heads")] = None,
+    n4: Annotated[
+        bool | None, typer.Option("--n4/--no-n4", help="correct the bias field of MR; by default all but heads")
+    ] = None,
     profile: Annotated[str, typer.Option(help="quick, full or paper: how thorough N4 is")] = "quick",
     overwrite: Overwrite = False,
 ) -> None:
@@ -59,36 +70,53 @@ def prepare(
     if (folder / "names.json").exists():
         check_names(folder / "names.json")
     ct = None if window is None else Window(*window, "HU")
-    slices = PreparedSlices(prepare_cohort(folder, out, plane=plane, size=size, profile=profile, n4=n4, target_window=ct))
+    slices = PreparedSlices(
+        prepare_cohort(folder, out, plane=plane, size=size, profile=profile, n4=n4, target_window=ct)
+    )
     print(
-        f"{len(slices.source)} source and {len(slices.target)} target slices of {slices.meta['shape'][0]} x {slices.meta['shape'][1]} "
+        f"{len(slices.source)} source and {len(slices.target)} target slices of {slices.meta['shape'][0]} x "
+        f"{slices.meta['shape'][1]} "
         f"pixels in {out}. Next: mr2ct train cyclegan --data {quoted(out)} --out {quoted(f'runs/{out.name}')}"
     )
 
 
 def check_names(path: Path) -> None:
-    """Raise InputError unless the JSON at `path` maps whole numbers to the names of structures, {"1": "pelvis", "2": "femur"}."""
+    """Raise InputError unless the JSON at `path` maps whole numbers to the names of structures, {"1": "pelvis", "2":
+    "femur"}."""
     names = read_json(path)
     if not isinstance(names, dict) or not names:
-        raise InputError(f'{path}: holds no names; expected JSON like {{"1": "pelvis", "2": "femur"}}. Write one name per label value')
+        raise InputError(
+            f'{path}: holds no names; expected JSON like {{"1": "pelvis", "2": "femur"}}. Write one name per '
+            f"label value"
+        )
     for value, name in names.items():
         if not value.isdecimal() or not isinstance(name, str):
             entry = json.dumps({value: name})[1:-1]
-            raise InputError(f'{path}: {entry} is no label value with its name; expected entries like "1": "pelvis". Correct it')
+            raise InputError(
+                f'{path}: {entry} is no label value with its name; expected entries like "1": "pelvis". Correct it'
+            )
 
 
-@app.command(epilog="Example: mr2ct train cyclegan --data prepared/hip20 --out runs/a --set lambda_gc=0.3 --set iterations=40")
+@app.command(
+    epilog="Example: mr2ct train cyclegan --data prepared/hip20 --out runs/a --set lambda_gc=0.3 --set iterations=40"
+)
 def train(
     method: Annotated[str, typer.Argument(help="cyclegan or dicyclegan")],
     data: Annotated[Path, typer.Option(help="prepared slices")],
     out: Out,
     profile: Annotated[str, typer.Option(help="quick, full or paper")] = "quick",
     seed: Annotated[int, typer.Option(help="same seed, same machine, same bits")] = 7,
-    change: Annotated[list[str] | None, typer.Option("--set", help="name=value, any setting, as often as needed")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="name=value, any setting, as often as needed")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue from the last checkpoint")] = False,
     device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu or cuda")] = "auto",
-    torchrun: Annotated[str | None, typer.Option(help='options of torchrun, for several processes: "--nproc-per-node 2"')] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="also write tensorboard/ in the run's folder")] = False,
+    torchrun: Annotated[
+        str | None, typer.Option(help='options of torchrun, for several processes: "--nproc-per-node 2"')
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="also write tensorboard/ in the run's folder")
+    ] = False,
 ) -> None:
     """Train both generators, in one process or, with --torchrun, in several."""
     from mr2ct_lib.methods.distributed import is_first, is_launched, launch
@@ -112,10 +140,14 @@ def train(
         return None
     last = ", ".join(f"{name} {value:.3g}" for name, value in read_log(run)[-1].items())
     translator = run / "translator"
-    print(f"{last}\nTranslator in {translator}. Next: mr2ct synthesize {quoted(translator)} scan.nii.gz --out sct.nii.gz")
+    print(
+        f"{last}\nTranslator in {translator}. Next: mr2ct synthesize {quoted(translator)} scan.nii.gz --out sct.nii.gz"
+    )
 
 
-@segmenting.command("train", epilog="Example: mr2ct segment train runs/a/translator prepared/labelled --out runs/seg --iterations 600")
+@segmenting.command(
+    "train", epilog="Example: mr2ct segment train runs/a/translator prepared/labelled --out runs/seg --iterations 600"
+)
 def segment_train(
     translator: Annotated[Path, typer.Argument(help="translator/ of a finished run")],
     data: Annotated[Path, typer.Argument(help="prepared slices whose CT patients have labels")],
@@ -135,7 +167,14 @@ def segment_train(
     check_folder(out, [translator, data], "segmenter.json", overwrite)
     channels, labels, names = labelled_channels(PreparedSlices(data), load_translator(translator))
     segmenter = train_segmenter(
-        channels, labels, names, size=size, iterations=iterations, learning_rate=learning_rate, seed=seed, progress=sys.stderr.isatty()
+        channels,
+        labels,
+        names,
+        size=size,
+        iterations=iterations,
+        learning_rate=learning_rate,
+        seed=seed,
+        progress=sys.stderr.isatty(),
     )
     save_segmenter(segmenter, out)
     print(

@@ -37,23 +37,27 @@ def with_ending(path: Path, ending: str) -> Path:
 def check_file(out: Path, inputs: list[Path], overwrite: bool = False, also: str = "") -> None:
     """Raise InputError unless `out` can be written as a NIfTI file without losing anything.
 
-    It must have a NIfTI name in a folder that may be written to, be neither a link nor one of the `inputs` (files or folders), and
-    exist only where `overwrite` is set. `also` tells in the message what else would be accepted.
+    It must have a NIfTI name in a folder that may be written to, be neither a link nor one of the `inputs` (files or
+    folders), and exist only where `overwrite` is set. `also` tells in the message what else would be accepted.
     """
     if not is_nifti_name(out):
-        raise InputError(f"{out}: the name ends with {out.suffix or 'nothing'!r}; expected .nii or .nii.gz{also}. Rename the output")
+        raise InputError(
+            f"{out}: the name ends with {out.suffix or 'nothing'!r}; expected .nii or .nii.gz{also}. Rename the output"
+        )
     if out.is_dir():
         raise InputError(f"{out}: is a folder; expected the name of a NIfTI file. Choose another name")
     _check_place(out, inputs)
     if out.exists() and not overwrite:
-        raise InputError(f"{out}: exists already; expected a new name. Choose another one, or add --overwrite to replace it")
+        raise InputError(
+            f"{out}: exists already; expected a new name. Choose another one, or add --overwrite to replace it"
+        )
 
 
 def check_folder(out: Path, inputs: list[Path], marker: str, overwrite: bool = False) -> None:
     """Raise InputError unless `out` is a folder that may be created or, with `overwrite`, replaced.
 
-    A folder that holds something is replaced only when it holds `marker` (a file name or a pattern such as *.dcm), which an earlier
-    result of the same command has.
+    A folder that holds something is replaced only when it holds `marker` (a file name or a pattern such as *.dcm),
+    which an earlier result of the same command has.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; expected the name of a folder. Choose another name")
@@ -61,18 +65,29 @@ def check_folder(out: Path, inputs: list[Path], marker: str, overwrite: bool = F
     if not out.exists() or not any(out.iterdir()):
         return
     if not any(out.glob(marker)):
-        raise InputError(f"{out}: holds other things; expected a new folder, or an earlier result of this command. Choose another name")
+        raise InputError(
+            f"{out}: holds other things; expected a new folder, or an earlier result of this command. Choose "
+            "another name"
+        )
     if not overwrite:
-        raise InputError(f"{out}: holds an earlier result; expected a new folder. Choose another name, or add --overwrite to replace it")
+        raise InputError(
+            f"{out}: holds an earlier result; expected a new folder. Choose another name, or add --overwrite to "
+            "replace it"
+        )
 
 
 def _check_place(out: Path, inputs: list[Path]) -> None:
     """Raise InputError for a link, for an input or a folder around it, and for a folder that takes no files."""
     if out.is_symlink():
-        raise InputError(f"{out}: is a link to {os.readlink(out)}; expected no link. Give another name, or the place that it leads to")
+        raise InputError(
+            f"{out}: is a link to {os.readlink(out)}; expected no link. Give another name, or the place that it "
+            "leads to"
+        )
     for path in inputs:
         if path.resolve().is_relative_to(out.resolve()):
-            raise InputError(f"{out}: is the input {path} or holds it; expected another place. Choose another name for the output")
+            raise InputError(
+                f"{out}: is the input {path} or holds it; expected another place. Choose another name for the output"
+            )
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InputError(f"{out}: {folder} takes no files; expected a folder that you may write to. Choose another one")

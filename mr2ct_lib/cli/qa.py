@@ -1,4 +1,5 @@
-"""The picture that `mr2ct synthesize --qa` draws of a scan: what went in, what came out, both together, and what does not come back."""
+"""The picture that `mr2ct synthesize --qa` draws of a scan: what went in, what came out, both together, and what does
+not come back."""
 
 from pathlib import Path
 
@@ -15,10 +16,11 @@ ROWS = 3  # slices per picture, spread evenly over the scan
 
 
 def write_qa(scan: Volume, translator: Translator, reverse: bool, path: Path) -> float:
-    """Draw slices of `scan` as the network sees them, their translation, an overlay and the cycle error; write a PNG to `path`.
+    """Draw slices of `scan` as the network sees them, their translation, an overlay and the cycle error; write a PNG to
+    `path`.
 
-    The cycle error is the difference between a slice and what comes back from both generators, in percent of the window; it is large
-    where the scan is unlike the training scans. Returns its mean over the whole scan.
+    The cycle error is the difference between a slice and what comes back from both generators, in percent of the
+    window; it is large where the scan is unlike the training scans. Returns its mean over the whole scan.
     """
     domain, direction, back = ("target", "target_to_source", "source_to_target") if reverse else (
         "source", "source_to_target", "target_to_source")  # fmt: skip

@@ -15,9 +15,9 @@ from mr2ct_lib.measures.metrics import normalised_mutual_information
 def register_files(moving: Path, fixed: Path, out: Path, mask: Path | None, spacing: float) -> tuple[float, float]:
     """Register the scan `moving` to `fixed` and write it to `out`, with its own values on the grid of `fixed`.
 
-    mask: where to compare, on the grid of `fixed`. spacing: of the B-spline's control points in mm. Returns the normalised mutual
-    information [0, 1] inside the body of `fixed`, before and after. Raises InputError for a scan that cannot be read, and for a mask of
-    another grid or without voxels.
+    mask: where to compare, on the grid of `fixed`. spacing: of the B-spline's control points in mm. Returns the
+    normalised mutual information [0, 1] inside the body of `fixed`, before and after. Raises InputError for a scan that
+    cannot be read, and for a mask of another grid or without voxels.
     """
     move, still = (_with_unit(read_volume(path)) for path in (moving, fixed))
     inside = None if mask is None else _read_mask(mask, still, fixed)
@@ -38,7 +38,8 @@ def _read_mask(path: Path, still: Volume, fixed: Path) -> np.ndarray:
     if mask.array.shape != still.array.shape or np.abs(mask.affine - still.affine).max() > 0.01:
         raise InputError(
             f"{path}: lies on another grid ({mask.array.shape}, {np.round(mask.spacing, 3).tolist()} mm) than {fixed} "
-            f"({still.array.shape}, {np.round(still.spacing, 3).tolist()} mm); expected the same. Draw the mask on {fixed}"
+            f"({still.array.shape}, {np.round(still.spacing, 3).tolist()} mm); expected the same. Draw the mask "
+            f"on {fixed}"
         )
     if not (mask.array > 0).any():
         raise InputError(f"{path}: marks no voxel; expected values above 0 where to compare. Choose another mask")

@@ -13,7 +13,9 @@ from mr2ct_lib.cli.outputs import check_file, check_folder, with_ending
 from mr2ct_lib.files import InputError, write_json
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
-Translators = Annotated[list[Path] | None, typer.Option("--translator", help="translator/ of a finished run; again for more")]
+Translators = Annotated[
+    list[Path] | None, typer.Option("--translator", help="translator/ of a finished run; again for more")
+]
 
 
 @app.command(epilog="Example: mr2ct inspect scan.nii.gz --translator runs/a/translator")
@@ -22,7 +24,8 @@ def inspect(
     translator: Translators = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a file is: grid, orientation, unit, MR or CT by header and by values, what usual windows cut, which translator fits."""
+    """Say what a file is: grid, orientation, unit, MR or CT by header and by values, what usual windows cut, which
+    translator fits."""
     from mr2ct_lib.cli.inspection import describe, fitness
 
     facts = describe(scan)
@@ -37,10 +40,14 @@ def inspect(
 @app.command(epilog="Example: mr2ct register ct.nii.gz mr.nii.gz --out ct_on_mr.nii.gz")
 def register(
     moving: Annotated[Path, typer.Argument(help="the scan to move, usually a CT")],
-    fixed: Annotated[Path, typer.Argument(help="the scan whose grid the result lies on, usually an MR of the same person")],
+    fixed: Annotated[
+        Path, typer.Argument(help="the scan whose grid the result lies on, usually an MR of the same person")
+    ],
     out: Out,
     mask: Annotated[Path | None, typer.Option(help="a NIfTI mask on the fixed scan's grid: where to compare")] = None,
-    spacing: Annotated[float, typer.Option(help="mm between the control points of the B-spline; closer ones bend more")] = 80.0,
+    spacing: Annotated[
+        float, typer.Option(help="mm between the control points of the B-spline; closer ones bend more")
+    ] = 80.0,
     overwrite: Overwrite = False,
 ) -> None:
     """Register two scans of one person as the first paper did: rigid, then B-spline, by mutual information."""
@@ -50,33 +57,52 @@ def register(
     if not spacing > 0:
         raise InputError(f"--spacing: {spacing:g}; expected a distance above 0 mm. Give one, for instance 80")
     before, after = register_files(moving, fixed, out, mask, spacing)
-    print(f"{out}: normalised mutual information {before:.3f} before, {after:.3f} after. Look at it over {fixed} before you use it.")
+    print(
+        f"{out}: normalised mutual information {before:.3f} before, {after:.3f} after. Look at it over {fixed} "
+        "before you use it."
+    )
 
 
 @app.command(epilog="Example: mr2ct synthesize runs/a/translator scan.nii.gz --out sct.nii.gz")
 def synthesize(
-    paths: Annotated[list[Path], typer.Argument(metavar="[TRANSLATOR] SCAN", help="a NIfTI file, a DICOM folder or a folder of scans")],
-    out: Annotated[str, typer.Option(help="name.nii.gz; name/ for a DICOM series, or for the results of a folder of scans")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="[TRANSLATOR] SCAN", help="a NIfTI file, a DICOM folder or a folder of scans"),
+    ],
+    out: Annotated[
+        str, typer.Option(help="name.nii.gz; name/ for a DICOM series, or for the results of a folder of scans")
+    ],
     translator: Translators = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="from the target domain to the source domain")] = False,
-    qa: Annotated[bool, typer.Option("--qa", help="also draw scan, synthetic scan, overlay and cycle error (.png)")] = False,
-    dicom: Annotated[bool, typer.Option("--dicom", help="for a folder of scans: write a DICOM series per scan")] = False,
-    keep_patient: Annotated[bool, typer.Option("--keep-patient", help="DICOM: keep the patient's data and study")] = False,
+    qa: Annotated[
+        bool, typer.Option("--qa", help="also draw scan, synthetic scan, overlay and cycle error (.png)")
+    ] = False,
+    dicom: Annotated[
+        bool, typer.Option("--dicom", help="for a folder of scans: write a DICOM series per scan")
+    ] = False,
+    keep_patient: Annotated[
+        bool, typer.Option("--keep-patient", help="DICOM: keep the patient's data and study")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Translate whole scans; each result lies on its scan's own grid, CT in HU.
 
-    With several translators (other seeds of one training) the result is their mean, and a second file holds their spread.
-    In a folder of scans, finished ones are skipped, and failures are listed at the end (exit code 1).
+    With several translators (other seeds of one training) the result is their mean, and a second file holds their
+    spread. In a folder of scans, finished ones are skipped, and failures are listed at the end (exit code 1).
     """
     from mr2ct_lib.cli import synthesizing
 
     folders = [*paths[:-1], *(translator or [])]
     if len(paths) > 2 or not folders:
-        raise InputError(f"{' '.join(map(str, paths))}: expected TRANSLATOR SCAN, or SCAN with --translator. Give one scan or one folder")
+        raise InputError(
+            f"{' '.join(map(str, paths))}: expected TRANSLATOR SCAN, or SCAN with --translator. Give one scan "
+            "or one folder"
+        )
     scan = paths[-1]
     if not scan.exists():
-        raise InputError(f"{scan}: does not exist; expected a NIfTI file, a DICOM folder or a folder of scans. Check the path")
+        raise InputError(
+            f"{scan}: does not exist; expected a NIfTI file, a DICOM folder or a folder of scans. Check the path"
+        )
     scans = synthesizing.scans_of(scan)
     place = Path(out)
     if scans is None:
@@ -109,8 +135,8 @@ def evaluate(
 ) -> None:
     """Compare two scans on one grid: MAE, MSE, PSNR, SSIM, mutual information.
 
-    CT is compared in HU inside the paper's window, [-150, 350] HU. An MR has no unit: a truth as the scanner wrote it is first brought
-    to the unit of the synthetic MR (standard deviations, or percent of its bright tissue).
+    CT is compared in HU inside the paper's window, [-150, 350] HU. An MR has no unit: a truth as the scanner wrote it
+    is first brought to the unit of the synthetic MR (standard deviations, or percent of its bright tissue).
     """
     made, real = _same_grid(prediction, truth)
     inside = None
@@ -136,7 +162,8 @@ def _same_grid(path: Path, truth: Path, unit: str | None = None):
     made, real = read_volume(path, unit), read_volume(truth)
     if made.array.shape != real.array.shape or np.abs(made.affine - real.affine).max() > 0.01:
         raise InputError(
-            f"{path}: lies on another grid ({made.array.shape}, spacing {np.round(made.spacing, 3).tolist()} mm) than {truth} "
+            f"{path}: lies on another grid ({made.array.shape}, spacing {np.round(made.spacing, 3).tolist()} "
+            f"mm) than {truth} "
             f"({real.array.shape}, {np.round(real.spacing, 3).tolist()} mm); expected the same shape and affine. "
             "Register one to the other (docs/own_data.md)"
         )
@@ -153,7 +180,10 @@ def _alike(made, real, prediction: Path, truth: Path):
 
     kinds = ["CT" if _is_ct(volume) else "MR" for volume in (made, real)]
     if kinds[0] != kinds[1]:
-        raise InputError(f"{truth}: looks like {kinds[1]}, {prediction} like {kinds[0]}; expected two scans of one kind. Exchange one")
+        raise InputError(
+            f"{truth}: looks like {kinds[1]}, {prediction} like {kinds[0]}; expected two scans of one kind. "
+            "Exchange one"
+        )
     if kinds[0] == "CT":
         return real.replace(unit="HU")
     method = {"%": "percentile", "SD": "zscore"}.get(made.unit)
@@ -183,7 +213,10 @@ def _measure(made: np.ndarray, real: np.ndarray, inside: np.ndarray | None, ct: 
     return values
 
 
-@segmenting.command("apply", epilog="Example: mr2ct segment apply runs/seg scan.nii.gz --translator runs/a/translator --out labels.nii.gz")
+@segmenting.command(
+    "apply",
+    epilog="Example: mr2ct segment apply runs/seg scan.nii.gz --translator runs/a/translator --out labels.nii.gz",
+)
 def segment_apply(
     segmenter: Annotated[Path, typer.Argument(help="folder of a trained U-Net")],
     scan: Annotated[Path, typer.Argument(help="an MR: a NIfTI file or a DICOM folder")],

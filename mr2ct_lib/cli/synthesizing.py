@@ -1,4 +1,5 @@
-"""What `mr2ct synthesize` does with scans and translators: one or many of each, results in a file, a DICOM series or a folder."""
+"""What `mr2ct synthesize` does with scans and translators: one or many of each, results in a file, a DICOM series or a
+folder."""
 
 import hashlib
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ RECORD = "synthesis.json"  # in a folder of results: what they were made with
 
 @dataclass(frozen=True)
 class Synthesis:
-    """How scans are translated: by one translator, or by several of the same kind of slices (other seeds), whose mean is the result.
+    """How scans are translated: by one translator, or by several of the same kind of slices (other seeds), whose mean
+    is the result.
 
     qa: also draw a picture per scan. dicom: in a folder of scans, write DICOM series instead of NIfTI files.
     keep_patient: put DICOM series into the study of their scans, with the patient's data.
@@ -35,7 +37,8 @@ class Synthesis:
     keep_patient: bool = False
 
     def __call__(self, scan: Volume) -> tuple[Volume, Volume | None]:
-        """The synthetic scan and, of several translators, the spread (standard deviation) of their results, else None."""
+        """The synthetic scan and, of several translators, the spread (standard deviation) of their results, else
+        None."""
         return mean_and_spread(synthesize(scan, one, self.reverse, progress=True) for one in self.translators)
 
     def record(self) -> dict[str, object]:
@@ -50,7 +53,10 @@ def load_synthesis(folders: list[Path], reverse: bool, **options: bool) -> Synth
     for folder, other in zip(folders, translators, strict=True):
         first, own = (one.preparation["windows"][domain] for one in (translators[0], other))
         if first != own:
-            raise InputError(f"{folder}: gives {own}, {folders[0]} gives {first}; expected translators of the same slices. Leave one out")
+            raise InputError(
+                f"{folder}: gives {own}, {folders[0]} gives {first}; expected translators of the same slices. "
+                "Leave one out"
+            )
     return Synthesis(folders, translators, reverse, **options)
 
 
@@ -74,7 +80,8 @@ def mean_and_spread(results) -> tuple[Volume, Volume | None]:
 
 
 def scans_of(path: Path) -> dict[str, Path] | None:
-    """Name -> scan of a folder of scans; None where `path` is one scan itself: a file, or the folder of one DICOM series."""
+    """Name -> scan of a folder of scans; None where `path` is one scan itself: a file, or the folder of one DICOM
+    series."""
     if not path.is_dir():
         return None
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -85,7 +92,8 @@ def scans_of(path: Path) -> dict[str, Path] | None:
 
 
 def write_result(result: Volume, spread: Volume | None, scan: Path, out: Path, keep_patient: bool = False) -> None:
-    """Write the synthetic scan to `out`: a NIfTI file, or a folder for a DICOM series; the spread as NIfTI beside it."""
+    """Write the synthetic scan to `out`: a NIfTI file, or a folder for a DICOM series; the spread as NIfTI beside
+    it."""
     if is_nifti_name(out):
         write_volume(result, out)
     else:
@@ -109,11 +117,14 @@ def synthesize_one(synthesis: Synthesis, scan: Path, out: Path) -> tuple[Volume,
     return result, spread
 
 
-def synthesize_folder(synthesis: Synthesis, scans: dict[str, Path], out: Path, overwrite: bool) -> tuple[int, dict[str, str]]:
+def synthesize_folder(
+    synthesis: Synthesis, scans: dict[str, Path], out: Path, overwrite: bool
+) -> tuple[int, dict[str, str]]:
     """Translate every scan into the folder `out`; one that fails does not stop the others, finished ones are skipped.
 
-    A result counts as finished when it is newer than its scan and than the record of its translators. Returns the number of skipped
-    scans, and name -> reason of failures. Raises InputError when `out` holds other things, or results of other translators.
+    A result counts as finished when it is newer than its scan and than the record of its translators. Returns the
+    number of skipped scans, and name -> reason of failures. Raises InputError when `out` holds other things, or results
+    of other translators.
     """
     record, path = synthesis.record(), out / RECORD
     if not path.exists() or overwrite:

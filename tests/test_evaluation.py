@@ -137,14 +137,19 @@ def test_errors_by_label_by_hand():
 
 
 def prepared(folder, target, valid=None, patients=2):
-    """Two patients of two slices each, 16 x 16; the source is the negative of the target."""
+    """Two patients of two slices each; the source is the negative of the target."""
     folder.mkdir()
     np.save(folder / "target.npy", target.astype(np.float32))
     np.save(folder / "source.npy", -target.astype(np.float32))
     if valid is not None:
         np.save(folder / "valid.npy", valid)
     rows = [{"id": f"p{i}", "first": 2 * i, "count": 2} for i in range(patients)]
-    meta = {"format": 1, "anatomy": "hip", "shape": [16, 16], "patients": {"source": rows, "target": rows}}
+    meta = {
+        "format": 1,
+        "anatomy": "hip",
+        "shape": list(target.shape[1:]),
+        "patients": {"source": rows, "target": rows},
+    }
     write_json(meta | {"label_names": {}, "windows": {"source": MR, "target": CT}}, folder / "prepared.json")
     return PreparedSlices(folder)
 
@@ -194,3 +199,47 @@ def test_baselines_are_slices_like_the_tests(tmp_path, target):
 def test_slices_that_are_not_the_test_sets_are_refused(tmp_path, target):
     with pytest.raises(InputError, match="translate the whole test set"):
         evaluation.measure(target[:2].astype(np.float32), prepared(tmp_path / "test", target))
+
+
+def test_contrast_and_place_by_hand(tmp_path):
+    """A synthesis of half the contrast, two pixels lower: quantiles by NumPy, 2 pixels of 3 mm down and none across."""
+    images = gaussian_filter(np.random.default_rng(1).normal(size=(4, 64, 64)), (0, 3, 3))
+    images = (images / np.abs(images).max()).astype(np.float32)
+    test = prepared(tmp_path / "test", images)
+    test.meta["spacing"], test.source = [3.0, 2.0], images
+    table = evaluation.measure_contrast(np.roll(images, 2, axis=1) / 2, test)
+    for i in (0, 1):
+        values = images[2 * i : 2 * i + 2]
+        assert table["true q99.5"][i] == pytest.approx(np.percentile(values, 99.5))
+        assert table["q98.5"][i] == pytest.approx(np.percentile(values, 98.5) / 2)
+    assert table["shift rows"].to_numpy() == pytest.approx([6, 6], abs=0.5)
+    assert table["shift columns"].to_numpy() == pytest.approx([0, 0], abs=0.3)
+    assert table["displacement"].to_numpy() == pytest.approx([6, 6], abs=0.6)
+    blank = evaluation.measure_contrast(np.zeros_like(images), test)
+    assert blank["displacement"].isna().all() and (blank["q99.5"] == 0).all()
+
+
+def test_tissues_by_hand(tmp_path):
+    """Grain is the SD in the core: an error at the tissue's border changes its MAE, not its grain."""
+    labels = np.zeros((4, 16, 16), np.uint8)
+    labels[:, 2:9, 2:9] = 4
+    labels[:, 12, 2:9] = 7  # one pixel thick: no core
+    truth = np.where(labels == 4, -0.2, np.where(labels == 7, 0.9, -1)).astype(np.float32)
+    test = prepared(tmp_path / "test", truth)
+    test.labels_source = labels
+    synthetic = truth.copy()
+    synthetic[:, 2, 2:9] += 0.4  # 100 HU on 7 of the 49 pixels, all at the border
+    synthetic[:, 12] -= 0.2
+    table = evaluation.measure_tissues(synthetic, test, {"muscle": [4], "cortex": [7], "gas": [9]}).set_index("tissue")
+    assert table.index.tolist() == ["muscle", "cortex"] * 2
+    muscle, cortex = table.iloc[0], table.iloc[1]
+    assert muscle.voxels == 98 and pytest.approx(100 / 7, rel=1e-4) == muscle.MAE
+    assert muscle["median"] == pytest.approx(muscle["true median"]) == pytest.approx(50)
+    assert pytest.approx(0, abs=1e-4) == muscle.SD
+    assert cortex["mean error"] == pytest.approx(-50, rel=1e-4) and np.isnan(cortex["SD"])
+    grainy = truth + np.where(labels == 4, np.random.default_rng(2).normal(0, 0.08, truth.shape), 0)
+    grain = evaluation.measure_tissues(grainy, test, {"muscle": [4]}).SD
+    assert grain.to_numpy() == pytest.approx([20, 20], rel=0.2)
+    test.labels_source = None
+    with pytest.raises(InputError, match="has no labels"):
+        evaluation.measure_tissues(truth, test, {"muscle": [4]})

@@ -55,8 +55,9 @@ def test_measure_labels_by_hand(hips):
     prediction[1] = np.roll(prediction[1], 1, axis=1)  # 8 x 4 pixels moved right by one: 24 of 32 still overlap, 5 mm apart
     table = evaluation.measure_labels(prediction, truth, names, hips).set_index(["patient", "structure"])
     assert len(table) == 6 * 22
-    assert table.loc[("p0", "femur")].tolist() == [1.0, 0.0]
-    assert table.loc[("p1", "femur")].tolist() == [0.75, 5.0]
-    assert table.loc[("p0", "sacrum")].isna().all()
+    assert table.loc[("p0", "femur"), ["Dice", "HD95"]].tolist() == [1.0, 0.0]
+    assert table.loc[("p1", "femur"), ["Dice", "HD95"]].tolist() == [0.75, 5.0]
+    assert table.loc[("p1", "femur"), ["mL", "true mL"]].tolist() == pytest.approx([4.8, 4.8])  # 32 voxels of 150 mm3
+    assert table.loc[("p0", "sacrum"), ["Dice", "HD95"]].isna().all()
     with pytest.raises(InputError, match="whole test set"):
         evaluation.measure_labels(prediction[:2], truth, names, hips)

@@ -4,10 +4,11 @@
 prepared cohort will do, the tutorial's or a user's own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import binary_erosion
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import CT_WINDOW, Window
@@ -15,7 +16,8 @@ from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.images.volumes import Volume
 from mr2ct_lib.measures import metrics
 from mr2ct_lib.measures.baselines import histogram_matching, mean_target
-from mr2ct_lib.measures.label_metrics import dice, hausdorff_95
+from mr2ct_lib.measures.displacement import displacement
+from mr2ct_lib.measures.label_metrics import dice, hausdorff_95, volumes
 
 SYNTHRAD_RANGE = (-1024.0, 3071.0)  # HU
 SSIM_WINDOW = 7  # voxels
@@ -154,14 +156,7 @@ def measure(
 
     Raises InputError when the slices are not those of the test set.
     """
-    domain = direction.split("_to_")[1]
-    truth = getattr(test, f"truth_{direction}")
-    truth = np.asarray(getattr(test, domain) if truth is None else truth)
-    if truth.shape != synthetic.shape:
-        raise InputError(
-            f"synthetic: shape {synthetic.shape} against {truth.shape} of {test.folder}; translate the whole test set"
-        )
-    window = test.windows[domain]
+    truth, window = _truth(synthetic, test, direction)
     masks = [np.asarray(m, bool) for m in (test.valid, inside) if m is not None]
     counted = np.logical_and.reduce(masks) if masks else None
     span = window.high - window.low
@@ -184,13 +179,96 @@ def measure(
     return pd.DataFrame(rows)
 
 
+def measure_contrast(synthetic: np.ndarray, test: PreparedSlices, direction: str = "source_to_target") -> pd.DataFrame:
+    """Measure the contrast and the place of synthetic slices, a row per patient.
+
+    Columns: patient; "q98.5" and "q99.5", quantiles of the synthetic slices in [-1, 1], with "true q98.5" and
+    "true q99.5" beside them; "displacement" in mm, the median over blocks and over 4 slices spread through the patient
+    of how far the synthesis has moved against its own source; "shift rows" and "shift columns", the signed medians.
+    NaN where no block of any of these slices has edges.
+
+    synthetic: all slices (N, H, W) in [-1, 1]; direction: as for `measure`. Raises InputError for other shapes.
+    """
+    source = np.asarray(getattr(test, direction.split("_to_")[0]))
+    truth, _ = _truth(synthetic, test, direction)
+    rows = []
+    for patient, where in test.patients("source"):
+        row = {"patient": patient}
+        for share in (98.5, 99.5):
+            row[f"q{share}"] = float(np.percentile(synthetic[where], share))
+            row[f"true q{share}"] = float(np.percentile(truth[where], share))
+        slices = np.arange(where.start, where.stop)
+        spread = slices[np.unique(np.linspace(0, len(slices) - 1, 6).round().astype(int)[1:-1])]
+        moved = []
+        for i in spread:
+            try:
+                moved.append(displacement(synthetic[i], source[i], tuple(test.meta["spacing"])))
+            except InputError:  # a slice without edges
+                continue
+        names = ("displacement", "shift rows", "shift columns")
+        values = [(one.magnitude, *one.mean_shift) for one in moved] or [(np.nan,) * 3]
+        rows.append(row | dict(zip(names, np.median(values, axis=0).tolist(), strict=True)))
+    return pd.DataFrame(rows)
+
+
+def measure_tissues(
+    synthetic: np.ndarray,
+    test: PreparedSlices,
+    tissues: Mapping[str, Sequence[int]],
+    direction: str = "source_to_target",
+) -> pd.DataFrame:
+    """Measure what happens to each tissue, in the window's unit, a row per patient and tissue that occurs.
+
+    Columns: patient, tissue, voxels; "mean error" (synthetic - truth) and MAE over the whole tissue; median and SD of
+    both over its core, pixels whose eight neighbours in the slice are of the same tissue, so that partial volume does
+    not count: inside muscle the SD is grain. Thin tissues, such as cortex, have no core: NaN.
+
+    Args:
+        synthetic: all slices of the test set, (N, H, W) in [-1, 1].
+        test: prepared slices with labels of the shape that the synthesis should have.
+        tissues: label values of each tissue, {"muscle": [4, 5], "cortical_bone": [30]}.
+        direction: as for `measure`.
+
+    Raises InputError for other shapes and for a test set without labels.
+    """
+    truth, window = _truth(synthetic, test, direction)
+    labels = getattr(test, f"labels_{direction.split('_to_')[0]}")
+    if labels is None:
+        raise InputError(f"{test.folder}: has no labels; expected a cohort with labels/. Prepare one")
+    rows = []
+    for patient, where in test.patients("source"):
+        covered = np.ones(truth[where].shape, bool) if test.valid is None else np.asarray(test.valid[where], bool)
+        made, real = (window.from_network(x[where]) for x in (synthetic, truth))
+        for tissue, values in tissues.items():
+            inside = np.isin(labels[where], list(values)) & covered
+            if not inside.any():
+                continue
+            core = binary_erosion(inside, np.ones((1, 3, 3), bool))
+            cores = [image[core] if core.any() else np.array([np.nan]) for image in (made, real)]
+            rows.append(
+                {
+                    "patient": patient,
+                    "tissue": tissue,
+                    "voxels": int(inside.sum()),
+                    "mean error": float((made - real)[inside].mean()),
+                    "MAE": metrics.mae(made, real, inside),
+                    "median": float(np.median(cores[0])),
+                    "true median": float(np.median(cores[1])),
+                    "SD": float(cores[0].std()),
+                    "true SD": float(cores[1].std()),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 def measure_labels(
     prediction: np.ndarray, truth: np.ndarray, names: Mapping[int, str], test: PreparedSlices
 ) -> pd.DataFrame:
     """Measure Dice and HD95 (mm) of every structure, a row per patient and structure, over the patient's whole volume.
 
     prediction, truth: labels (N, H, W) of all source slices of the test set; names: label value -> structure.
-    Columns: patient, structure, Dice, HD95 (NaN where a structure is absent). Raises InputError for other shapes.
+    Columns: patient, structure, Dice, HD95 (NaN where a structure is absent), its volume "mL" and "true mL".
+    Raises InputError for other shapes.
     """
     if prediction.shape != truth.shape:
         raise InputError(
@@ -201,10 +279,25 @@ def measure_labels(
     for patient, where in test.patients("source"):
         overlap = dice(prediction[where], truth[where], names)
         distance = hausdorff_95(prediction[where], truth[where], names, spacing)
+        size, true_size = (volumes(image[where], names, spacing) for image in (prediction, truth))
         rows += [
-            {"patient": patient, "structure": name, "Dice": overlap[name], "HD95": distance[name]} for name in overlap
+            {"patient": patient, "structure": name, "Dice": overlap[name], "HD95": distance[name]}
+            | {"mL": size[name], "true mL": true_size[name]}
+            for name in overlap
         ]
     return pd.DataFrame(rows)
+
+
+def _truth(synthetic: np.ndarray, test: PreparedSlices, direction: str) -> tuple[np.ndarray, Window]:
+    """Return the truth (N, H, W) in [-1, 1] of a direction and its window; InputError for other shapes."""
+    domain = direction.split("_to_")[1]
+    truth = getattr(test, f"truth_{direction}")
+    truth = np.asarray(getattr(test, domain) if truth is None else truth)
+    if truth.shape != synthetic.shape:
+        raise InputError(
+            f"synthetic: shape {synthetic.shape} against {truth.shape} of {test.folder}; translate the whole test set"
+        )
+    return truth, test.windows[domain]
 
 
 def baselines(

@@ -48,13 +48,14 @@ bench: $(READY)  ## measure speed ratios within one run
 	@echo "Measuring the benchmarks"
 	@$(BIN)/python -m benchmarks
 
+record: $(READY)  ## train, measure and record what is missing in results/ (PROFILE=full, BUDGET=minutes)
+	@echo "Recording the experiments that are missing in results/; an interrupted training continues next time"
+	@$(BIN)/python -m tools.record --profile $(if $(filter command line,$(origin PROFILE)),$(PROFILE),full) $(if $(BUDGET),--budget $(BUDGET))
+
 site: $(READY)  ## the website: notebooks, docs, results and library, in site/
 	@echo "Building the website in site/; nothing is executed"
 	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[site]'
 	@$(BIN)/python -m tools.site
-
-record: $(READY)  ## make the recorded results that are missing (WHAT='seeds hip_cyclegan_gc:7')
-	@$(BIN)/python -m tools.record $(WHAT)
 
 check: $(READY)  ## ruff and the unit tests, before a commit
 	@echo "Checking style, then running the unit tests"

@@ -45,7 +45,7 @@ def test_unknown_names_are_refused(tmp_path):
         experiments.run("hips", root=tmp_path)
     with pytest.raises(InputError, match="'hips' is unknown.*hip_test"):
         experiments.prepared("hips", root=tmp_path)
-    with pytest.raises(InputError, match="nothing.csv: is not there"):
+    with pytest.raises(InputError, match="holds no nothing; expected a table"):
         experiments.recorded("nothing")
 
 
@@ -138,3 +138,30 @@ def test_what_fails_side_by_side_says_so_here(tmp_path, monkeypatch):
     assert not str(refusal.value).endswith(str(os.getpid()))
     with pytest.raises(InputError, match="experiment 'hip_none' is unknown"):
         experiments.side_by_side((experiments.run, "hip_none"), (experiments.run, "hip_neither"), root=tmp_path)
+
+
+# --- recorded results ---
+
+
+def test_recorded_values_are_those_of_one_split(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "RESULTS", tmp_path)
+    (tmp_path / "full").mkdir()
+    for name, mae in (("hip", 1), ("head", 2)):
+        (tmp_path / "full" / f"{name}.csv").write_text(f"run,split,MAE\n{name},test,{mae}\n{name},validation,9\n")
+    write_json({"profile": "full"}, tmp_path / "full" / "provenance.json")
+    table, provenance = experiments.recorded("images", "full")
+    assert table.MAE.tolist() == [2, 1] and provenance == {"profile": "full"}
+    assert experiments.recorded("images", "full", split="validation")[0].MAE.tolist() == [9, 9]
+
+
+def test_a_translator_is_found_by_its_folder_or_its_recorded_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "RESULTS", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    for folder in ("results/translators/hip_many_gc", "runs/a/translator"):
+        write_json({}, tmp_path / folder / "translator.json")
+    assert experiments.find_translator("hip_many_gc") == tmp_path / "results/translators/hip_many_gc"
+    assert experiments.find_translator("runs/a") == Path("runs/a")  # load_translator takes a run's folder, too
+    assert experiments.find_translator(Path("runs/a/translator")) == Path("runs/a/translator")
+    for name in ("hip", "../results", "runs", tmp_path):
+        with pytest.raises(InputError, match="one of the recorded ones: hip_many_gc"):
+            experiments.find_translator(name)

@@ -1,30 +1,62 @@
-"""Recorded results: python -m tools.record {seeds|segmentation} NAME:SEED [NAME:SEED ...] [--profile quick]
+"""Recorded results: train, measure and write down every experiment of the catalogue, the most important first.
 
-Measures the named runs of runs/<profile>/ (training those that are missing) on patients that none of them saw, and writes
-results/<what>.csv with results/<what>.json: seeds, settings, versions, hardware, minutes. Runs recorded before stay in the table.
+    python -m tools.record [--profile full] [--budget 120] [--threads 1] [--only hip] [--again]
+    python -m tools.record missing [--profile full]
+    python -m tools.record tables [--profile full]
+
+The first form goes through `catalogue.RECORDED`, skips what is recorded, and stops when the budget (minutes) is used
+up; a training that is cut off continues from its last checkpoint next time. It writes results/<profile>/: one CSV per
+anatomy with a row per run, seed, split, direction and patient, tissues.csv, segmentation.csv, provenance.json and
+missing.txt; of the full profile also translators and U-Nets in half precision. `tables` makes the tables and tests of
+results/<profile>/tables/ from these files again, byte for byte.
 """
 
 import argparse
+import copy
 import datetime
-import json
 import platform
+import signal
+import subprocess
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
-from mr2ct_lib.course import catalogue, experiments
-from mr2ct_lib.files import atomic, write_json
-from mr2ct_lib.measures import evaluation
+from mr2ct_lib import __version__
+from mr2ct_lib.course import experiments
+from mr2ct_lib.course.catalogue import COHORTS, FEW, RECORDED, SEEDS, SHOWN, TRAININGS, UNETS, training_settings
+from mr2ct_lib.files import InputError, atomic, read_json, write_json
 from mr2ct_lib.methods.runs import read_log
-from mr2ct_lib.methods.translator import DIRECTIONS
+from mr2ct_lib.methods.segmentation import Segmenter, save_segmenter
+from mr2ct_lib.methods.translator import Translator, load_translator
+from tools.measuring import finished_translator, measure_frames, measure_segmentation, measure_translator
+from tools.result_tables import write_tables
+
+KEYS = [
+    "run",
+    "seed",
+    "cohort",
+    "split",
+    "direction",
+    "patient",
+    "tissue",
+    "structure",
+]  # columns that say what a row is
+Job = tuple[str, str, int]  # kind, name, seed: see catalogue.RECORDED
+
+
+class OutOfTime(Exception):
+    """The budget is used up."""
+
+
+# --- what was measured, with what, on what ---
 
 
 def processor() -> str:
-    """What is trained or measured on: the GPU's name, or the processor's name with its matrix units."""
+    """Return what is trained or measured on: the GPU's name, or the processor's name with its matrix units."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     processors = Path("/proc/cpuinfo")
@@ -34,75 +66,199 @@ def processor() -> str:
 
 
 def provenance_of_machine(profile: str) -> dict[str, Any]:
-    """When, on what and with which versions something is measured."""
+    """Return when, on what and with which versions something is measured."""
     return {
         "profile": profile,
         "date": datetime.date.today().isoformat(),
         "processor": processor(),
-        "versions": {package: version(package).split("+")[0] for package in ("mr2ct", "torch", "monai", "numpy")},
+        "versions": {"mr2ct": __version__}
+        | {package: version(package).split("+")[0] for package in ("torch", "monai", "numpy")},
     }
 
 
-def measure_run(name: str, seed: int, profile: str) -> pd.DataFrame:
-    """Both directions of a translator on its test patients, a row for each patient."""
-    test = experiments.prepared(f"{catalogue.TRAININGS[name].cohort}_test", profile)
-    translator = experiments.translator(name, profile, seed)
-    tables = []
-    for direction in DIRECTIONS:
-        slices = np.asarray(getattr(test, direction.split("_to_")[0]))
-        found = evaluation.measure(translator.translate(slices, direction), test, direction)
-        tables.append(found.assign(run=name, seed=seed, direction=direction))
-    return pd.concat(tables)
+def commit() -> str:
+    """Return the commit of this checkout, with "+" when files differ from it; "unknown" outside of git."""
+    try:
+        text = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return text.strip()
 
 
-def measure_segmentation(name: str, seed: int, profile: str) -> pd.DataFrame:
-    """Dice and HD95 of the test MRs by the U-Net of a translator, or by a bound: "mr_only" (5 folds), "mr_alone" (as many labels)."""
-    test = experiments.prepared("hip_test", profile)
-    labels = experiments.mr_only_prediction(profile, seed) if name == "mr_only" else experiments.segment_test(name, profile, seed)
-    truth, names = experiments.structures(np.asarray(test.labels_source), test)
-    return evaluation.measure_labels(labels, truth, names, test).assign(run=name, seed=seed)
+def provenance_of_run(name: str, seed: int, profile: str) -> dict[str, Any]:
+    """Return settings, steps, minutes and patients of a finished run, and how it differs from today's catalogue."""
+    folder = experiments.run_folder(name, profile, seed)
+    config, log = read_json(folder / "config.json"), read_log(folder)
+    settings = config["settings"]
+    today = vars(training_settings(name, profile, seed))
+    other = [key for key in today if key in settings and settings[key] != today[key] and today[key] is not None]
+    rows = config["data"].get("patients", {})
+    return {
+        "settings": settings,
+        "steps": log[-1]["step"],
+        "minutes": round(log[-1]["seconds"] / 60, 2),
+        "patients": {domain: len(ids[: settings["patients"]]) for domain, ids in rows.items()},
+        "trained_with": {key: config[key] for key in ("mr2ct", "torch") if key in config},
+        "date": datetime.date.today().isoformat(),
+        "threads": torch.get_num_threads(),
+        "commit": commit(),
+        **({"differs_from_catalogue": other} if other else {}),
+    }
 
 
-def provenance(name: str, seed: int, profile: str) -> dict[str, Any]:
-    """Settings and minutes of one run."""
-    if name in ("mr_only", *catalogue.ALONE):
-        return {"unet": catalogue.UNETS[profile]}
-    run = experiments.run(name, profile, seed)
-    settings = json.loads((run / "config.json").read_text(encoding="utf-8"))["settings"]
-    when = {"date": datetime.date.today().isoformat(), "threads": torch.get_num_threads()}
-    return {"settings": settings, "minutes": round(read_log(run)[-1]["seconds"] / 60, 2)} | when
+# --- recording ---
 
 
-def record(what: str, runs: list[tuple[str, int]], profile: str, folder: Path) -> Path:
-    """Measure `runs` and put them into the table and its provenance; a run that is there already is measured anew."""
-    measure = {"seeds": measure_run, "segmentation": measure_segmentation}[what]
-    table, notes = folder / f"{what}.csv", folder / f"{what}.json"
-    known = pd.read_csv(table) if table.exists() else pd.DataFrame({"run": [], "seed": []})
-    about = json.loads(notes.read_text(encoding="utf-8"))["runs"] if notes.exists() else {}
-    for name, seed in runs:
-        found = measure(name, seed, profile)
-        known = pd.concat([known[(known.run != name) | (known.seed != seed)], found])
-        about[f"{name}:{seed}"] = provenance(name, seed, profile)
-        print(f"{name}, seed {seed}: {found.mean(numeric_only=True).round(3).to_dict()}", flush=True)
-    first = ["run", "seed", *(["direction"] if what == "seeds" else [])]
-    known = known[first + [column for column in known if column not in first]].astype({"seed": int}).sort_values([*first, "patient"])
-    with atomic(table) as temporary:
-        known.to_csv(temporary, index=False, float_format="%.5g")
-    counts = {name: plan.patients[profile] for name, plan in catalogue.COHORTS.items()} | {"few": catalogue.FEW[profile]}
-    general = provenance_of_machine(profile) | {"patients": counts}
-    write_json(general | {"runs": dict(sorted(about.items()))}, notes)
-    return table
+def jobs(only: str = "") -> list[Job]:
+    """Return all jobs in order, those whose name begins with `only`."""
+    every = [(kind, name, seed) for kind, names, seeds in RECORDED for seed in seeds for name in names]
+    return [job for job in every if job[1].startswith(only)]
+
+
+def place(job: Job) -> tuple[str, str]:
+    """Return the section of provenance.json and the key in it that say that a job is done."""
+    kind, name, seed = job
+    section = {"translator": "runs", "unet": "unets", "ct_unet": "ct_unets", "frames": "frames"}[kind]
+    return section, name if kind == "frames" else f"{name}:{seed}"
+
+
+def do(job: Job, profile: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """Train and measure; returns {file: new rows} and the provenance."""
+    kind, name, seed = job
+    stamp = {"date": datetime.date.today().isoformat(), "threads": torch.get_num_threads(), "commit": commit()}
+    if kind == "frames":
+        return measure_frames(name, profile), stamp
+    if kind == "translator":
+        cohort = TRAININGS[name].cohort.removesuffix("_paired")
+        translator = finished_translator(name, profile, seed)
+        if torch.cuda.is_available():
+            translator = translator.cuda()
+        return measure_translator(cohort, translator, profile, seed, name), provenance_of_run(name, seed, profile)
+    return {"segmentation": measure_segmentation(kind, name, seed, profile)}, {"unet": UNETS[profile]} | stamp
+
+
+def add(tables: dict[str, pd.DataFrame], folder: Path) -> None:
+    """Put rows into results/<profile>/<file>.csv, in the place of earlier rows of the same runs, seeds and cohorts."""
+    for name, rows in tables.items():
+        path = folder / f"{name}.csv"
+        if path.is_file():
+            old, same = pd.read_csv(path), ["run", "seed", "cohort"]
+            again = old[same].astype(str).agg("|".join, axis=1).isin(rows[same].astype(str).agg("|".join, axis=1))
+            rows = pd.concat([old[~again], rows])
+        keys = [key for key in KEYS if key in rows]
+        rows = rows[keys + [column for column in rows if column not in keys]].sort_values(keys, kind="stable")
+        with atomic(path) as temporary:
+            rows.to_csv(temporary, index=False, float_format="%.5g")
+
+
+def keep(job: Job, profile: str, results: Path) -> None:
+    """Keep what notebooks show of the full profile in half precision: translators, and the U-Net of one of them."""
+    kind, name, seed = job
+    if profile != "full" or seed != SEEDS[0]:
+        return
+    if kind == "translator" and name in SHOWN:
+        half(load_translator(experiments.run_folder(name, profile, seed))).save(results / "translators" / name)
+    if kind == "unet" and name == "hip_many_gc":
+        save_segmenter(half(experiments.segmenter(name, profile, seed)), results / "segmenters" / name)
+
+
+def half(model: Translator | Segmenter) -> Translator | Segmenter:
+    """Return a copy with weights of half the size: 16 bits, of which a translation shows nothing."""
+    model = copy.deepcopy(model)
+    (model.network if isinstance(model, Segmenter) else model).half()
+    return model
+
+
+def record(profile: str, results: Path, budget: float | None = None, only: str = "", again: bool = False) -> bool:
+    """Do all jobs that are not recorded, within a budget in minutes; returns whether all are done."""
+    folder = results / profile
+    notes = folder / "provenance.json"
+    content = read_json(notes) if notes.is_file() else {}
+    started = time.monotonic()
+    if budget is not None:
+        signal.signal(signal.SIGALRM, _stop)
+        signal.setitimer(signal.ITIMER_REAL, 60 * budget)
+    try:
+        for job in jobs(only):
+            section, key = place(job)
+            if not again and key in content.get(section, {}):
+                continue
+            begun = time.monotonic()
+            try:
+                tables, about = do(job, profile)
+            except InputError as error:  # the next job may go well
+                print(f"{section} {key}: left out. {error}", flush=True)
+                continue
+            add(tables, folder)
+            counts = {name: plan.patients[profile] for name, plan in COHORTS.items()} | {"few": FEW[profile]}
+            content |= provenance_of_machine(profile) | {"patients": counts}
+            content[section] = dict(sorted((content.get(section, {}) | {key: about}).items()))
+            write_json(content, notes)
+            keep(job, profile, results)
+            print(log_line(job, tables, (time.monotonic() - begun) / 60), flush=True)
+    except OutOfTime:
+        print(f"stopped after {(time.monotonic() - started) / 60:.1f} minutes, the budget", flush=True)
+    finally:
+        if budget is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    return report_missing(profile, results)
+
+
+def _stop(*_: object) -> None:
+    raise OutOfTime
+
+
+def log_line(job: Job, tables: dict[str, pd.DataFrame], minutes: float) -> str:
+    """Return one line on a job: when, what, how long, and its most telling means over test patients."""
+    kind, name, seed = job
+    table = next(iter(tables.values()))
+    table = table[table.split == "test"]
+    by = "run" if kind == "frames" else "direction" if "direction" in table else "run"
+    measures = ["Dice", "HD95"] if "Dice" in table else ["MAE", "PSNR unit", "SSIM", "displacement"]
+    means = table.groupby(by)[measures].mean().round(3).to_dict("index")
+    clock = datetime.datetime.now().strftime("%H:%M")
+    return f"{clock} {kind} {name} seed {seed}, {minutes:.1f} min: {means}"
+
+
+def missing(profile: str, results: Path) -> list[str]:
+    """Return the jobs that are not recorded, in order."""
+    notes = results / profile / "provenance.json"
+    content = read_json(notes) if notes.is_file() else {}
+    return [f"{job[0]} {job[1]} seed {job[2]}" for job in jobs() if place(job)[1] not in content.get(place(job)[0], {})]
+
+
+def report_missing(profile: str, results: Path) -> bool:
+    """Name what is missing on screen and in missing.txt; returns whether nothing is."""
+    lines = missing(profile, results)
+    with atomic(results / profile / "missing.txt") as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines) or "nothing\n", encoding="utf-8")
+    print(f"{len(jobs()) - len(lines)} of {len(jobs())} recorded; missing: {', '.join(lines) or 'nothing'}", flush=True)
+    return not lines
 
 
 def main() -> None:
     """Read the arguments and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["seeds", "segmentation"])
-    parser.add_argument("runs", nargs="+", help="NAME:SEED of mr2ct_lib.course.catalogue.TRAININGS, mr_only:SEED or mr_alone:SEED")
-    parser.add_argument("--profile", default="quick")
+    parser.add_argument("what", nargs="?", choices=["runs", "missing", "tables"], default="runs")
+    parser.add_argument("--profile", default="full", choices=["quick", "full", "paper"])
+    parser.add_argument("--budget", type=float, help="minutes after which it stops")
+    parser.add_argument("--threads", type=int, help="of the processor; by default all")
+    parser.add_argument("--only", default="", help="names that begin so, such as hip or head_distorted")
+    parser.add_argument(
+        "--again", action="store_true", help="measure anew what is recorded; finished runs stay trained"
+    )
     arguments = parser.parse_args()
-    pairs = [(name, int(seed)) for name, _, seed in (run.partition(":") for run in arguments.runs)]
-    print(record(arguments.what, pairs, arguments.profile, experiments.RESULTS))
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.what == "runs":
+        record(arguments.profile, experiments.RESULTS, arguments.budget, arguments.only, arguments.again)
+    if arguments.what == "missing":
+        report_missing(arguments.profile, experiments.RESULTS)
+    else:
+        write_tables(experiments.RESULTS / arguments.profile)
 
 
 if __name__ == "__main__":

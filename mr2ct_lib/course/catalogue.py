@@ -3,10 +3,12 @@
 Only data; `experiments` does the work. All numbers of patients are here, and all differences between compared runs.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 from mr2ct_lib.files import InputError
+from mr2ct_lib.measures.statistics import Claim
 from mr2ct_lib.methods.settings import METHOD_IN_PROFILE, Settings, make_settings
 
 # Whose scans a profile uses. Profiles with one value share cohorts and prepared slices in runs/<scans>/.
@@ -46,6 +48,11 @@ COHORTS: dict[str, CohortPlan] = {
     "abdomen": _cohort("abdomen", 1, 40),
     "abdomen_test": _cohort("abdomen", 2, 20, quick=8, **_PAIRED),
     "abdomen_validation": _cohort("abdomen", 4, 5, **_PAIRED),
+    # Pairs to train a supervised generator on: the bound from above that no unpaired method can be expected to pass
+    "hip_paired": _cohort("hip", 5, 160, quick=20, **_PAIRED),
+    "head_paired": _cohort("head", 5, 38, **_PAIRED),
+    "head_distorted_paired": _cohort("head", 5, 38, **_PAIRED, **_DISTORTED),
+    "abdomen_paired": _cohort("abdomen", 5, 40, **_PAIRED),
 }
 
 
@@ -57,6 +64,17 @@ class Training:
     method: str
     settings: dict[str, Any] = field(default_factory=dict)
     few: bool = False  # train on the first FEW[profile] patients of each domain
+    longer: int = 1  # so many times the profile's steps
+
+    @property
+    def test(self) -> str:
+        """The cohort of test patients."""
+        return f"{self.cohort.removesuffix('_paired')}_test"
+
+    @property
+    def validation(self) -> str:
+        """The cohort of validation patients."""
+        return f"{self.cohort.removesuffix('_paired')}_validation"
 
 
 # The second paper's CycleGAN has that paper's cycle weight and no GC.
@@ -72,9 +90,19 @@ TRAININGS: dict[str, Training] = {
     "head_dicyclegan": Training("head", "dicyclegan"),
     "head_distorted_cyclegan": Training("head_distorted", "cyclegan", _WANG_CYCLEGAN),
     "head_distorted_dicyclegan": Training("head_distorted", "dicyclegan"),
-    "head_distorted_dicyclegan_gc": Training("head_distorted", "dicyclegan", {"lambda_gc": 0.3}),
     "abdomen_cyclegan": Training("abdomen", "cyclegan", _WANG_CYCLEGAN),
     "abdomen_dicyclegan": Training("abdomen", "dicyclegan"),
+    # one change each
+    "hip_many_gc_paper": Training("hip", "cyclegan", {"lambda_gc": 0.3}),
+    "head_distorted_cyclegan_equal_time": Training("head_distorted", "cyclegan", _WANG_CYCLEGAN, longer=2),
+    "head_distorted_dicyclegan_gc": Training("head_distorted", "dicyclegan", {"lambda_gc": 0.3}),
+    "head_distorted_dicyclegan_no_align": Training("head_distorted", "dicyclegan", {"lambda_align": 0.0}),
+    "head_distorted_dicyclegan_shared": Training("head_distorted", "dicyclegan", {"offset_layers": "shared"}),
+    "head_distorted_dicyclegan_deformable": Training("head_distorted", "dicyclegan", {"offset_layers": "convolution"}),
+    # the second paper's augmentation, once per table
+    "head_dicyclegan_augmented": Training("head", "dicyclegan", {"augment": True}),
+    "head_distorted_dicyclegan_augmented": Training("head_distorted", "dicyclegan", {"augment": True}),
+    "abdomen_dicyclegan_augmented": Training("abdomen", "dicyclegan", {"augment": True}),
 }
 
 # Steps at the full and at the falling learning rate where a profile's own are too many, too few, or not the paper's.
@@ -103,6 +131,75 @@ UNETS: dict[str, dict[str, Any]] = {
 ALONE = {"ct_alone": ("target", "CT"), "mr_alone": ("source", "MR")}
 
 
+# --- what is recorded ---
+
+SEEDS = (7, 1, 2, 3, 4)  # the first is the one whose translators and pictures are shown
+# What `python -m tools.record` makes, the most important first: (kind, names, seeds). Kinds:
+# "frames": opponents without a network, per cohort; "translator": a training; "unet": the U-Net of a run, or one of the
+# comparisons; "ct_unet": the U-Net on CT alone, used on a run's synthetic CT.
+_HIPS = ("hip_many_gc", "hip_many", "hip_few_gc", "hip_few")
+_ABLATIONS = (
+    "hip_many_signed_gc", "hip_many_gc_paper", "head_distorted_dicyclegan_gc", "head_distorted_dicyclegan_no_align",
+    "head_distorted_dicyclegan_shared", "head_distorted_dicyclegan_deformable", "head_distorted_cyclegan_equal_time",
+    "head_distorted_dicyclegan_augmented", "head_dicyclegan_augmented", "abdomen_dicyclegan_augmented",
+)  # fmt: skip
+RECORDED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
+    ("frames", ("hip",), (0,)),
+    ("translator", _HIPS, SEEDS[:3]),
+    ("translator", _HIPS[:2], SEEDS[3:]),
+    ("frames", ("head_distorted",), (0,)),
+    ("translator", ("head_distorted_cyclegan", "head_distorted_dicyclegan"), SEEDS[:3]),
+    ("frames", ("abdomen",), (0,)),
+    ("translator", ("abdomen_cyclegan", "abdomen_dicyclegan"), SEEDS[:3]),
+    ("frames", ("head",), (0,)),
+    ("translator", ("head_cyclegan", "head_dicyclegan"), SEEDS[:3]),
+    ("unet", ("hip_many_gc", "mr_only", "mr_alone", "hip_many", "hip_few_gc", "hip_few"), SEEDS[:3]),
+    ("ct_unet", _HIPS, SEEDS[:3]),
+    ("translator", _ABLATIONS, SEEDS[:1]),
+    ("translator", _ABLATIONS, SEEDS[1:3]),
+)
+# Translators kept in results/translators/, of the first seed, in half precision
+SHOWN = (
+    "hip_many_gc", "hip_many", "hip_few_gc", "head_distorted_cyclegan", "head_distorted_dicyclegan", "head_cyclegan",
+    "head_dicyclegan", "abdomen_cyclegan", "abdomen_dicyclegan",
+)  # fmt: skip
+
+_TO_TARGET = (("direction", "source_to_target"), ("cohort", "hip"))
+
+
+def _heads(better: str, against: str, cohort: str, measure: str = "PSNR unit") -> list[Claim]:
+    """A claim for each direction of a cohort."""
+    ways = ("source_to_target", "target_to_source")
+    return [Claim(better, against, measure, False, (("direction", way), ("cohort", cohort))) for way in ways]
+
+
+# Families of claims; Holm's correction runs over each.
+CLAIMS: dict[str, list[Claim]] = {
+    "Hiasa et al.": [
+        Claim("hip_many_gc", "hip_many", "MAE", True, _TO_TARGET),
+        Claim("hip_few_gc", "hip_few", "MAE", True, _TO_TARGET),
+        Claim("hip_many", "hip_few", "MAE", True, _TO_TARGET),
+        Claim("hip_many_gc", "hip_few_gc", "MAE", True, _TO_TARGET),
+        Claim("hip_many_gc", "hip_many", "MI", False, _TO_TARGET),
+    ],
+    "Wang et al.": [
+        *_heads("head_distorted_dicyclegan", "head_distorted_cyclegan", "head_distorted"),
+        *_heads("head_dicyclegan", "head_cyclegan", "head"),
+        *_heads("abdomen_dicyclegan", "abdomen_cyclegan", "abdomen"),
+    ],
+    "changes of a method": [
+        Claim("hip_many_gc", "hip_many_signed_gc", "MAE", True, _TO_TARGET),
+        Claim("hip_many_gc", "hip_many_gc_paper", "MAE", True, _TO_TARGET),
+        *[
+            claim
+            for change in ("gc", "no_align", "shared", "deformable", "augmented")
+            for claim in _heads(f"head_distorted_dicyclegan_{change}", "head_distorted_dicyclegan", "head_distorted")
+        ],
+        *_heads("head_distorted_dicyclegan", "head_distorted_cyclegan_equal_time", "head_distorted"),
+    ],
+}
+
+
 def known(table: dict[str, Any], name: str) -> Any:
     """Return the entry `name` of a table of this module; InputError that lists the names when there is none."""
     if name not in table:
@@ -121,5 +218,13 @@ def training_settings(name: str, profile: str, seed: int, **changes: Any) -> Set
     training = known(TRAININGS, name)
     few = {"patients": FEW[profile]} if training.few else {}
     schedule = SCHEDULES.get(profile, {}).get(name, {})
-    settings = training.settings | few | schedule | changes
-    return make_settings(training.method, profile, seed=seed, **settings)
+    shared = {}
+    if SCANS[profile] != profile and not training.few:  # the cohort may hold more patients than this profile takes
+        patients = COHORTS[training.cohort].patients[profile]
+        shared = {"patients": patients} if isinstance(patients, int) else {}
+    settings = make_settings(
+        training.method, profile, seed=seed, **(training.settings | few | shared | schedule | changes)
+    )
+    steps = {"iterations", "decay_iterations", "epochs", "decay_epochs"} - set(changes)
+    longer = {step: training.longer * getattr(settings, step) for step in steps if getattr(settings, step) is not None}
+    return dataclasses.replace(settings, **longer)

@@ -112,8 +112,7 @@ def run(name: str, profile: str = "quick", seed: int = 7, root: Path | None = No
     Raises InputError when the folder holds a run of other settings or other data than those of today.
     """
     settings = training_settings(name, profile, seed, **changes)
-    suffix = "".join(f"_{key}={value}" for key, value in sorted(changes.items()))
-    folder = (root or RUNS) / profile / f"{name}_seed{seed}{suffix}"
+    folder = run_folder(name, profile, seed, root, **changes)
     data = prepared(TRAININGS[name].cohort, profile, root)
     finished = (folder / "translator" / "translator.json").is_file()
     steps = settings.in_steps(max(data.count(domain, settings.patients) for domain in DOMAINS)).total_iterations
@@ -128,6 +127,12 @@ def run(name: str, profile: str = "quick", seed: int = 7, root: Path | None = No
     return folder
 
 
+def run_folder(name: str, profile: str, seed: int, root: Path | None = None, **changes: Any) -> Path:
+    """Return where the run of a training is, or would be."""
+    suffix = "".join(f"_{key}={value}" for key, value in sorted(changes.items()))
+    return (root or RUNS) / profile / f"{name}_seed{seed}{suffix}"
+
+
 def translator(
     name: str, profile: str = "quick", seed: int = 7, root: Path | None = None, **changes: Any
 ) -> Translator:
@@ -135,15 +140,46 @@ def translator(
     return load_translator(run(name, profile, seed, root, **changes))
 
 
-def recorded(name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return a recorded result: the table results/<name>.csv and its provenance results/<name>.json.
+# --- recorded results ---
 
-    Raises InputError when it is not there.
+
+def recorded(kind: str = "images", profile: str = "quick", split: str = "test") -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return recorded values of results/<profile>/ and their provenance: settings, steps, minutes, versions, machine.
+
+    kind: "images" (errors per run, seed, direction and patient, of all anatomies), "tissues" (per tissue, too) or
+    "segmentation" (per structure). split: "test" or "validation" patients. Raises InputError when there are none.
     """
-    path = RESULTS / f"{name}.csv"
-    if not path.is_file():
-        raise InputError(f"{path}: is not there; expected a table that `python -m tools.record` writes. Run that first")
-    return pd.read_csv(path), read_json(path.with_suffix(".json"))
+    names = ("abdomen", "head", "hip") if kind == "images" else (kind,)
+    paths = [path for name in names if (path := RESULTS / profile / f"{name}.csv").is_file()]
+    if not paths:
+        raise InputError(
+            f"{RESULTS / profile}: holds no {kind}; expected a table that `python -m tools.record --profile {profile}` "
+            "writes. Run that first"
+        )
+    table = pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+    return table[table.split == split].reset_index(drop=True), read_json(RESULTS / profile / "provenance.json")
+
+
+def find_translator(name: str | Path) -> Path:
+    """Return the folder of a translator: `name` itself if it holds one, else the recorded translator of that name.
+
+    Raises InputError, with the names that there are, for anything else.
+    """
+    folder, shelf = Path(name), RESULTS / "translators"
+    if any((place / "translator.json").is_file() for place in (folder, folder / "translator")):
+        return folder
+    if str(name) == folder.name and (shelf / folder / "translator.json").is_file():
+        return shelf / folder
+    names = sorted(path.parent.name for path in shelf.glob("*/translator.json"))
+    raise InputError(
+        f"{name}: is no folder of a translator and no recorded one; expected the translator/ of a finished run, or one "
+        f"of the recorded ones: {', '.join(names) or 'there are none here'}"
+    )
+
+
+def recorded_translator(name: str) -> Translator:
+    """Return a recorded translator by its experiment's name, such as "hip_many_gc"; InputError when there is none."""
+    return load_translator(find_translator(name))
 
 
 # --- U-Nets ---

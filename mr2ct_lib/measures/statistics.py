@@ -206,7 +206,8 @@ def weigh_claims(records: pd.DataFrame, claims: Sequence[Claim], alpha: float = 
                 zip(("effect low", "effect high"), result.effect_interval, strict=True)
             )
             row["p"] = result.p
-        table.append(row | {"seeds": len(difference), "patients": difference.shape[1], "lower": claim.lower_is_better})
+        counts = {"seeds": len(difference), "patients": difference.shape[1] if len(difference) else 0}
+        table.append(row | counts | {"lower": claim.lower_is_better})
     statistics = ["low", "high", "effect", "effect low", "effect high", "p", "p Holm"]
     table = pd.DataFrame(table).reindex(columns=list(dict.fromkeys([*table[0], *statistics, "seeds", "patients"])))
     tested = table.p.notna()

@@ -112,6 +112,23 @@ def test_a_dicom_series_is_one_scan_and_folders_of_series_are_many(tmp_path):
     assert list(scans_of(tmp_path / "patients")) == ["one", "two"]
 
 
+def test_a_result_has_the_forms_of_its_scan(chain, mr2ct, tmp_path):
+    """sform and qform differ: viewers that believe either one must see the synthetic CT on its MR."""
+    image = nib.load(chain / "cohort/source/s0001.nii.gz")
+    moved = image.affine.copy()
+    moved[:3, 3] += [10, 20, 30]
+    image.header.set_sform(moved, 2)
+    image.header.set_qform(image.affine, 1)
+    nib.save(nib.Nifti1Image(image.get_fdata(), moved, image.header), tmp_path / "scan.nii.gz")
+    assert mr2ct("synthesize", chain / "run", tmp_path / "scan.nii.gz", "--out", tmp_path / "ct.nii.gz")[0] == 0
+    scan, ct = (nib.load(tmp_path / name) for name in ("scan.nii.gz", "ct.nii.gz"))
+    for form in ("get_sform", "get_qform"):
+        (first, code), (second, same) = (getattr(one.header, form)(coded=True) for one in (scan, ct))
+        assert code == same
+        np.testing.assert_array_equal(first, second)
+    assert not np.allclose(ct.get_sform(), ct.get_qform())
+
+
 def test_a_dicom_scan_becomes_a_dicom_ct_on_its_place(chain, mr2ct, tmp_path):
     scan = read_volume(chain / "cohort/source/s0001.nii.gz")
     write_dicom_series(scan.replace(unit="HU"), tmp_path / "mr")

@@ -151,6 +151,19 @@ def two_echoes(slices):
         image.ImagePositionPatient, image.EchoTime = [0, 0, 3 * (k % 3)], 2.3 + 2.3 * (k // 3)
 
 
+def inverted(slices):
+    for image in slices:
+        image.PixelData = (4095 - np.frombuffer(image.PixelData, "<u2")).astype("<u2").tobytes()
+
+
+def padded(slices):
+    """Soft tissue at 1064, but the corners hold -1000."""
+    for image in slices:
+        values = np.frombuffer(image.PixelData, "<u2").astype("<i2").reshape(ROWS, COLUMNS).copy()
+        values[[0, 0, -1, -1], [0, -1, 0, -1]] = -1000
+        image.PixelData, image.PixelRepresentation, image.RescaleIntercept = values.tobytes(), 1, 0
+
+
 def twice(slices):
     slices[3] = slices[2]
 
@@ -177,9 +190,12 @@ BAD_SERIES = {
     "no rescale": (everywhere(RescaleSlope=None, RescaleIntercept=None), r"\(it has no rescale\).*near -1000"),
     "intercept 0": (everywhere(RescaleIntercept=0), r"values \d+ to \d+ are not Hounsfield units \(its resc"),
     "intercept twice": (everywhere(RescaleIntercept=-2048), "not Hounsfield units"),
+    "inverted": (inverted, "not Hounsfield units"),
+    "intercept 0, air around": (padded, "not Hounsfield units"),
     "one without rescale": (put(RescaleIntercept=None, RescaleSlope=None), r"IM30\.dcm: has no Rescale Intercept"),
     "cut pixels": (put(PixelData=b"\0\0"), r"IM30\.dcm: its pixels cannot be decoded"),
     "no pixels": (put(PixelData=None), r"IM30\.dcm: its pixels cannot be decoded"),
+    "mosaic": (put(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), r"IM30\.dcm: is a mosaic of slices"),
     "film": (put(NumberOfFrames=3), r"IM30\.dcm: holds 3 frames, of which 0 have a place"),
 }
 

@@ -112,6 +112,8 @@ def _slices(folder: Path) -> list[Slice]:
     for image in slices:
         if not image.header.get("PhotometricInterpretation", "MONOCHROME2").startswith("MONOCHROME"):
             raise InputError(f"{image.name}: holds colours; expected grey values. Choose the original series")
+        if "MOSAIC" in image.header.get("ImageType", ()):
+            raise InputError(f"{image.name}: is a mosaic of slices; expected one slice. Convert it to NIfTI (dcm2niix)")
     return slices
 
 
@@ -223,10 +225,10 @@ def _check_hounsfield(array: np.ndarray, series: Series) -> None:
     def share(low: float, high: float) -> float:
         return float(((sample >= low) & (sample < high)).mean())
 
-    has_air, has_soft, has_tissue = share(-1100, -200) > 1e-3, share(-200, 300) > 1e-3, share(-200, np.inf) > 1e-3
-    shifted = share(824, 1324) > 0.1  # soft tissue plus 1024
-    plausible = (has_air or not shifted) if all(rescaled) else (has_air and has_soft)
-    if not (plausible and has_tissue):
+    has_air, has_soft_tissue = share(-1100, -200) > 0.001, share(-200, 300) > 0.005
+    dense = share(824, 1324)  # cortical bone, rarer than less dense bone; or soft tissue plus 1024; or inverted air
+    shifted = dense > 0.1 and dense > 2 * share(324, 824)
+    if shifted or not has_soft_tissue or not (has_air or all(rescaled)):
         reason = "its rescale is wrong" if all(rescaled) else "it has no rescale"
         raise InputError(
             f"{series.folder}: is a CT, but its values {array.min():g} to {array.max():g} are not Hounsfield units "

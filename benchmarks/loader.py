@@ -12,16 +12,17 @@ import json, tempfile, numpy as np
 from pathlib import Path
 def resident(): return int(next(line for line in open('/proc/self/status') if line.startswith('VmRSS')).split()[1]) / 1024
 folder = Path(tempfile.mkdtemp(prefix='mr2ct_bench_'))
-from mr2ct_lib.files import write_json
+from mr2ct_lib.images.intensity import MR_WINDOW
+from mr2ct_lib.images.preparation import Preparation
+from mr2ct_lib.images.prepare import write_record
 from mr2ct_lib.images.slices import PreparedSlices, unpaired_batch, augment
 patients = {}
 for domain, count in (('source', 302), ('target', 613)):
     array = np.lib.format.open_memmap(folder / f'{domain}.npy', 'w+', np.float32, (38 * count, 256, 256))  # sparse: zeros take no disk
     del array
     patients[domain] = [{'id': str(i), 'first': 38 * i, 'count': 38} for i in range(count)]
-window = {'low': 0.0, 'high': 1.0, 'unit': 'a.u.'}
-windows = {'source': window, 'target': window}
-write_json({'format': 1, 'shape': [256, 256], 'patients': patients, 'windows': windows}, folder / 'prepared.json')
+windows = {'source': MR_WINDOW, 'target': MR_WINDOW}
+write_record(folder, Preparation('axial', 1.0, (256, 256), 1.0, windows), patients)
 data = PreparedSlices(folder)
 for step in range(1500):
     batch = unpaired_batch(data, step, 1, 7)

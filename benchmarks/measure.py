@@ -12,7 +12,9 @@ import torch
 from lightning_fabric import Fabric
 from scipy.ndimage import gaussian_filter
 
-from mr2ct_lib.files import write_json
+from mr2ct_lib.images.intensity import MR_WINDOW
+from mr2ct_lib.images.preparation import Preparation
+from mr2ct_lib.images.prepare import write_record
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.methods import fast
 from mr2ct_lib.methods.settings import make_settings
@@ -66,10 +68,9 @@ def prepared(size: int, count: int = 40) -> PreparedSlices:
     for domain in ("source", "target"):
         slices = [np.clip(gaussian_filter(rng.normal(size=(size, size)), 2) * 5, -1, 1) for _ in range(count)]
         np.save(folder / f"{domain}.npy", np.stack(slices).astype(np.float32))
-    patients, window = [{"id": "one", "first": 0, "count": count}], {"low": 0.0, "high": 1.0, "unit": "a.u."}
-    domains = ("source", "target")
-    meta = {"format": 1, "shape": [size, size], "patients": dict.fromkeys(domains, patients), "windows": dict.fromkeys(domains, window)}
-    write_json(meta, folder / "prepared.json")
+    patients, domains = [{"id": "one", "first": 0, "count": count}], ("source", "target")
+    preparation = Preparation("axial", 1.0, (size, size), 1.0, dict.fromkeys(domains, MR_WINDOW))
+    write_record(folder, preparation, dict.fromkeys(domains, patients))
     return PreparedSlices(folder)
 
 

@@ -535,7 +535,7 @@ def test_translators_and_checkpoints_of_another_architecture_are_named(chain, mr
 def test_labelled_slices_unlike_the_translators_are_refused(chain, mr2ct, tmp_path):
     shutil.copytree(chain / "prepared", tmp_path / "prepared")
     meta = json.loads((tmp_path / "prepared/prepared.json").read_text())
-    meta["windows"]["target"]["high"] = 1500.0
+    meta["preparation"]["windows"]["target"]["high"] = 1500.0
     (tmp_path / "prepared/prepared.json").write_text(json.dumps(meta))
     refused(mr2ct("segment", "train", chain / "run", tmp_path / "prepared", "--out", tmp_path / "seg"), "its windows")
     assert not (tmp_path / "seg").exists()

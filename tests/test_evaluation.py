@@ -1,17 +1,19 @@
 """Scans and prepared slices against the truth: by hand, by law, and against independent formulas."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, uniform_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from mr2ct_lib.files import InputError, write_json
+from mr2ct_lib.files import InputError
+from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW
+from mr2ct_lib.images.preparation import Preparation
+from mr2ct_lib.images.prepare import write_record
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.images.volumes import Volume
 from mr2ct_lib.measures import evaluation, metrics
-
-CT = {"low": -150.0, "high": 350.0, "unit": "HU"}
-MR = {"low": 0.0, "high": 100.0, "unit": "%"}
 
 
 def volume(array, unit="HU"):
@@ -144,13 +146,9 @@ def prepared(folder, target, valid=None, patients=2):
     if valid is not None:
         np.save(folder / "valid.npy", valid)
     rows = [{"id": f"p{i}", "first": 2 * i, "count": 2} for i in range(patients)]
-    meta = {
-        "format": 1,
-        "anatomy": "hip",
-        "shape": list(target.shape[1:]),
-        "patients": {"source": rows, "target": rows},
-    }
-    write_json(meta | {"label_names": {}, "windows": {"source": MR, "target": CT}}, folder / "prepared.json")
+    windows = {"source": MR_WINDOW, "target": CT_WINDOW}
+    preparation = Preparation("coronal", 5.0, target.shape[1:], 5.0, windows)
+    write_record(folder, preparation, {"source": rows, "target": rows}, anatomy="hip", label_names={})
     return PreparedSlices(folder)
 
 
@@ -206,7 +204,7 @@ def test_contrast_and_place_by_hand(tmp_path):
     images = gaussian_filter(np.random.default_rng(1).normal(size=(4, 64, 64)), (0, 3, 3))
     images = (images / np.abs(images).max()).astype(np.float32)
     test = prepared(tmp_path / "test", images)
-    test.meta["spacing"], test.source = [3.0, 2.0], images
+    test.preparation, test.source = dataclasses.replace(test.preparation, pixel=3.0), images
     table = evaluation.measure_contrast(np.roll(images, 2, axis=1) / 2, test)
     for i in (0, 1):
         values = images[2 * i : 2 * i + 2]

@@ -9,11 +9,13 @@ import torch
 
 from mr2ct_lib.course import catalogue, experiments
 from mr2ct_lib.files import InputError, write_json
+from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW
+from mr2ct_lib.images.preparation import Preparation
+from mr2ct_lib.images.prepare import write_record
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.methods.settings import make_settings
 
-CT = {"low": -150.0, "high": 350.0, "unit": "HU"}
-MR = {"low": 0.0, "high": 100.0, "unit": "%"}
+PREPARATION = Preparation("coronal", 5.0, (16, 16), 5.0, {"source": MR_WINDOW, "target": CT_WINDOW})
 
 
 def prepared(folder, target, valid=None, patients=2):
@@ -24,14 +26,7 @@ def prepared(folder, target, valid=None, patients=2):
     if valid is not None:
         np.save(folder / "valid.npy", valid)
     rows = [{"id": f"p{i}", "first": 2 * i, "count": 2} for i in range(patients)]
-    meta = {
-        "format": 1,
-        "anatomy": "hip",
-        "shape": [16, 16],
-        "patients": {"source": rows, "target": rows},
-        "label_names": {},
-    }
-    write_json(meta | {"windows": {"source": MR, "target": CT}}, folder / "prepared.json")
+    write_record(folder, PREPARATION, {"source": rows, "target": rows}, anatomy="hip", label_names={})
     return PreparedSlices(folder)
 
 

@@ -9,6 +9,8 @@ import onnxruntime
 import pytest
 import torch
 
+from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW
+from mr2ct_lib.images.preparation import Preparation
 from mr2ct_lib.methods.networks import initialise
 from mr2ct_lib.methods.translator import Architecture, Translator, load_translator
 
@@ -17,7 +19,8 @@ DOCS = Path(__file__).resolve().parents[1] / "docs" / "export.md"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    translator = Translator(Architecture(4, 2, "per_channel", "transposed"), {}, {})
+    preparation = Preparation("coronal", 5.0, (64, 64), 5.0, {"source": MR_WINDOW, "target": CT_WINDOW})
+    translator = Translator(Architecture(4, 2, "per_channel", "transposed"), preparation, {})
     for seed, generator in enumerate((translator.source_to_target, translator.target_to_source)):
         initialise(generator, seed)
     translator.save(tmp_path_factory.mktemp("run") / "translator")

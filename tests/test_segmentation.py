@@ -93,12 +93,6 @@ def test_bf16_learns_too():
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_every_slice_is_seen_once_an_epoch():
-    seen = np.concatenate([segmentation._batch(step, 10, 4, seed=2) for step in range(5)])
-    assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
-    assert seen[:10].tolist() != seen[10:].tolist()
-
-
 def test_comes_back_from_disk_unchanged(segmenter, tmp_path):
     channels, _ = discs(3, seed=6)
     folder = save_segmenter(segmenter, tmp_path / "unet")

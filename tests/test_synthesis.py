@@ -7,10 +7,11 @@ from torch import nn
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW
+from mr2ct_lib.images.preparation import Preparation
 from mr2ct_lib.images.volumes import Volume, read_volume, write_volume
 from mr2ct_lib.methods.networks import initialise
-from mr2ct_lib.methods.segmentation import Segmenter, build_network
-from mr2ct_lib.methods.synthesis import segment, synthesize
+from mr2ct_lib.methods.segmentation import Segmenter, build_network, segment
+from mr2ct_lib.methods.synthesis import synthesize
 from mr2ct_lib.methods.translator import Architecture, Translator
 
 
@@ -19,17 +20,16 @@ class Identity(nn.Module):
         return x
 
 
-def translator(spacing=(5.0, 5.0), shape=(16, 16), n4=False):
-    preparation = {
-        "plane": "coronal",
-        "spacing": list(spacing),
-        "shape": list(shape),
-        "windows": {"source": MR_WINDOW.as_dict(), "target": CT_WINDOW.as_dict()},
-        "normalisation": {"source": "percentile", "target": None},
-        "n4": {"source": n4, "target": False},
-        "profile": "quick",
-    }
-    result = Translator(Architecture(4, 1, None), preparation, {})
+def translator(pixel=5.0, shape=(16, 16), n4=False):
+    preparation = Preparation(
+        plane="coronal",
+        pixel=pixel,
+        shape=shape,
+        slice_spacing=6.0,
+        windows={"source": MR_WINDOW, "target": CT_WINDOW},
+        n4={"source": n4, "target": False},
+    )
+    result = Translator(Architecture(4, 1, None, "transposed"), preparation, {})
     result.source_to_target = result.target_to_source = Identity()
     result.register_parameter("anchor", nn.Parameter(torch.zeros(1)))
     return result
@@ -43,10 +43,10 @@ def mr(shape=(18, 6, 20), spacing=(5.0, 6.0, 5.0), axcodes=("R", "A", "S")):
     return Volume((body * (400 + 300 * i + 100 * k)).astype(np.float32), affine, "a.u.", axcodes)
 
 
-@pytest.mark.parametrize("spacing", [(5.0, 5.0), (4.0, 7.5)])
-def test_the_result_lies_on_the_inputs_own_grid_in_hu(spacing):
+@pytest.mark.parametrize("pixel", [5.0, 4.0, 7.5])
+def test_the_result_lies_on_the_inputs_own_grid_in_hu(pixel):
     volume = mr()
-    out = synthesize(volume, translator(spacing))
+    out = synthesize(volume, translator(pixel))
     assert out.array.shape == volume.array.shape and out.unit == "HU"
     np.testing.assert_array_equal(out.affine, volume.affine)
     assert out.array.min() >= -150 and out.array.max() <= 350
@@ -69,7 +69,7 @@ def test_an_oblique_flipped_file_keeps_its_affine_and_place(tmp_path):
     import nibabel as nib
 
     before = nib.load(tmp_path / "mr.nii.gz")
-    write_volume(synthesize(read_volume(tmp_path / "mr.nii.gz"), translator((4.0, 4.0))), tmp_path / "sct.nii.gz")
+    write_volume(synthesize(read_volume(tmp_path / "mr.nii.gz"), translator(4.0)), tmp_path / "sct.nii.gz")
     after = nib.load(tmp_path / "sct.nii.gz")
     assert after.shape == before.shape and after.get_data_dtype() == np.int16
     np.testing.assert_allclose(after.affine, before.affine, atol=1e-5)
@@ -119,7 +119,7 @@ def test_n4_is_applied_where_training_had_it():
 
 
 def test_bf16_in_batches_is_within_two_hu_of_float32_slice_by_slice():
-    real = Translator(Architecture(8, 2, None), translator().preparation, {})
+    real = Translator(Architecture(8, 2, None, "transposed"), translator().preparation, {})
     initialise(real.source_to_target, 0)
     with torch.no_grad():
         real.source_to_target.decoder[-2].weight.mul_(20)  # or an untrained network's answer is all but one grey

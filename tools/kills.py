@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mr2ct_lib.files import write_json
+from mr2ct_lib.images.intensity import MR_WINDOW
+from mr2ct_lib.images.preparation import Preparation
+from mr2ct_lib.images.prepare import write_record
 from mr2ct_lib.methods.settings import Settings, make_settings
 
 TINY = {
@@ -34,9 +36,8 @@ def make_slices(folder: Path, size: int = 32, count: int = 6) -> Path:
         texture = rng.normal(0, 0.1, (count, size, size))  # a flat area sits on a ReLU's edge, where rounding alone decides over all of it
         np.save(folder / f"{domain}.npy", (sign * (np.stack(inside) * 1.2 - 0.6) + texture).clip(-1, 1).astype(np.float32))
     patients = [{"id": f"s{i}", "first": i * count // 3, "count": count // 3} for i in range(3)]
-    window = {"low": 0.0, "high": 1.0, "unit": "a.u."}
-    meta = {"format": 1, "shape": [size, size], "patients": {"source": patients, "target": patients}}
-    write_json(meta | {"windows": {"source": window, "target": window}}, folder / "prepared.json")
+    preparation = Preparation("axial", 1.0, (size, size), 1.0, dict.fromkeys(("source", "target"), MR_WINDOW))
+    write_record(folder, preparation, {"source": patients, "target": patients})
     return folder
 
 

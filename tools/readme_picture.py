@@ -34,7 +34,7 @@ def draw(test: PreparedSlices, synthetic: np.ndarray, index: int) -> plt.Figure:
         source,
         target,
         mask=None if test.valid is None else np.asarray(test.valid[index]),
-        plane=test.meta["plane"],
+        plane=test.preparation.plane,
     )
 
 

@@ -22,7 +22,7 @@ from mr2ct_lib.course import catalogue, experiments
 from mr2ct_lib.course.figures import show_images
 from mr2ct_lib.files import atomic, write_json
 from mr2ct_lib.images.intensity import CT_WINDOW, Window
-from mr2ct_lib.images.preparation import prepare
+from mr2ct_lib.images.prepare import prepare
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.images.volumes import Volume, read_volume
 from mr2ct_lib.measures.label_metrics import dice

@@ -55,14 +55,14 @@ def fitness(path: Path, folder: Path) -> str:
     volume, translator = read_volume(path), load_translator(folder)
     kind = values_look_like(volume)
     known = translator.preparation
-    units = {domain: known["windows"][domain]["unit"] for domain in ("source", "target")}
+    units = {domain: known.windows[domain].unit for domain in ("source", "target")}
     domains = [domain for domain, unit in units.items() if ("CT" if unit == "HU" else "MR") == kind]
     if not domains:
         known_kinds = " and ".join("CT" if unit == "HU" else "MR" for unit in units.values())
         return f"no: the values look like {kind}, it knows {known_kinds}"
     direction = " --reverse" if domains[0] == "target" else ""
-    pixel, scan = " x ".join(f"{mm:.4g}" for mm in known["spacing"]), " x ".join(f"{mm:.4g}" for mm in volume.spacing)
-    return f"yes{direction}: {known['plane']} slices of {pixel} mm, made from this scan's {scan} mm voxels"
+    scan = " x ".join(f"{mm:.4g}" for mm in volume.spacing)
+    return f"yes{direction}: {known.plane} slices of {known.pixel:.4g} mm pixels, made from this scan's {scan} mm voxels"
 
 
 def _kind(path: Path) -> str:
@@ -106,7 +106,8 @@ def _usual_windows(volume: Volume) -> list[tuple[Window, str]]:
     """The windows that this project uses for such values, in the volume's own unit."""
     if guess_modality(volume) == "CT":
         return [(CT_WINDOW, "[-150, 350] HU"), (WHOLE_BODY_WINDOW, "[-1024, 1500] HU")]
-    offset, scale = mr_scale(volume, "percentile")
+    body = body_mask(volume)
+    offset, scale = mr_scale(volume.array[body] if body.any() else volume.array, "percentile")
     window = Window(MR_WINDOW.low * scale + offset, MR_WINDOW.high * scale + offset, "a.u.")
     return [(window, "[0, 100] % of bright tissue")]
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from mr2ct_lib.cli.entry import Out, Overwrite, app, check_encoding, segmenting
@@ -61,7 +62,7 @@ def prepare(
 ) -> None:
     """Bring scans to slices that a network can learn from: N4, field of view, intensity windows."""
     from mr2ct_lib.images.intensity import Window
-    from mr2ct_lib.images.preparation import prepare as prepare_cohort
+    from mr2ct_lib.images.prepare import prepare as prepare_cohort
     from mr2ct_lib.images.slices import PreparedSlices
 
     check_folder(out, [folder], "prepared.json", overwrite)
@@ -73,10 +74,10 @@ def prepare(
     slices = PreparedSlices(
         prepare_cohort(folder, out, plane=plane, size=size, profile=profile, n4=n4, target_window=ct)
     )
+    height, width = slices.preparation.shape
     print(
-        f"{len(slices.source)} source and {len(slices.target)} target slices of {slices.meta['shape'][0]} x "
-        f"{slices.meta['shape'][1]} "
-        f"pixels in {out}. Next: mr2ct train cyclegan --data {quoted(out)} --out {quoted(f'runs/{out.name}')}"
+        f"{len(slices.source)} source and {len(slices.target)} target slices of {height} x {width} pixels in {out}. "
+        f"Next: mr2ct train cyclegan --data {quoted(out)} --out {quoted(f'runs/{out.name}')}"
     )
 
 
@@ -159,13 +160,15 @@ def segment_train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train the U-Net on labelled CT and the synthetic MR that the translator makes from it."""
-    from mr2ct_lib.course.experiments import labelled_channels
+    from mr2ct_lib.course.experiments import structures
     from mr2ct_lib.images.slices import PreparedSlices
-    from mr2ct_lib.methods.segmentation import save_segmenter, train_segmenter
+    from mr2ct_lib.methods.segmentation import save_segmenter, train_segmenter, training_channels
     from mr2ct_lib.methods.translator import load_translator
 
     check_folder(out, [translator, data], "segmenter.json", overwrite)
-    channels, labels, names = labelled_channels(PreparedSlices(data), load_translator(translator))
+    slices = PreparedSlices(data)
+    channels = training_channels(slices, load_translator(translator))
+    labels, names = structures(np.asarray(slices.labels_target), slices)
     segmenter = train_segmenter(
         channels,
         labels,

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mr2ct_lib.files import atomic
+from mr2ct_lib.images.intensity import Window
 from mr2ct_lib.images.volumes import Volume
-from mr2ct_lib.methods.synthesis import network_slices
 from mr2ct_lib.methods.translator import Translator
 
 ROWS = 3  # slices per picture, spread evenly over the scan
@@ -24,11 +24,12 @@ def write_qa(scan: Volume, translator: Translator, reverse: bool, path: Path) ->
     """
     domain, direction, back = ("target", "target_to_source", "source_to_target") if reverse else (
         "source", "source_to_target", "target_to_source")  # fmt: skip
-    slices, _ = network_slices(scan, translator, domain)  # (n, h, w) in [-1, 1]
+    slices, place = translator.preparation.to_slices(scan, domain)  # (n, h, w) in [-1, 1]
+    slices = slices[place.training]  # one field of view of the body
     synthetic = translator.translate(slices, direction)
     error = np.abs(slices - translator.translate(synthetic, back)) * 50
     numbers = np.unique(np.linspace(0, len(slices) - 1, ROWS + 2).round().astype(int)[1:-1])
-    units = [translator.preparation["windows"][name] for name in ((domain, "source" if reverse else "target"))]
+    units = [translator.preparation.windows[name] for name in ((domain, "source" if reverse else "target"))]
     titles = [f"scan, {_range(units[0])}", f"synthetic, {_range(units[1])}", "overlay", "cycle error, % of the window"]
     fig = Figure(figsize=(14, 3.6 * len(numbers)), layout="constrained")
     axes = fig.subplots(len(numbers), 4, squeeze=False)
@@ -49,8 +50,8 @@ def write_qa(scan: Volume, translator: Translator, reverse: bool, path: Path) ->
     return float(error.mean())
 
 
-def _range(window: dict) -> str:
-    return f"{window['low']:g} to {window['high']:g} {window['unit']}"
+def _range(window: Window) -> str:
+    return f"{window.low:g} to {window.high:g} {window.unit}"
 
 
 def _bare(axes: list[Axes]) -> None:

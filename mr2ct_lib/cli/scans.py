@@ -226,8 +226,7 @@ def segment_apply(
 ) -> None:
     """Segment an MR through its synthetic CT; labels on the MR's own grid, their names in a JSON beside them."""
     from mr2ct_lib.images.volumes import read_volume, write_volume
-    from mr2ct_lib.methods.segmentation import load_segmenter
-    from mr2ct_lib.methods.synthesis import segment
+    from mr2ct_lib.methods.segmentation import load_segmenter, segment
     from mr2ct_lib.methods.translator import load_translator
 
     check_file(out, [scan], overwrite)

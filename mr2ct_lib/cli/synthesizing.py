@@ -51,7 +51,7 @@ def load_synthesis(folders: list[Path], reverse: bool, **options: bool) -> Synth
     translators = [load_translator(folder) for folder in folders]
     domain = "source" if reverse else "target"
     for folder, other in zip(folders, translators, strict=True):
-        first, own = (one.preparation["windows"][domain] for one in (translators[0], other))
+        first, own = (one.preparation.windows[domain] for one in (translators[0], other))
         if first != own:
             raise InputError(
                 f"{folder}: gives {own}, {folders[0]} gives {first}; expected translators of the same slices. "

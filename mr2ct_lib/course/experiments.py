@@ -21,7 +21,7 @@ import mr2ct_lib
 from mr2ct_lib import cores
 from mr2ct_lib.course.catalogue import ALONE, COHORTS, SCANS, TRAININGS, UNETS, known, training_settings
 from mr2ct_lib.files import InputError, atomic, read_json
-from mr2ct_lib.images.preparation import prepare
+from mr2ct_lib.images.prepare import prepare
 from mr2ct_lib.images.slices import DOMAINS, PreparedSlices
 from mr2ct_lib.methods.runs import AnotherRun, train
 from mr2ct_lib.methods.segmentation import (
@@ -31,6 +31,7 @@ from mr2ct_lib.methods.segmentation import (
     predict,
     save_segmenter,
     train_segmenter,
+    training_channels,
 )
 from mr2ct_lib.methods.translator import Translator, load_translator
 from mr2ct_lib.patients.cohort import make_cohort
@@ -191,19 +192,8 @@ def labelled_channels(data: PreparedSlices, translator: Translator) -> tuple[np.
     Returns channels (N, 2, H, W) as (synthetic MR, CT), labels (N, H, W), names. For hips, the paper's 22 structures.
     Raises InputError for CT without labels, and for slices unlike those that the translator was trained on.
     """
-    if data.labels_target is None:
-        raise InputError(
-            f"{data.folder}: its CT patients have no labels; expected labels_target.npy, prepare a cohort with labels/"
-        )
-    for key in ("plane", "windows", "normalisation"):
-        if translator.preparation[key] != data.meta[key]:
-            raise InputError(
-                f"{data.folder}: its {key} is {data.meta[key]}, the translator's {translator.preparation[key]}; "
-                "expected slices like those that the translator was trained on. Prepare them in the same way"
-            )
-    ct = np.array(data.target)
-    labels, names = structures(np.asarray(data.labels_target), data)
-    return np.stack([translator.translate(ct, "target_to_source"), ct], axis=1), labels, names
+    channels = training_channels(data, translator)
+    return channels, *structures(np.asarray(data.labels_target), data)
 
 
 def structures(labels: np.ndarray, data: PreparedSlices) -> tuple[np.ndarray, dict[int, str]]:

@@ -9,11 +9,10 @@ import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import SimpleITK as sitk
 from scipy import ndimage
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.images.volumes import Volume, from_sitk, one_thread, to_sitk
+from mr2ct_lib.images.volumes import Volume, one_thread, to_sitk
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,7 @@ MR_WINDOW = Window(0.0, 100.0, "%")  # the first paper's [0, 100], here percent 
 WHOLE_BODY_WINDOW = Window(-1024.0, 1500.0, "HU")  # air to cortical bone
 ZSCORE_WINDOW = Window(-1.0, 6.0, "SD")  # stripped heads: background about -0.7, fluid on T2 about 5
 MR_WINDOWS = {"percentile": MR_WINDOW, "zscore": ZSCORE_WINDOW}
+MASK_MM = 3.0  # of voxels on which the body is found: finer ones take minutes and show the same outline
 COIL_MM = 110.0  # over which a coil's sensitivity may bend: shorter, and N4 takes muscles for it
 # N4's longest side in voxels, iterations, and full width of the histogram's blur: a wider one gets there in fewer iterations
 N4_PROFILES = {"quick": (16, 14, 0.4), "full": (24, 30, 0.3), "paper": (48, 50, 0.2)}
@@ -75,51 +75,89 @@ N4_PROFILES = {"quick": (16, 14, 0.4), "full": (24, 30, 0.3), "paper": (48, 50, 
 def body_mask(volume: Volume) -> np.ndarray:
     """Return where the patient is, bool (I, J, K); all False for a blank volume.
 
-    CT above -300 HU, MR above a tenth of its 99th percentile; opened, so that the table's shell goes; the largest
-    piece; holes filled in each axial slice.
+    CT above -300 HU; MR above a tenth of its bright tissue, however much air was scanned. Opened, so that the table's
+    shell goes; the largest piece and those at least a quarter as large, such as a second leg; holes filled in each axial
+    slice. It is found on voxels of about MASK_MM, means of the scan's own.
     """
-    array = volume.array.astype(np.float32)
+    block = np.maximum(MASK_MM // volume.spacing, 1).astype(int)
+    array = _block_means(volume.array, block)
     if array.min() == array.max():
-        return np.zeros(array.shape, bool)
+        return np.zeros(volume.array.shape, bool)
     if volume.unit == "HU":
-        mask = array > -300
+        mask, radius = array > -300, 6.0  # mm: the opening, thicker than a table's shell
     else:
         smooth = ndimage.median_filter(np.clip(array, 0, None), [3 if n > 4 else 1 for n in array.shape])
-        # not Otsu's threshold: in a field of view full of patient it parts muscle from fat, not patient from air
-        mask = smooth > 0.1 * np.percentile(smooth, 99)
-    radius = 6.0 if volume.unit == "HU" else 3.0  # mm: thicker than a table's shell
-    reach = np.maximum(np.round(radius / volume.spacing), 0).astype(int)
+        mask, radius = smooth > 0.1 * _bright_tissue(smooth), 3.0
+    reach = np.maximum(np.round(radius / (volume.spacing * block)), 0).astype(int)
     offsets = np.indices(2 * reach + 1).reshape(3, -1).T - reach
     ball = ((offsets / np.maximum(reach, 1)) ** 2).sum(axis=1) <= 1.0
-    ball = ball.reshape(2 * reach + 1)
-    opened = ndimage.binary_opening(np.pad(mask, [(r, r) for r in reach], mode="edge"), ball)
+    opened = ndimage.binary_opening(np.pad(mask, [(r, r) for r in reach], mode="edge"), ball.reshape(2 * reach + 1))
     opened = opened[tuple(slice(r, r + n) for r, n in zip(reach, mask.shape, strict=True))]
     mask = opened if opened.any() else mask
     pieces, count = ndimage.label(mask)
     if count > 1:
-        mask = pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
+        sizes = np.bincount(pieces.ravel())[1:]
+        mask = np.isin(pieces, np.flatnonzero(sizes >= sizes.max() / 4) + 1)
     for k in range(mask.shape[2]):
         mask[:, :, k] = ndimage.binary_fill_holes(mask[:, :, k])
-    return mask
+    for axis, n in enumerate(block):
+        mask = mask.repeat(n, axis)
+    return mask[tuple(slice(n) for n in volume.array.shape)]
+
+
+def _block_means(array: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """The means of blocks of so many voxels (3,), float32; the last of each row may reach beyond the array's border."""
+    if (block == 1).all():
+        return array.astype(np.float32)
+    for axis, n in enumerate(block):
+        starts = np.arange(0, array.shape[axis], n)
+        counts = np.diff(np.append(starts, array.shape[axis])).astype(np.float32)
+        sums = np.add.reduceat(array, starts, axis, dtype=np.float32)
+        array = sums / counts.reshape([-1 if a == axis else 1 for a in range(3)])
+    return array
+
+
+def _bright_tissue(smooth: np.ndarray) -> float:
+    """The 99th percentile of what is brighter than a tenth of it: not of all voxels, or air would lower it.
+
+    Not Otsu's threshold: in a field of view full of patient it parts muscle from fat, not patient from air.
+    """
+    bright = float(smooth.max())
+    for _ in range(10):
+        before, bright = bright, float(np.percentile(smooth[smooth >= 0.1 * bright], 99))
+        if bright == before:
+            break
+    return bright
+
+
+def box_of(mask: np.ndarray) -> tuple[slice, slice, slice]:
+    """The smallest box (I, J, K) that holds everything that `mask`, a bool array that is not all False, marks."""
+    ends = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in range(3)]
+    return tuple(slice(int(first), int(last) + 1) for first, last in ends)
 
 
 def n4(volume: Volume, mask: np.ndarray | None = None, profile: str = "full") -> Volume:
     """Return an MR without its bias field (N4, Tustison 2010, by SimpleITK); the mean log field inside the mask is 0.
 
-    The field is a cubic B-spline with a knot each COIL_MM or less. It is fitted to a shrunk copy with about equal voxels, the
-    longest side about 16 of them in quick, 24 in full, 48 in paper, and divided out at full resolution. `mask` (I, J, K) bool; the
-    body where None. A volume without a body is returned as it is.
+    The field is a cubic B-spline with a knot each COIL_MM or less over the box around the mask; beyond it, the field of
+    its border holds. It is fitted to a shrunk copy with about equal voxels, the longest side about 16 of them in quick, 24
+    in full, 48 in paper, and divided out at full resolution. `mask` (I, J, K) bool; the body where None. A volume without
+    a body is returned as it is.
     """
     mask = body_mask(volume) if mask is None else mask
     if not mask.any():
         return volume
+    import SimpleITK as sitk
+
     size, iterations, blur = N4_PROFILES[profile]
+    box = box_of(mask)
     lift = max(0.0, -float(volume.array.min()))  # N4 takes logarithms
-    image = to_sitk(volume.replace(array=volume.array.astype(np.float32) + lift))
-    inside = to_sitk(volume.replace(array=mask.astype(np.uint8)))
-    extent = np.array(volume.array.shape) * volume.spacing
+    image = to_sitk(volume.replace(array=volume.array[box].astype(np.float32) + lift))
+    inside = to_sitk(volume.replace(array=mask[box].astype(np.uint8)))
+    shape = mask[box].shape
+    extent = np.array(shape) * volume.spacing
     voxel = extent.max() / size
-    shrink = [int(np.clip(round(voxel / mm), 1, max(1, n // 4))) for n, mm in zip(volume.array.shape, volume.spacing, strict=True)]
+    shrink = [int(np.clip(round(voxel / mm), 1, max(1, n // 4))) for n, mm in zip(shape, volume.spacing, strict=True)]
     correct = sitk.N4BiasFieldCorrectionImageFilter()
     # one level: a coarser one first would explain away as coil what is anatomy, and the finer one does not mend that
     correct.SetMaximumNumberOfIterations([iterations])
@@ -128,30 +166,30 @@ def n4(volume: Volume, mask: np.ndarray | None = None, profile: str = "full") ->
     correct.SetNumberOfControlPoints([3 + math.ceil(mm / COIL_MM) for mm in extent])
     with one_thread():
         correct.Execute(sitk.Shrink(image, shrink), sitk.Shrink(inside, shrink))
-        log_field = from_sitk(correct.GetLogBiasFieldAsImage(image)).array
-    return volume.replace(array=(volume.array / np.exp(log_field - log_field[mask].mean())).astype(np.float32))
+        log_field = sitk.GetArrayFromImage(correct.GetLogBiasFieldAsImage(image)).transpose(2, 1, 0)
+    log_field -= log_field[mask[box]].mean()
+    beyond = [(part.start, n - part.stop) for part, n in zip(box, mask.shape, strict=True)]
+    return volume.replace(array=(volume.array / np.exp(np.pad(log_field, beyond, mode="edge"))).astype(np.float32))
 
 
-def mr_scale(volume: Volume, method: str) -> tuple[float, float]:
+def mr_scale(values: np.ndarray, method: str) -> tuple[float, float]:
     """Return (offset, scale) such that (array - offset) / scale is in "%" ("percentile") or "SD" ("zscore").
 
-    "percentile": the 99.5th percentile of the body becomes 100 %, 0 stays 0. "zscore": mean and SD of the whole
-    image, as in the second paper (background included).
+    "percentile": the 99.5th percentile of `values`, those of the body, becomes 100 %; 0 stays 0. "zscore": mean and SD of
+    `values`, those of the whole image, as in the second paper (background included). Raises InputError for another method.
     """
-    array = volume.array
     if method == "zscore":
-        offset, scale = float(array.mean(dtype=np.float64)), float(array.std(dtype=np.float64))
+        offset, scale = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     elif method == "percentile":
-        body = body_mask(volume)
-        offset, scale = 0.0, float(np.percentile(array[body] if body.any() else array, 99.5)) / 100.0
+        offset, scale = 0.0, float(np.percentile(values, 99.5)) / 100.0
     else:
         raise InputError(f"normalisation: {method!r}; expected percentile or zscore. Choose one of them")
     return offset, scale if scale > 0 else 1.0
 
 
 def normalise_mr(volume: Volume, method: str = "percentile") -> Volume:
-    """Return an MR in "%" of its bright tissue or in "SD" from its mean (see `mr_scale`): its gain no longer
-    matters."""
-    offset, scale = mr_scale(volume, method)
+    """Return an MR in "%" of its bright tissue or in "SD" from its mean (see `mr_scale`): its gain no longer matters."""
+    body = body_mask(volume) if method == "percentile" else np.zeros(0, bool)
+    offset, scale = mr_scale(volume.array[body] if body.any() else volume.array, method)
     array = ((volume.array - offset) / scale).astype(np.float32)
     return volume.replace(array=array, unit="SD" if method == "zscore" else "%")

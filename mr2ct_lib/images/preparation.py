@@ -1,344 +1,244 @@
-"""From a cohort to training slices: unit, field of view, plane and window of every scan, and the arrays on disk.
+"""The contract between scans and networks: how a scan becomes network slices, and how slices become a scan again.
 
-The steps themselves live in `intensity` (bias field, MR without a unit, windows) and `registration` (pairs); their
-names can be imported from here too.
+`prepare` writes a `Preparation`, a translator carries it, `synthesize` and `segment` use it. Its methods `to_slices` and
+`to_volume` are the only place where a scan becomes slices and slices become a scan.
 """
 
-import math
-from dataclasses import dataclass
-from pathlib import Path
-from statistics import median
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import product
+from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from mr2ct_lib import cores
-from mr2ct_lib.files import InputError, atomic, write_json
-from mr2ct_lib.images.folders import read_cohort
-from mr2ct_lib.images.intensity import (
-    CT_WINDOW,
-    MR_WINDOW,
-    MR_WINDOWS,
-    WHOLE_BODY_WINDOW,
-    ZSCORE_WINDOW,
-    Window,
-    body_mask,
-    mr_scale,
-    n4,
-    normalise_mr,
-)
-from mr2ct_lib.images.registration import register
-from mr2ct_lib.images.volumes import Volume, plane_axes, read_grid, read_volume, reslice, slices_of
+from mr2ct_lib.files import InputError
+from mr2ct_lib.images import intensity
+from mr2ct_lib.images.intensity import Window, body_mask, mr_scale
+from mr2ct_lib.images.volumes import Volume, plane_axes, reslice, slices_of, volume_from_slices
 
-__all__ = [
-    "CT_WINDOW",
-    "MR_WINDOW",
-    "WHOLE_BODY_WINDOW",
-    "ZSCORE_WINDOW",
-    "Window",
-    "body_mask",
-    "mr_scale",
-    "n4",
-    "normalise_mr",
-    "prepare",
-    "register",
-]
-
-PROFILES = ("quick", "full", "paper")
-_PLANE_OF = {"hip": "coronal", "head": "axial", "abdomen": "axial"}
-_ARRAYS = ("source", "target", "labels_source", "labels_target", "valid", "truth_source_to_target", "truth_target_to_source")
+SAME_SPACING = 0.01  # voxels whose size differs by less from the wanted one are kept: interpolation would blur more
+STRIDE = 0.75  # of a field of view: where the body needs several, neighbours overlap by at least a quarter
+BLANK = 0.1  # a slice is blank when the middle 98 % of its pixels, in [-1, 1], differ by less
+NORMALISATION = {"HU": None, "%": "percentile", "SD": "zscore"}  # what gives a scan the unit of its window
+Grid = tuple[tuple[int, int, int], np.ndarray]  # shape (I, J, K) and affine (4, 4)
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """How every scan of a cohort becomes slices: the same in-plane grid, and each domain's window and normalisation."""
+class Place:
+    """Where the network slices of one scan lie, and in which unit they are.
 
-    plane: str
-    shape: tuple[int, int]  # H, W
-    pixel: float  # mm, both ways
+    All fields of view lie in one grid along the scan's own axes. `origins` (n, 3) holds for each slice its number, first
+    row and first column in the slices of this grid. `training` (n,) marks the slices of the field of view that training
+    takes: `prepare` writes these. `(array - offset) / scale` is in the window's unit.
+    """
+
+    grid: Grid
+    first: np.ndarray  # (3,) voxel index in the scan of the grid's first voxel
+    step: np.ndarray  # (3,) size of the grid's voxels in voxels of the scan; all 1: they are the scan's own
+    origins: np.ndarray
+    training: np.ndarray
+    field: Grid  # the field of view of training, blank slices included
+    field_start: int  # number of its first slice in the slices of `grid`
+    offset: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """Which slices of `field` training takes, (count,) int."""
+        return self.origins[self.training, 0] - self.field_start
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How every scan of a source and a target domain becomes slices of one size, and back.
+
+    Field of view: `shape` pixels around the middle of the body, but never beyond the scan where the scan fills it.
+    A body that is larger gets several overlapping ones. Slices are `slice_spacing` apart; thicker ones stay as they
+    are. Training takes the middle `slab` slices (None: all). Outside the scan lies air: 0 for MR, -1000 HU for CT.
+    """
+
+    plane: str  # "coronal", "axial" or "sagittal"
+    pixel: float  # mm, of rows and columns
+    shape: tuple[int, int]  # rows and columns of a slice
     slice_spacing: float  # mm
-    slab: int | None  # slices of an unpaired target: as many as the source has; None: all it has
-    windows: dict[str, Window]
-    normalisation: dict[str, str | None]
-    n4: dict[str, bool]
-    profile: str
+    windows: dict[str, Window]  # by domain; what the networks see as [-1, 1]
+    n4: dict[str, bool] = field(default_factory=lambda: {"source": False, "target": False})  # remove the bias field
+    n4_profile: str = "quick"  # how thorough N4 is
+    slab: int | None = None
+
+    @property
+    def normalisation(self) -> dict[str, str | None]:
+        """By domain: what gives a scan its window's unit, "percentile" or "zscore" for MR (see `mr_scale`), None for CT."""
+        return {domain: NORMALISATION[window.unit] for domain, window in self.windows.items()}
+
+    @property
+    def spacing(self) -> tuple[float, float]:
+        """mm per row and per column."""
+        return self.pixel, self.pixel
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"shape": list(self.shape)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Preparation":
+        """The preparation that `as_dict` described. Raises InputError when its keys are others."""
+        wanted, given = [one.name for one in fields(cls)], list(content) if isinstance(content, dict) else content
+        if not isinstance(content, dict) or set(wanted) != set(given):
+            raise InputError(f"preparation: {given}; expected {', '.join(wanted)}. Prepare the scans again")
+        windows = {domain: Window.from_dict(window) for domain, window in content["windows"].items()}
+        return cls(**content | {"shape": tuple(content["shape"]), "windows": windows})
+
+    def to_slices(self, volume: Volume, domain: str) -> tuple[np.ndarray, Place]:
+        """A scan of `domain` as network slices, float32 (n, H, W) in [-1, 1] without blank ones, and their place."""
+        _, raw, place = self._in_place(volume, domain)
+        stack = self._to_network(raw, place, domain)
+        height, width = self.shape
+        slices = np.empty((len(place.origins), height, width), np.float32)
+        for n, (number, row, column) in enumerate(place.origins):
+            slices[n] = stack[number, row : row + height, column : column + width]
+        kept = ~blank(slices)
+        return slices[kept], replace(place, origins=place.origins[kept], training=place.training[kept])
+
+    def to_volume(self, slices: np.ndarray, place: Place, volume: Volume, unit: str, fill: float) -> Volume:
+        """Slices (n, H, W) at their `place` as a Volume in `unit` on the grid of `volume`, the scan they came from.
+
+        Overlapping fields of view are blended; of labels, that of the nearer middle is taken. `fill` lies elsewhere.
+        """
+        number, affine = plane_axes(self.plane)[0], place.grid[1]
+        array = volume_from_slices(self._blend(slices, place, unit == "label", fill), self.plane)
+        if (place.step == 1).all():
+            result = np.full(volume.array.shape, fill, array.dtype)
+            axes = zip(place.first.astype(int), array.shape, result.shape, strict=True)
+            both = [(first, max(0, first), min(first + n, whole)) for first, n, whole in axes]
+            inside = tuple(slice(low - first, high - first) for first, low, high in both)
+            result[tuple(slice(low, high) for _, low, high in both)] = array[inside]
+        else:  # the scan's ends reach up to half a slice beyond the first and the last slice
+            array = np.pad(array, [(1, 1) if axis == number else (0, 0) for axis in range(3)], mode="edge")
+            affine = affine @ _move(np.ones(3), -np.eye(3)[number])
+            result = reslice(Volume(array, affine, unit), volume.array.shape, volume.affine, fill=fill).array
+        return volume.replace(array=result, unit=unit)
+
+    def on_grid(self, volume: Volume, domain: str, grid: Grid) -> np.ndarray:
+        """A scan of `domain` as slices (n, h, w) in [-1, 1] on the grid of another scan of the same patient."""
+        scan, _, place = self._in_place(volume, domain)
+        return self._to_network(slices_of(reslice(scan, *grid), self.plane), place, domain)
+
+    def _in_place(self, volume: Volume, domain: str) -> tuple[Volume, np.ndarray, Place]:
+        """The scan without its bias field, its slices (n, h, w) in the scan's own values, and their place."""
+        body = body_mask(volume)
+        scan = intensity.n4(volume, body, self.n4_profile) if self.n4[domain] else volume
+        place = self._place(scan, body)
+        raw = slices_of(reslice(scan, *place.grid), self.plane)
+        method = self.normalisation[domain]
+        if method == "zscore":  # over the field of view of training, however much air was scanned around it
+            _, row, column = place.origins[0]
+            last = place.field_start + place.field[0][plane_axes(self.plane)[0]]
+            values = raw[place.field_start : last, row : row + self.shape[0], column : column + self.shape[1]]
+        elif method == "percentile":
+            values = scan.array[body] if body.any() else scan.array
+        if method:
+            offset, scale = mr_scale(values, method)
+            place = replace(place, offset=offset, scale=scale)
+        return scan, raw, place
+
+    def _to_network(self, raw: np.ndarray, place: Place, domain: str) -> np.ndarray:
+        values = (raw - place.offset) / place.scale
+        return np.ascontiguousarray(self.windows[domain].to_network(values), dtype=np.float32)
+
+    def _place(self, scan: Volume, body: np.ndarray) -> Place:
+        """Where the slices of a scan lie whose body is `body` (I, J, K) bool. Scale and offset are left open."""
+        number, row, column, reverse = plane_axes(self.plane)
+        wanted = np.empty(3)
+        wanted[[number, row, column]] = self.slice_spacing, self.pixel, self.pixel
+        step = wanted / scan.spacing
+        step[number] = max(1.0, step[number])
+        step[np.abs(step - 1) < SAME_SPACING] = 1.0
+        size, before, after, first = np.zeros(3, int), np.zeros(3, int), np.zeros(3, int), np.zeros(3)
+        for axis, length in enumerate(scan.array.shape):
+            inside = np.flatnonzero(body.any(axis=tuple({0, 1, 2} - {axis})))
+            middle = (inside[0], inside[-1] + 1) if len(inside) else (0, length)
+            if axis == number:
+                size[axis] = _slab(self.slab, length / step[axis])
+                covered = (0, length)
+            else:
+                size[axis] = self.shape[0] if axis == row else self.shape[1]
+                covered = middle
+            first[axis], before[axis], after[axis] = _along(length, step[axis], size[axis], middle, covered)
+        whole, origin = before + size + after, first - before * step
+        affine = scan.affine @ _move(step, origin)
+        starts = {}
+        for axis in (row, column):
+            places = _starts(before[axis], size[axis], after[axis])
+            starts[axis] = [whole[axis] - n - size[axis] if axis in reverse else n for n in places]
+        fields_of_view = list(product(starts[row], starts[column]))  # the first is that of training
+        origins = np.array([(n, *start) for start in fields_of_view for n in range(whole[number])])
+        if self.slab is None:
+            size[number], before[number] = whole[number], 0
+        taken = (origins[:, 0] >= before[number]) & (origins[:, 0] < before[number] + size[number])
+        taken &= np.arange(len(origins)) < whole[number]
+        field = tuple(int(n) for n in size), affine @ _move(np.ones(3), before)
+        grid = tuple(int(n) for n in whole), affine
+        return Place(grid, origin, step, origins, taken, field, int(before[number]))
+
+    def _blend(self, slices: np.ndarray, place: Place, labels: bool, fill: float) -> np.ndarray:
+        """Slices (n, H, W) at their place in the slices (n, h, w) of the whole grid."""
+        number, row, column, _ = plane_axes(self.plane)
+        shape = tuple(place.grid[0][axis] for axis in (number, row, column))
+        near = [np.minimum(np.arange(n) + 1, n - np.arange(n)) / n for n in self.shape]
+        weight = np.outer(*near).astype(np.float32)
+        result, weights = np.full(shape, fill, slices.dtype), np.zeros(shape, np.float32)
+        for values, (n, r, c) in zip(slices, place.origins, strict=True):
+            here = n, slice(r, r + self.shape[0]), slice(c, c + self.shape[1])
+            share = weight / (weights[here] + weight)
+            if labels:
+                result[here] = np.where(share > 0.5, values, result[here])
+                weights[here] = np.maximum(weights[here], weight)
+            else:
+                result[here] = np.where(share < 1, result[here] + share * (values - result[here]), values)
+                weights[here] += weight
+        return result
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One patient's part: in one domain, or in both when the cohort is paired. Paths by the name of the array that
-    they become."""
-
-    id: str
-    scans: dict[str, Path]
-    labels: dict[str, Path]
-    truths: dict[str, Path]
-    centre: tuple[float, float, float] | None
+def blank(slices: np.ndarray) -> np.ndarray:
+    """Which of the slices (n, h, w) in [-1, 1] show nothing: all but 2 % of their pixels are nearly alike; (n,) bool."""
+    low, high = np.percentile(slices.reshape(len(slices), slices.shape[1] * slices.shape[2]), (1, 99), axis=1)
+    return high - low < BLANK
 
 
-def prepare(
-    cohort_folder: str | Path,
-    out: str | Path,
-    plane: str | None = None,
-    size: int | tuple[int, int] | None = None,
-    profile: str = "quick",
-    n4: bool | None = None,
-    source_window: Window | None = None,
-    target_window: Window | None = None,
-    workers: int | None = None,
-    progress: bool = True,
-) -> Path:
-    """Turn a cohort, or a user's own folders of scans, into training slices; returns the folder `out`, whole or not
-    at all.
+def _slab(slab: int | None, room: float) -> int:
+    """Slices that training takes of a scan with room for so many: `slab`, or fewer by an even number; 0 for all."""
+    if slab is None:
+        return 1 if room < 1.5 else 0
+    return max(1, slab - 2 * max(0, int(np.ceil((slab - room - 0.5) / 2))))
 
-    Writes prepared.json and, as .npy, source and target float32 (N, H, W) in [-1, 1], labels_source and
-    labels_target when there are labels; for paired cohorts source[i] and target[i] correspond, valid (bool) says
-    where the target scan covers the source, and truth_source_to_target / truth_target_to_source follow when the
-    cohort holds them.
 
-    Source scans keep their field of view, centre and slices. Target scans are cropped and resliced to the source's
-    plane, pixels and field of view around the landmark "centre" (else the middle of the body, and then all their
-    slices are kept); in a paired cohort, to the source's own grid.
+def _along(length: int, step: float, size: int, middle: tuple[int, int], covered: tuple[int, int]) -> tuple[float, int, int]:
+    """Along one axis: the scan's voxel index of the first of `size` steps, and how many steps lie before and after them.
 
-    - `plane`: by default coronal for hips, axial for heads and abdomens, else across the source's largest voxel side.
-    - `size`: pixels (H, W), or of the longer side; the field of view stays. Default: the source's median, up to a
-    multiple of 4. - `profile`: how much work N4 does. `n4`: for MR; default on, except for heads.
-    - windows: CT [-150, 350] HU for hips and abdomens (air, gas and the table's shell all become black: the soft
-    tissue and the
-      aneurysm need the grey levels), [-1024, 1500] HU for a user's own scans; MR [0, 100] % of its bright tissue;
-      heads [-1, 6] SD.
-
-    Raises InputError for an unknown plane or profile, a size below 16, a window of another unit, a scan that cannot
-    be read, a cohort that is blank throughout, and an `out` that holds other things. A patient that is blank in the
-    field of view is left out and named.
+    The steps lie around the middle of `middle` (first voxel, last + 1), but not beyond the scan where it fills them;
+    those before and after them reach to the ends of `covered`.
     """
-    if profile not in PROFILES:
-        raise InputError(f"profile: {profile!r}; expected one of {', '.join(PROFILES)}. Choose one of them")
-    out = Path(out)
-    if out.exists() and not (out / "prepared.json").exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: holds other things; expected a new folder or one of prepared slices. Choose another name")
-    cohort = read_cohort(cohort_folder)
-    meta = cohort.meta
-    domains = {"source": cohort.source, "target": cohort.target}
-    plan, recorded = _plan(cohort, domains, plane, size, profile, n4, source_window, target_window)
-    paired = bool(meta.get("paired"))
-    jobs = _jobs(cohort, domains, paired)
-    with atomic(out) as temporary:
-        temporary.mkdir()
-        parts = temporary / "parts"
-        parts.mkdir()
-        rows = _run(jobs, plan, parts, workers, progress)
-        patients: dict[str, list[dict]] = {"source": [], "target": []}
-        left_out = [job.id for job, row in zip(jobs, rows, strict=True) if row is None]
-        kept = [(number, job, row) for number, (job, row) in enumerate(zip(jobs, rows, strict=True)) if row is not None]
-        if left_out:
-            print(f"left out, blank in the field of view: {', '.join(left_out)}")
-        for name in _ARRAYS:
-            _join([parts / f"{number}_{name}.npy" for number, _, _ in kept], temporary / f"{name}.npy")
-        parts.rmdir()
-        for domain, list_ in patients.items():
-            first = 0
-            for _, job, row in kept:
-                if domain in row:
-                    list_.append({"id": job.id, "first": first, **row[domain]})
-                    first += row[domain]["count"]
-            if not list_:
-                raise InputError(
-                    f"{cohort_folder}: every {domain} scan is blank in the field of view; expected at least one. Check the "
-                    "landmarks and the scans"
-                )
-        provenance = {key: meta.get(key) for key in ("profile", "seed", "distort_target", "domains", "versions")}
-        content = {
-            "format": 1,
-            **recorded,
-            "patients": patients,
-            "left_out": left_out,
-            "paired": paired,
-            "label_names": meta.get("label_names", {}),
-            "cohort": {"folder": Path(cohort_folder).name, **provenance},
-        }
-        write_json(content, temporary / "prepared.json")
-    return out
+    reach = size * step
+    low, high = sorted((reach / 2, length - reach / 2))
+    begin = min(max(sum(middle) / 2, low), high) - reach / 2  # edge of the first step, in voxels from the scan's edge
+    if step == 1:
+        begin = np.floor(begin + 0.5)
+    before = max(0, round((begin - covered[0]) / step))
+    after = max(0, round((covered[1] - begin - reach) / step))
+    return begin + (step - 1) / 2, before, after
 
 
-def _plan(cohort, domains, plane, size, profile, use_n4, source_window, target_window) -> tuple[_Plan, dict]:
-    """Decide plane, grid, windows and normalisation of a cohort; also as JSON."""
-    meta, anatomy = cohort.meta, cohort.meta.get("anatomy")
-    grids = [read_grid(path) for path in domains["source"].values()]
-    spacings = [np.linalg.norm(affine[:3, :3], axis=0) for _, affine in grids]
-    if plane is None:
-        thick = np.median(spacings, axis=0)
-        plane = _PLANE_OF.get(anatomy) or ("axial" if thick[2] >= thick.max() * 0.99 else ("sagittal", "coronal")[thick[:2].argmax()])
-    number, row, column, _ = plane_axes(plane)
-    pixel = float(median(s[axis] for s in spacings for axis in (row, column)))
-    view = [float(median(shape[axis] * s[axis] for (shape, _), s in zip(grids, spacings, strict=True))) for axis in (row, column)]
-    if isinstance(size, int):
-        pixel = max(view) / size
-    elif size is not None:
-        pixel = max(view[0] / size[0], view[1] / size[1])
-    shape = tuple(size) if isinstance(size, tuple | list) else tuple(4 * math.ceil(round(v / pixel, 3) / 4) for v in view)
-    if min(shape) < 16:
-        raise InputError(f"size: slices of {shape[0]} x {shape[1]} pixels; expected at least 16 x 16. Choose another plane or size")
-    windows, normalisation, bias = {}, {}, {}
-    for domain, given in (("source", source_window), ("target", target_window)):
-        ct = meta["domains"][domain]["modality"] == "CT"
-        normalisation[domain] = None if ct else "zscore" if anatomy == "head" else "percentile"
-        default = CT_WINDOW if anatomy in _PLANE_OF else WHOLE_BODY_WINDOW
-        windows[domain] = given or (default if ct else MR_WINDOWS[normalisation[domain]])
-        unit = "HU" if ct else MR_WINDOWS[normalisation[domain]].unit
-        if windows[domain].unit != unit:
-            raise InputError(f"{domain}_window: is in {windows[domain].unit}; the {domain} scans are in {unit}. Give a window in {unit}")
-        bias[domain] = not ct and (anatomy != "head" if use_n4 is None else use_n4)
-    slices = float(median(s[number] for s in spacings))
-    # a cohort that says where a radiographer centres gets the source's slab; a user's own scans keep all their slices
-    slab = int(median(shape_[number] for shape_, _ in grids)) if anatomy in _PLANE_OF else None
-    plan = _Plan(plane, shape, pixel, slices, slab, windows, normalisation, bias, profile)
-    recorded = {
-        "anatomy": anatomy, "plane": plane, "shape": list(shape), "spacing": [pixel, pixel], "slice_spacing": slices,
-        "windows": {domain: window.as_dict() for domain, window in windows.items()}, "normalisation": normalisation, "n4": bias,
-        "profile": profile,
-    }  # fmt: skip
-    return plan, recorded
+def _starts(before: int, size: int, after: int) -> list[int]:
+    """Where fields of view of `size` pixels begin that cover so many pixels before and after the first of them."""
+    stride = max(1, int(size * STRIDE))
+    left, right = -(-before // stride), -(-after // stride)
+    return [before, *(before - round(before * n / left) for n in range(1, left + 1))] + [
+        before + round(after * n / right) for n in range(1, right + 1)
+    ]
 
 
-def _jobs(cohort, domains: dict[str, dict[str, Path]], paired: bool) -> list[_Job]:
-    def beside(kind: str, id_: str) -> dict[str, Path]:
-        path = cohort.folder / kind / f"{id_}.nii.gz"
-        return {kind: path} if path.exists() else {}
-
-    jobs, people = [], cohort.meta.get("patients", {})
-    for domain in ("source",) if paired else ("source", "target"):
-        for id_, path in domains[domain].items():
-            centre = people.get(id_, {}).get("landmarks", {}).get("centre")
-            scans, labels, truths = {domain: path}, {}, {}
-            if id_ in cohort.labels:
-                labels[f"labels_{domain}"] = cohort.labels[id_]
-            if paired:
-                if id_ not in domains["target"]:
-                    raise InputError(f"{cohort.folder}: {id_} has no target scan; expected both of each pair. Add or remove it")
-                scans["target"] = domains["target"][id_]
-                if labels:
-                    labels = labels | {"labels_target": cohort.labels[id_]} | beside("labels_target", id_)
-                truths = beside("truth_source_to_target", id_) | beside("truth_target_to_source", id_)
-            jobs.append(_Job(id_, scans, labels, truths, None if centre is None else tuple(centre)))
-    have = [set(job.labels) | set(job.truths) for job in jobs if set(job.scans) == set(jobs[-1].scans)]
-    if any(names != have[0] for names in have):  # some patients have labels, some not: the arrays would not correspond
-        common = set.intersection(*have)
-        print("some patients have no labels or truth; prepared without them")
-        for job in jobs:
-            for name in [name for name in job.labels if name not in common]:
-                del job.labels[name]
-            for name in [name for name in job.truths if name not in common]:
-                del job.truths[name]
-    return jobs
-
-
-def _run(jobs: list[_Job], plan: _Plan, parts: Path, workers: int | None, progress: bool) -> list[dict | None]:
-    """Prepare all patients, in processes where that pays; their order is that of the jobs."""
-    workers = min(workers or cores.available(), len(jobs) // 8)  # a process takes a second to start
-    # disable=None: tqdm shows nothing where nobody looks
-    show = {"total": len(jobs), "desc": "prepare", "unit": "patient", "disable": None if progress else True}
-    arguments = (range(len(jobs)), jobs, [plan] * len(jobs), [parts] * len(jobs))
-    if workers < 2:
-        return list(tqdm(map(_prepare_patient, *arguments), **show))
-    with cores.pool(workers) as pool:
-        return list(tqdm(pool.map(_prepare_patient, *arguments, chunksize=2), **show))
-
-
-def _prepare_patient(number: int, job: _Job, plan: _Plan, parts: Path) -> dict[str, dict] | None:
-    """Write one patient's arrays as parts/<number>_<name>.npy; return what prepared.json says of it, None when it is blank."""
-    arrays: dict[str, np.ndarray] = {}
-    rows: dict[str, dict] = {}
-    grid = None
-    for domain, path in job.scans.items():
-        scan, scale = _unit_scan(path, domain, plan)
-        if grid is None:
-            grid = _grid(scan, domain, job.centre, plan)
-        arrays[domain] = _slices(scan, scale, grid, plan.windows[domain], plan.plane)
-        if np.ptp(arrays[domain]) == 0:
-            return None
-        rows[domain] = {
-            "count": len(arrays[domain]),
-            "shape": list(grid[0]),
-            "affine": grid[1].tolist(),
-            "offset": scale[0],
-            "scale": scale[1],
-        }
-        if len(job.scans) == 2:
-            inside = Volume(np.ones(scan.array.shape, np.uint8), scan.affine, "label")
-            covered = slices_of(reslice(inside, *grid), plan.plane).astype(bool)
-            arrays["valid"] = arrays.get("valid", True) & covered
-    for name, path in job.truths.items():
-        domain = "target" if name.endswith("target") else "source"
-        arrays[name] = _slices(*_unit_scan(path, domain, plan), grid, plan.windows[domain], plan.plane)
-    for name, path in job.labels.items():
-        labels = slices_of(reslice(read_volume(path, "label"), *grid), plan.plane)
-        arrays[name] = labels.astype(np.uint8 if labels.max() < 256 else np.int16)
-    for name, array in arrays.items():
-        np.save(parts / f"{number}_{name}.npy", array)
-    return rows
-
-
-def _unit_scan(path: Path, domain: str, plan: _Plan) -> tuple[Volume, tuple[float, float]]:
-    """Read a scan, take its bias field away, and find the (offset, scale) that give it its unit."""
-    method = plan.normalisation[domain]
-    if method is None:
-        return read_volume(path, "HU"), (0.0, 1.0)
-    scan = read_volume(path, "a.u.")
-    if plan.n4[domain]:
-        scan = n4(scan, profile=plan.profile)
-    return scan, mr_scale(scan, method)
-
-
-def _grid(scan: Volume, domain: str, centre: tuple[float, float, float] | None, plan: _Plan) -> tuple[tuple[int, ...], np.ndarray]:
-    """Return (shape, affine) of a scan's slices: along its own axes, the plan's pixels, around its middle.
-
-    Where old and new voxels have the same size, whole voxels are cut off or added and nothing is interpolated.
-    """
-    number, row, column, _ = plane_axes(plan.plane)
-    old, spacing = np.array(scan.array.shape), scan.spacing
-    middle = (old - 1) / 2
-    new_spacing = spacing.copy()
-    new_spacing[[row, column]] = plan.pixel
-    count = int(old[number])
-    if domain == "target":
-        new_spacing[number] = plan.slice_spacing
-        count = max(1, round(old[number] * spacing[number] / plan.slice_spacing))
-        if centre is not None:
-            middle = (np.linalg.inv(scan.affine) @ [*centre, 1.0])[:3]
-            count = plan.slab or count
-        else:
-            body = body_mask(scan)
-            if body.any():
-                found = [float(np.mean(places)) for places in np.nonzero(body)]
-                middle[[row, column]] = np.array(found)[[row, column]]
-    shape = np.empty(3, int)
-    shape[[number, row, column]] = count, *plan.shape
-    step = new_spacing / spacing
-    same = np.abs(step - 1) < 1e-3
-    step[same] = 1.0
-    start = middle - (shape - 1) / 2 * step
-    start[same] = np.floor(start[same] + 0.5)
-    move = np.diag([*step, 1.0])
-    move[:3, 3] = start
-    return tuple(int(n) for n in shape), scan.affine @ move
-
-
-def _slices(scan: Volume, scale: tuple[float, float], grid: tuple, window: Window, plane: str) -> np.ndarray:
-    values = (reslice(scan, *grid).array - scale[0]) / scale[1]
-    return np.ascontiguousarray(slices_of(window.to_network(values), plane), dtype=np.float32)
-
-
-def _join(parts: list[Path], path: Path) -> None:
-    """Write the arrays of `parts` one after another to `path`, holding one at a time in memory, and delete them."""
-    parts = [part for part in parts if part.exists()]
-    if not parts:
-        return
-    heads = [np.load(part, mmap_mode="r") for part in parts]
-    dtype = max((head.dtype for head in heads), key=lambda d: d.itemsize)
-    shape = (sum(len(head) for head in heads), *heads[0].shape[1:])
-    with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
-        for part in parts:
-            file.write(np.load(part).astype(dtype, copy=False).tobytes())
-            part.unlink()
+def _move(step: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The affine from indices of a grid to those of another: voxel 0 lies at `first`, the next one `step` further."""
+    matrix = np.diag([*step, 1.0])
+    matrix[:3, 3] = first
+    return matrix

@@ -8,38 +8,40 @@ import numpy as np
 import torch
 
 from mr2ct_lib.files import InputError, read_json
-from mr2ct_lib.images.preparation import Window
+from mr2ct_lib.images.preparation import Preparation
+from mr2ct_lib.images.prepare import ARRAYS, FORMAT
 
 DOMAINS = ("source", "target")
-_ARRAYS = (
-    *("source", "target", "labels_source", "labels_target"),
-    *("valid", "truth_source_to_target", "truth_target_to_source"),
-)
 
 
 class PreparedSlices:
     """A folder that `prepare` wrote; its arrays stay on disk (memory-mapped) until they are looked at.
 
     `.source`, `.target` float32 (N, H, W) in [-1, 1]; `.labels_source`, `.labels_target` uint8, `.valid` bool,
-    `.truth_source_to_target`, `.truth_target_to_source` float32: None where the cohort had none. `.windows` domain
-    -> Window; `.meta` is prepared.json.
+    `.truth_source_to_target`, `.truth_target_to_source` float32: None where the cohort had none. `.preparation` says how
+    they came about, `.windows` is its windows by domain, `.meta` is prepared.json.
 
-    Raises InputError when the folder is no prepared one, or is damaged.
+    Raises InputError when the folder holds no prepared slices, those of another version, or damaged ones.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not (self.folder / "prepared.json").is_file():
-            raise InputError(f"{folder}: holds no prepared.json; expected a folder that `mr2ct prepare` wrote. Run that first")
+            raise InputError(
+                f"{folder}: holds no prepared.json; expected a folder that `mr2ct prepare` wrote. Run that first"
+            )
         self.meta = read_json(self.folder / "prepared.json")
-        if not isinstance(self.meta, dict) or self.meta.get("format") != 1:
-            raise InputError(f"{folder}/prepared.json: is not of format 1; expected the form that this version writes. Prepare again")
-        self.windows = {domain: Window.from_dict(self.meta["windows"][domain]) for domain in DOMAINS}
-        for name in _ARRAYS:
+        if not isinstance(self.meta, dict) or self.meta.get("format") != FORMAT:
+            raise InputError(
+                f"{folder}/prepared.json: is not of format {FORMAT}, which this version writes. Prepare the scans again"
+            )
+        self.preparation = Preparation.from_dict(self.meta.get("preparation"))
+        self.windows = self.preparation.windows
+        for name in ARRAYS:
             setattr(self, name, self._load(name))
         for domain in DOMAINS:
             array, patients = getattr(self, domain), self.meta["patients"][domain]
-            expected = (sum(patient["count"] for patient in patients), *self.meta["shape"])
+            expected = (sum(patient["count"] for patient in patients), *self.preparation.shape)
             if array is None or array.shape != expected:
                 found = None if array is None else array.shape
                 raise InputError(f"{folder}/{domain}.npy: has shape {found}; expected {expected}. Prepare again")
@@ -62,35 +64,37 @@ class PreparedSlices:
         """Return how many slices the first `patients` patients (None: all) of a domain have."""
         available = len(self.meta["patients"][domain])
         if patients is not None and not 1 <= patients <= available:
-            raise InputError(f"patients: {patients} asked of {available} in the {domain} domain; expected 1 to {available}. Take fewer")
+            raise InputError(
+                f"patients: {patients} asked of {available} in the {domain} domain; expected 1 to {available}. Take fewer"
+            )
         return sum(row["count"] for row in self.meta["patients"][domain][:patients])
 
 
 @lru_cache(maxsize=8)
-def _order(seed: int, domain: int, epoch: int, count: int) -> np.ndarray:
+def _order(seed: tuple[int, ...], epoch: int, count: int) -> np.ndarray:
     """The order of one epoch: a permutation of range(count)."""
-    return np.random.default_rng([seed, domain, epoch]).permutation(count)
+    return np.random.default_rng([*seed, epoch]).permutation(count)
 
 
-def epoch_indices(count: int, step: int, batch_size: int, seed: int, domain: int = 0) -> np.ndarray:
-    """Return which slices (batch_size,) step `step` takes out of an endless row of permutations: none twice in an
-    epoch.
+def epoch_indices(count: int, step: int, batch_size: int, *seed: int) -> np.ndarray:
+    """Return which slices (batch_size,) a step takes from an endless row of permutations: none twice in an epoch.
 
-    >>> sorted(np.concatenate([epoch_indices(6, step, 2, seed=0) for step in range(3)]).tolist())
+    seed: one number, or several, for instance the seed of the run and the number of the domain.
+
+    >>> sorted(np.concatenate([epoch_indices(6, step, 2, 0) for step in range(3)]).tolist())
     [0, 1, 2, 3, 4, 5]
     """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
-    return np.array([_order(seed, domain, int(p // count), count)[p % count] for p in positions])
+    return np.array([_order(seed, int(p // count), count)[p % count] for p in positions])
 
 
 def unpaired_batch(
     prepared: PreparedSlices, step: int, batch_size: int, seed: int, patients: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the (source, target) batches of a step, float32 (batch_size, 1, H, W): a pure function of (seed, step,
-    batch_size).
+    """Return the (source, target) batches of a step, float32 (batch_size, 1, H, W) in [-1, 1].
 
-    Each domain runs through its own permutations, so source and target never correspond. `patients`: only the first
-    n of each domain.
+    They are a pure function of (seed, step, batch_size). Each domain runs through its own permutations, so source and
+    target never correspond. `patients`: only the first n of each domain.
     """
     batches = []
     for number, domain in enumerate(DOMAINS):
@@ -98,7 +102,7 @@ def unpaired_batch(
         array = getattr(prepared, domain)
         batches.append(torch.from_numpy(np.ascontiguousarray(array[chosen])[:, None]))
         if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            array.base.madvise(mmap.MADV_DONTNEED)  # or what was once looked at stays in the process until all of the file does
+            array.base.madvise(mmap.MADV_DONTNEED)  # else pages that were read once stay in the process's memory
     return batches[0], batches[1]
 
 

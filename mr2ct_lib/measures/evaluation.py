@@ -202,7 +202,7 @@ def measure_contrast(synthetic: np.ndarray, test: PreparedSlices, direction: str
         moved = []
         for i in spread:
             try:
-                moved.append(displacement(synthetic[i], source[i], tuple(test.meta["spacing"])))
+                moved.append(displacement(synthetic[i], source[i], tuple(test.preparation.spacing)))
             except InputError:  # a slice without edges
                 continue
         names = ("displacement", "shift rows", "shift columns")
@@ -274,7 +274,7 @@ def measure_labels(
         raise InputError(
             f"prediction: shape {prediction.shape} against {truth.shape} of {test.folder}; segment the whole test set"
         )
-    spacing = (test.meta["slice_spacing"], *test.meta["spacing"])
+    spacing = (test.preparation.slice_spacing, *test.preparation.spacing)
     rows = []
     for patient, where in test.patients("source"):
         overlap = dice(prediction[where], truth[where], names)

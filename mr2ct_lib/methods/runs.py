@@ -161,7 +161,7 @@ def _check_data(prepared: PreparedSlices, settings: Settings) -> None:
                 f"{prepared.folder}/{domain}.npy: holds values from {some.min():.4g} to {some.max():.4g}; expected -1 to 1, "
                 "the range of a window. Prepare again"
             )
-    side, least = min(prepared.meta["shape"]), 3 * 2**settings.discriminator_layers
+    side, least = min(prepared.preparation.shape), 3 * 2**settings.discriminator_layers
     if side < least:
         raise InputError(
             f"{prepared.folder}: its slices have {side} pixels on a side; expected at least {least} for "

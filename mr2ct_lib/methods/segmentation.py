@@ -18,7 +18,11 @@ from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
 
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
+from mr2ct_lib.images.slices import PreparedSlices, epoch_indices
+from mr2ct_lib.images.volumes import Volume
 from mr2ct_lib.methods import fast
+from mr2ct_lib.methods.synthesis import check_kind
+from mr2ct_lib.methods.translator import Translator
 
 SIZES: dict[str, tuple[int, ...]] = {
     "quick": (16, 32, 64, 128),
@@ -79,13 +83,6 @@ def _names(names: Mapping[int, str]) -> dict[int, str]:
     if not result or min(result) < 0 or max(result) > 255:
         raise InputError(f"names: label values {sorted(result)}; expected at least one, all from 1 to 255")
     return result
-
-
-def _batch(step: int, count: int, size: int, seed: int) -> np.ndarray:
-    """Indices of the slices of one step: permutations without replacement, a pure function of seed and step."""
-    places = np.arange(step * size, (step + 1) * size)
-    epochs = {epoch: np.random.default_rng([seed, epoch]).permutation(count) for epoch in set(places // count)}
-    return np.array([epochs[place // count][place % count] for place in places])
 
 
 def _pad(slices: torch.Tensor, levels: int) -> torch.Tensor:
@@ -152,7 +149,7 @@ def train_segmenter(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, 2 * (1 - step / iterations)))
     losses = []
     for step in tqdm(range(iterations), desc="U-Net", disable=not progress):
-        chosen = _batch(step, len(channels), batch_size, seed)
+        chosen = epoch_indices(len(channels), step, batch_size, seed)
         images = torch.from_numpy(np.ascontiguousarray(channels[chosen], dtype=np.float32)).to(device)
         truth = torch.from_numpy(classes[labels[chosen]])[:, None].to(device)  # (n, 1, h, w)
         images = _pad(images, len(widths)).contiguous(memory_format=torch.channels_last)
@@ -204,6 +201,46 @@ def predict(segmenter: Segmenter, channels: np.ndarray, batch_size: int = 16, pr
         best = logits.argmax(dim=1)[:, :height, :width].cpu().numpy()
         result[first : first + batch_size] = values[best]
     return result
+
+
+def training_channels(prepared: PreparedSlices, translator: Translator) -> np.ndarray:
+    """What a U-Net of Hiasa et al. learns from: real CT slices with the MR that the translator makes of them.
+
+    Returns float32 (n, 2, h, w) in [-1, 1] as (synthetic MR, CT), for labels `prepared.labels_target`. Raises InputError
+    when the CT patients have no labels, and when the slices are unlike those that the translator was trained on.
+    """
+    if prepared.labels_target is None:
+        raise InputError(
+            f"{prepared.folder}: its CT patients have no labels; expected labels_target.npy. Prepare a cohort with labels/"
+        )
+    for name in ("plane", "windows"):
+        here, trained = getattr(prepared.preparation, name), getattr(translator.preparation, name)
+        if here != trained:
+            raise InputError(
+                f"{prepared.folder}: its {name} is {here}, the translator's {trained}; expected slices like those that the "
+                "translator was trained on. Prepare them in the same way"
+            )
+    ct = np.array(prepared.target)
+    return np.stack([translator.translate(ct, "target_to_source"), ct], axis=1)
+
+
+def segment(volume: Volume, translator: Translator, segmenter: Segmenter) -> Volume:
+    """The structures in an MR, by its two channels MR and synthetic CT (Hiasa et al. 2018).
+
+    volume: a scan of the translator's source domain, any grid. segmenter: trained on the channels (MR, CT), in this
+    order. Returns label values on the volume's own grid. Raises InputError for a network of other channels, and as
+    `synthesize`.
+    """
+    if tuple(segmenter.channels) != ("MR", "CT"):
+        raise InputError(
+            f"segmenter: its channels are {', '.join(segmenter.channels)}; expected MR, CT. "
+            "Give a network that `mr2ct segment train` made"
+        )
+    preparation = translator.preparation
+    check_kind(volume, preparation.windows["source"], "source")
+    slices, place = preparation.to_slices(volume, "source")
+    channels = np.stack([slices, translator.translate(slices)], axis=1)  # (n, 2, h, w)
+    return preparation.to_volume(predict(segmenter, channels), place, volume, "label", fill=0)
 
 
 def fold_of_patients(patients: Iterable[str], folds: int = 5, seed: int = 0) -> dict[str, int]:

@@ -14,6 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from mr2ct_lib.images.preparation import Preparation
 from mr2ct_lib.images.slices import DOMAINS, PreparedSlices, augment, unpaired_batch
 from mr2ct_lib.methods import cyclegan, dicyclegan, fast
 from mr2ct_lib.methods.networks import Discriminator, initialise
@@ -22,7 +23,6 @@ from mr2ct_lib.methods.stopping import CollapseWatch, Patience
 from mr2ct_lib.methods.translator import Architecture, Translator
 
 METHODS = {"cyclegan": cyclegan, "dicyclegan": dicyclegan}  # each with generator_losses and discriminator_losses
-PREPARATION_KEYS = ("anatomy", "plane", "shape", "spacing", "slice_spacing", "windows", "normalisation", "n4", "profile")
 
 
 class ImagePool:
@@ -61,7 +61,7 @@ class Networks(nn.Module):
     Each discriminator is named after the domain whose real slices it tells from synthetic ones.
     """
 
-    def __init__(self, settings: Settings, preparation: dict[str, Any]):
+    def __init__(self, settings: Settings, preparation: Preparation):
         super().__init__()
         s = settings
         offset_layers = s.offset_layers if s.method == "dicyclegan" else None
@@ -79,10 +79,9 @@ class Trainer:
 
     def __init__(self, settings: Settings, data: PreparedSlices, fabric: Fabric):
         self.settings, self.data, self.fabric, self.step_number = settings, data, fabric, 0
-        preparation = {key: data.meta[key] for key in PREPARATION_KEYS if key in data.meta}
         fast.keep_memory()
         self.precision = fabric.broadcast(fast.choose_precision(settings.precision, fabric.device, 4 * settings.filters))
-        self.networks = fabric.to_device(Networks(settings, preparation))
+        self.networks = fabric.to_device(Networks(settings, data.preparation))
         discriminators = (self.networks.discriminator_source, self.networks.discriminator_target)
         self.parameters = {
             "generators": list(self.networks.translator.parameters()),

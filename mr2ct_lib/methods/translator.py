@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
+from mr2ct_lib.images.preparation import Preparation
 from mr2ct_lib.methods import fast
 from mr2ct_lib.methods.networks import Generator
 
 DIRECTIONS = ("source_to_target", "target_to_source")
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class Architecture:
 
 
 class Translator(nn.Module):
-    """Both generators, `source_to_target` and `target_to_source`, and `preparation`, the description of the slices they know.
+    """Both generators, `source_to_target` and `target_to_source`, with all that is needed to apply them to a scan.
 
-    preparation: prepared.json's windows, normalisation, n4, plane, shape, spacing, domains. training: where the weights come from.
+    preparation: how a scan becomes the slices that they know. training: the settings of the run that made them.
     """
 
-    def __init__(self, architecture: Architecture, preparation: dict[str, Any], training: dict[str, Any]):
+    def __init__(self, architecture: Architecture, preparation: Preparation, training: dict[str, Any]):
         super().__init__()
         self.architecture, self.preparation, self.training_record = architecture, preparation, training
         self.source_to_target, self.target_to_source = architecture.build(), architecture.build()
@@ -94,7 +95,8 @@ class Translator(nn.Module):
                 weights = {k: v.detach().cpu().contiguous() for k, v in getattr(self, direction).state_dict().items()}
                 (temporary / f"{direction}.safetensors").write_bytes(save(weights))  # a full disk is an OSError so
             record = {"format": FORMAT, "architecture": asdict(self.architecture)}
-            write_json(record | {"preparation": self.preparation, "training": self.training_record}, temporary / "translator.json")
+            record |= {"preparation": self.preparation.as_dict(), "training": self.training_record}
+            write_json(record, temporary / "translator.json")
 
 
 def load_translator(folder: str | Path) -> Translator:
@@ -109,11 +111,16 @@ def load_translator(folder: str | Path) -> Translator:
         raise InputError(f"{folder}: holds no translator.json; expected the translator/ folder of a finished `mr2ct train` run")
     record = read_json(folder / "translator.json")
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise InputError(f"{folder}/translator.json: is not of format {FORMAT}; expected what this version of mr2ct writes, train again")
+        raise InputError(
+            f"{folder}/translator.json: is not of format {FORMAT}, which this version of mr2ct writes. Prepare and train again"
+        )
     try:
-        translator = Translator(Architecture(**record["architecture"]), record["preparation"], record["training"])
+        preparation = Preparation.from_dict(record["preparation"])
+        translator = Translator(Architecture(**record["architecture"]), preparation, record["training"])
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder}/translator.json: cannot be used ({error}); expected what `mr2ct train` wrote") from error
+        raise InputError(
+            f"{folder}/translator.json: cannot be used ({error}); expected what `mr2ct train` wrote. Train again"
+        ) from error
     for direction in DIRECTIONS:
         path = folder / f"{direction}.safetensors"
         try:

@@ -1,0 +1,279 @@
+"""From a cohort to prepared slices on disk: one `Preparation` for all scans, then each patient's arrays."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from mr2ct_lib import cores
+from mr2ct_lib.files import InputError, atomic, write_json
+from mr2ct_lib.images.folders import Cohort, read_cohort
+from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, N4_PROFILES, WHOLE_BODY_WINDOW, ZSCORE_WINDOW, Window
+from mr2ct_lib.images.preparation import Preparation, blank
+from mr2ct_lib.images.volumes import Volume, plane_axes, read_grid, read_volume, reslice, slices_of
+
+FORMAT = 2  # of prepared.json
+ARRAYS = (
+    *("source", "target", "labels_source", "labels_target"),
+    *("valid", "truth_source_to_target", "truth_target_to_source"),
+)
+_PLANE_OF = {"hip": "coronal", "head": "axial", "abdomen": "axial"}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One patient: the scans of one domain, or of both where the cohort is paired. Paths by the name of their array."""
+
+    id: str
+    scans: dict[str, Path] = field(default_factory=dict)
+    labels: dict[str, Path] = field(default_factory=dict)
+    truths: dict[str, Path] = field(default_factory=dict)
+
+
+def prepare(
+    cohort_folder: str | Path,
+    out: str | Path,
+    plane: str | None = None,
+    size: int | tuple[int, int] | None = None,
+    profile: str = "quick",
+    n4: bool | None = None,
+    source_window: Window | None = None,
+    target_window: Window | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Turn a cohort, or a user's own folders of scans, into training slices; returns the folder `out`, whole or not at all.
+
+    Writes prepared.json and, as .npy, source and target float32 (N, H, W) in [-1, 1], labels_source and labels_target
+    where there are labels. For paired cohorts source[i] and target[i] correspond, valid (bool) says where the target scan
+    covers the source, and truth_source_to_target and truth_target_to_source follow where the cohort holds them.
+
+    Every scan goes through `Preparation.to_slices`, as it does in `synthesize`. The target of a pair is resliced to the
+    grid of its source. Blank slices are dropped.
+
+    Args:
+        cohort_folder: as `read_cohort` takes it.
+        out: a new folder, or one of prepared slices, which is replaced.
+        plane: default: coronal for hips, axial for heads and abdomens, else across the largest voxel side of the source.
+        size: pixels (H, W), or of the longer side; the field of view stays. Default: the median of the source, rounded up
+            to a multiple of 4.
+        profile: how thorough N4 is: "quick", "full" or "paper".
+        n4: whether the bias field of MR is removed. Default: yes, except for heads.
+        source_window, target_window: what the networks see. Default: CT [-150, 350] HU for hips and abdomens,
+            [-1024, 1500] HU for a user's own scans; MR [0, 100] % of its bright tissue; heads [-1, 6] SD.
+        workers: processes; default: one per core.
+        progress: a bar, shown at a terminal only.
+
+    Raises InputError for an unknown plane or profile, a size below 16, a window of another unit, a scan that cannot be
+    read, a domain that is blank throughout, and an `out` that holds other things. A patient without a slice that shows
+    anything is left out and named.
+    """
+    if profile not in N4_PROFILES:
+        raise InputError(f"profile: {profile!r}; expected one of {', '.join(N4_PROFILES)}. Choose one of them")
+    out = Path(out)
+    if out.exists() and not (out / "prepared.json").exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: holds other things; expected a new folder or prepared slices. Choose another name")
+    cohort = read_cohort(cohort_folder)
+    preparation = _plan(cohort, plane, size, profile, n4, {"source": source_window, "target": target_window})
+    jobs = _jobs(cohort)
+    with atomic(out) as temporary:
+        parts = temporary / "parts"
+        parts.mkdir(parents=True)
+        rows = _run(jobs, preparation, parts, workers, progress)
+        kept = [number for number, row in enumerate(rows) if row]
+        for name in ARRAYS:
+            _join([parts / f"{number}_{name}.npy" for number in kept], temporary / f"{name}.npy")
+        parts.rmdir()
+        left_out = [job.id for job, row in zip(jobs, rows, strict=True) if not row]
+        if left_out:
+            print(f"left out, blank in the field of view: {', '.join(left_out)}")
+        provenance = {key: cohort.meta.get(key) for key in ("profile", "seed", "distort_target", "domains", "versions")}
+        write_record(
+            temporary,
+            preparation,
+            _patients(cohort, [(jobs[number].id, rows[number]) for number in kept]),
+            anatomy=cohort.meta.get("anatomy"),
+            left_out=left_out,
+            paired=cohort.paired,
+            label_names=cohort.meta.get("label_names", {}),
+            cohort={"folder": cohort.folder.name, **provenance},
+        )
+    return out
+
+
+def write_record(folder: Path, preparation: Preparation, patients: dict[str, list[dict]], **more: Any) -> None:
+    """Write prepared.json. patients: by domain, rows with "id", "first" (number of the first slice) and "count"."""
+    content = {"format": FORMAT, "preparation": preparation.as_dict(), "patients": patients}
+    write_json(content | more, folder / "prepared.json")
+
+
+def _plan(
+    cohort: Cohort,
+    plane: str | None,
+    size: int | tuple[int, int] | None,
+    profile: str,
+    n4: bool | None,
+    windows: dict[str, Window | None],
+) -> Preparation:
+    """Decide how the scans of a cohort become slices, by the grids of its source scans and its anatomy."""
+    anatomy = cohort.meta.get("anatomy")
+    grids = [read_grid(path) for path in cohort.source.values()]
+    shapes = np.array([shape for shape, _ in grids])
+    spacings = np.array([np.linalg.norm(affine[:3, :3], axis=0) for _, affine in grids])
+    if plane is None:
+        thick = np.median(spacings, axis=0)
+        across = "axial" if thick[2] >= thick.max() * 0.99 else ("sagittal", "coronal")[thick[:2].argmax()]
+        plane = _PLANE_OF.get(anatomy, across)
+    number, *in_plane, _ = plane_axes(plane)
+    view = [float(median((shapes * spacings)[:, axis])) for axis in in_plane]  # mm of rows and columns
+    pixel = float(median(spacings[:, in_plane].ravel()))
+    if isinstance(size, int):
+        pixel = max(view) / size
+    elif size is not None:
+        pixel = max(mm / pixels for mm, pixels in zip(view, size, strict=True))
+    shape = tuple(4 * math.ceil(round(mm / pixel, 3) / 4) for mm in view) if not isinstance(size, tuple | list) else size
+    if min(shape) < 16:
+        raise InputError(f"size: slices of {shape[0]} x {shape[1]} pixels; expected at least 16 x 16. Choose a larger one")
+    modality = {domain: cohort.meta["domains"][domain]["modality"] for domain in windows}
+    return Preparation(
+        plane=plane,
+        pixel=pixel,
+        shape=tuple(shape),
+        slice_spacing=float(median(spacings[:, number])),
+        windows={domain: _window(given, modality[domain], anatomy, domain) for domain, given in windows.items()},
+        n4={domain: kind == "MR" and (anatomy != "head" if n4 is None else n4) for domain, kind in modality.items()},
+        n4_profile=profile,
+        slab=int(median(shapes[:, number])) if anatomy in _PLANE_OF else None,  # own scans keep all their slices
+    )
+
+
+def _window(given: Window | None, modality: str, anatomy: str | None, domain: str) -> Window:
+    """The window of a domain: the given one, or the default of its modality and anatomy."""
+    if modality == "CT":
+        default = CT_WINDOW if anatomy in _PLANE_OF else WHOLE_BODY_WINDOW
+    else:
+        default = ZSCORE_WINDOW if anatomy == "head" else MR_WINDOW
+    if given and given.unit != default.unit:
+        raise InputError(
+            f"{domain}_window: is in {given.unit}; the {domain} scans are in {default.unit}. Give a window in {default.unit}"
+        )
+    return given or default
+
+
+def _jobs(cohort: Cohort) -> list[_Job]:
+    """One job for each patient of a paired cohort, and for each scan of an unpaired one."""
+
+    def beside(kind: str, id_: str) -> dict[str, Path]:
+        path = cohort.folder / kind / f"{id_}.nii.gz"
+        return {kind: path} if path.exists() else {}
+
+    scans = {"source": cohort.source, "target": cohort.target}
+    if cohort.paired:
+        jobs = []
+        for id_, path in cohort.source.items():
+            if id_ not in cohort.target:
+                raise InputError(f"{cohort.folder}: {id_} has no target scan; expected both of each pair. Add or remove it")
+            labels = dict.fromkeys(("labels_source", "labels_target"), cohort.labels[id_]) if id_ in cohort.labels else {}
+            labels |= beside("labels_target", id_) if labels else {}
+            truths = beside("truth_source_to_target", id_) | beside("truth_target_to_source", id_)
+            jobs.append(_Job(id_, {"source": path, "target": cohort.target[id_]}, labels, truths))
+        groups = [jobs]
+    else:
+        groups = [
+            [
+                _Job(id_, {domain: path}, {f"labels_{domain}": cohort.labels[id_]} if id_ in cohort.labels else {})
+                for id_, path in paths.items()
+            ]
+            for domain, paths in scans.items()
+        ]
+    for jobs in groups:  # arrays of which some patients have no part would not correspond to the slices
+        named = [set(job.labels) | set(job.truths) for job in jobs]
+        common = set.intersection(*named)
+        if any(names != common for names in named):
+            print("some patients have no labels or truth; prepared without them")
+        for job, names in zip(jobs, named, strict=True):
+            for name in names - common:
+                job.labels.pop(name, None)
+                job.truths.pop(name, None)
+    return sum(groups, [])
+
+
+def _run(
+    jobs: list[_Job], preparation: Preparation, parts: Path, workers: int | None, progress: bool
+) -> list[dict[str, dict]]:
+    """Prepare all patients, in processes where that pays; their order is that of the jobs."""
+    workers = min(workers or cores.available(), len(jobs) // 8)  # a process takes a second to start
+    # disable=None: shown at a terminal only
+    bar = {"total": len(jobs), "desc": "prepare", "unit": "patient", "disable": None if progress else True}
+    arguments = (range(len(jobs)), jobs, [preparation] * len(jobs), [parts] * len(jobs))
+    if workers < 2:
+        return list(tqdm(map(_prepare_patient, *arguments), **bar))
+    with cores.pool(workers) as pool:
+        return list(tqdm(pool.map(_prepare_patient, *arguments, chunksize=2), **bar))
+
+
+def _prepare_patient(number: int, job: _Job, preparation: Preparation, parts: Path) -> dict[str, dict]:
+    """Write one patient's arrays as parts/<number>_<name>.npy and return the domains' rows of prepared.json: {} if blank."""
+    first, *others = job.scans.items()
+    scan = _read(first[1], first[0], preparation)
+    slices, place = preparation.to_slices(scan, first[0])
+    arrays, grid, numbers = {first[0]: slices[place.training]}, place.field, place.numbers
+    for domain, path in others:
+        scan = _read(path, domain, preparation)
+        arrays[domain] = preparation.on_grid(scan, domain, grid)[numbers]
+        everywhere = Volume(np.ones(scan.array.shape, np.uint8), scan.affine, "label")
+        arrays["valid"] = slices_of(reslice(everywhere, *grid), preparation.plane)[numbers].astype(bool)
+    shown = np.logical_and.reduce([~blank(arrays[domain]) for domain in job.scans])
+    if not shown.any():
+        return {}
+    for name, path in job.truths.items():
+        domain = name.split("_")[-1]
+        arrays[name] = preparation.on_grid(_read(path, domain, preparation), domain, grid)[numbers]
+    for name, path in job.labels.items():
+        labels = slices_of(reslice(read_volume(path, "label"), *grid), preparation.plane)[numbers]
+        arrays[name] = labels.astype(np.uint8 if labels.max() < 256 else np.int16)
+    for name, array in arrays.items():
+        np.save(parts / f"{number}_{name}.npy", array[shown])
+    row = {"count": int(shown.sum()), "slices": numbers[shown].tolist(), "shape": list(grid[0]), "affine": grid[1].tolist()}
+    return dict.fromkeys(job.scans, row)
+
+
+def _read(path: Path, domain: str, preparation: Preparation) -> Volume:
+    return read_volume(path, "HU" if preparation.windows[domain].unit == "HU" else "a.u.")
+
+
+def _patients(cohort: Cohort, rows: list[tuple[str, dict[str, dict]]]) -> dict[str, list[dict]]:
+    """By domain, the patients' rows of prepared.json with the number of their first slice."""
+    patients: dict[str, list[dict]] = {"source": [], "target": []}
+    for domain, listed in patients.items():
+        first = 0
+        for id_, row in rows:
+            if domain in row:
+                listed.append({"id": id_, "first": first, **row[domain]})
+                first += row[domain]["count"]
+        if not listed:
+            raise InputError(
+                f"{cohort.folder}: every {domain} scan is blank in the field of view; expected at least one that is not. "
+                "Check the scans"
+            )
+    return patients
+
+
+def _join(parts: list[Path], path: Path) -> None:
+    """Write the arrays of `parts` one after another to `path`, holding one at a time in memory, and delete them."""
+    parts = [part for part in parts if part.exists()]
+    if not parts:
+        return
+    heads = [np.load(part, mmap_mode="r") for part in parts]
+    dtype = max((head.dtype for head in heads), key=lambda d: d.itemsize)
+    shape = (sum(len(head) for head in heads), *heads[0].shape[1:])
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(np.load(part).astype(dtype, copy=False).tobytes())
+            part.unlink()

@@ -391,7 +391,7 @@ def test_the_grid_alone_needs_no_voxels(scan, tmp_path):
     shape, affine = read_grid(tmp_path / "a.mha")
     assert shape == SHAPE
     np.testing.assert_allclose(affine, oblique(), atol=1e-9)
-    with pytest.raises(InputError, match=r"a\.mha: is not a readable image"):
+    with pytest.raises(InputError, match=r"a\.mha: is not a readable MetaImage"):
         read_volume(tmp_path / "a.mha")
 
 
@@ -432,7 +432,7 @@ def test_names_with_umlauts_are_read_and_written(encoding, scan, tmp_path):
 def test_a_metaimage_whose_name_is_not_utf8_gets_a_sentence(tmp_path):
     path = tmp_path / os.fsdecode("Müller.mha".encode("latin-1"))
     path.write_bytes(b"x")
-    with pytest.raises(InputError, match="with a plain name"):
+    with pytest.raises(InputError, match="its name is not UTF-8"):
         read_volume(path)
 
 

@@ -2,10 +2,11 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -89,24 +90,30 @@ def _check_affine(affine: np.ndarray, path: Path) -> None:
         )
 
 
+@contextmanager
+def _readable(path: Path, kind: str) -> Iterator[None]:
+    """Turn what goes wrong inside the block into an InputError that names the file and the `kind` of file expected."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # nibabel, gzip, zlib and SimpleITK raise many kinds for a damaged file
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        note = "" if isinstance(error, RuntimeError) else f" ({reason})"  # SimpleITK's names lines of its source
+        raise InputError(
+            f"{path}: is not a readable {kind}{note}; expected a whole file. Copy or export it again"
+        ) from error
+
+
 def _open_nifti(path: Path) -> ScanFile:
     import nibabel as nib
 
-    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # what is wrong is said in one sentence, below
-
-    def readable(action: Callable[[], Any]) -> Any:
-        try:
-            return action()
-        except MemoryError:
-            raise
-        except Exception as error:  # nibabel, gzip and zlib raise many kinds for a damaged file
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(
-                f"{path}: is not a readable NIfTI image ({reason}); expected a whole .nii or .nii.gz file. Copy or "
-                "export it again"
-            ) from error
-
-    image, affine, fields, description = readable(lambda: _nifti_header(nib.load(path), path))
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)  # what is wrong is said in one sentence
+    with _readable(path, "NIfTI image"):
+        image = nib.load(path)
+        _check_size(image, path)
+        affine, forms = _nifti_grid(image)
+        unit = image.header["descrip"].item().decode("latin-1").partition(UNIT_MARK)[2].strip("\0 ")
     dtype = image.get_data_dtype()
     if dtype.names or dtype.kind == "c":
         raise InputError(
@@ -117,47 +124,50 @@ def _open_nifti(path: Path) -> ScanFile:
         shape = shape[:-1]
     if len(shape) != 3 or min(shape) < 1:
         raise InputError(f"{path}: has shape {shape}; expected a 3D volume. Split it into 3D files, one per scan")
-    unit = description.partition(UNIT_MARK)[2].strip("\0 ")
-    read = lambda: readable(lambda: np.asanyarray(image.dataobj).reshape(shape))  # noqa: E731
-    return ScanFile(shape, affine, unit if unit in UNITS else None, read, fields)
+
+    def read() -> np.ndarray:
+        with _readable(path, "NIfTI image"):
+            return np.asanyarray(image.dataobj).reshape(shape)
+
+    return ScanFile(shape, affine, unit if unit in UNITS else None, read, forms)
 
 
-def _nifti_header(
-    image: "nib.Nifti1Image", path: Path
-) -> tuple["nib.Nifti1Image", np.ndarray, dict[str, np.ndarray], str]:
-    """Return the image, its affine in mm, the fields of its forms, and its description."""
-    header = image.header
+def _check_size(image: "nib.Nifti1Image", path: Path) -> None:
+    """Raise ValueError when the voxels of a header cannot be in the file, before memory is asked for them."""
     size = math.prod(image.shape) * image.get_data_dtype().itemsize
-    if size > path.stat().st_size * (DEFLATE if path.suffix == ".gz" else 1):
+    if size > path.stat().st_size * (DEFLATE if path.name.lower().endswith(".gz") else 1):
         raise ValueError(f"its header asks for {size / 2**20:.1f} MiB, more than the file can hold")
+
+
+def _nifti_grid(image: "nib.Nifti1Image") -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the affine (4, 4) in mm, and the fields of the header that place the voxels."""
+    header = image.header
     affine = np.array(image.affine, dtype=np.float64)
     affine[:3] *= MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     pixdim = np.ones(8)
     pixdim[:4] = header["pixdim"][:4]
-    fields = {name: header[name].copy() for name in FORM_FIELDS} | {"pixdim": pixdim}
-    return image, affine, fields, header["descrip"].item().decode("latin-1")
+    return affine, {name: header[name].copy() for name in FORM_FIELDS} | {"pixdim": pixdim}
 
 
 def _open_meta(path: Path) -> ScanFile:
     import SimpleITK as sitk
 
-    def readable(action: Callable[[], Any]) -> Any:
-        try:
-            return action()
-        except (RuntimeError, UnicodeEncodeError) as error:  # the second: a name that is not UTF-8
-            raise InputError(
-                f"{path}: is not a readable image; expected a whole MetaImage or NRRD file with a plain name. Copy or "
-                "export it again"
-            ) from error
-
+    if any("\udc80" <= letter <= "\udcff" for letter in str(path)):  # SimpleITK would crash
+        raise InputError(f"{path}: its name is not UTF-8; expected letters that every program reads. Rename the file")
+    kind = "MetaImage or NRRD file"
     reader = sitk.ImageFileReader()
-    readable(lambda: reader.SetFileName(str(path).encode().decode()))  # SimpleITK crashes on names that are not UTF-8
-    readable(reader.ReadImageInformation)
+    with _readable(path, kind):
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
     if reader.GetNumberOfComponents() != 1 or reader.GetDimension() != 3:
         shape = (*reader.GetSize(), reader.GetNumberOfComponents())
         raise InputError(
             f"{path}: has size and channels {shape}; expected a 3D volume of one channel. Split it or export grey "
             "values"
         )
-    read = lambda: sitk.GetArrayFromImage(readable(reader.Execute)).transpose(2, 1, 0)  # noqa: E731
+
+    def read() -> np.ndarray:
+        with _readable(path, kind):
+            return sitk.GetArrayFromImage(reader.Execute()).transpose(2, 1, 0)
+
     return ScanFile(reader.GetSize(), sitk_affine(reader), None, read)

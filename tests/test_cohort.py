@@ -58,8 +58,12 @@ def small_grids(monkeypatch):
 
 
 def bits(folder):
-    return {p.relative_to(folder).as_posix(): read_volume(p, "a.u.").array.tobytes() for p in sorted(folder.rglob("s*.nii.gz"))} | {
-        p.relative_to(folder).as_posix(): read_volume(p, "a.u.").array.tobytes() for p in sorted(folder.rglob("[tp]*.nii.gz"))
+    return {
+        p.relative_to(folder).as_posix(): read_volume(p, "a.u.").array.tobytes()
+        for p in sorted(folder.rglob("s*.nii.gz"))
+    } | {
+        p.relative_to(folder).as_posix(): read_volume(p, "a.u.").array.tobytes()
+        for p in sorted(folder.rglob("[tp]*.nii.gz"))
     }
 
 
@@ -69,7 +73,9 @@ def test_unpaired_cohort(tmp_path, spheres):
     assert list(made.labels) == ["s0001", "s0002", "t0001", "t0002"] and not made.paired
     assert made.meta["domains"]["target"] == {"modality": "CT", "name": "CT", "unit": "HU"}
     assert made.meta["label_names"]["1"] == "muscle"
-    centre = np.array(made.meta["patients"]["t0002"]["landmarks"]["centre"])  # where the radiographer aimed, near the true landmark
+    centre = np.array(
+        made.meta["patients"]["t0002"]["landmarks"]["centre"]
+    )  # where the radiographer aimed, near the true landmark
     assert 0 < np.abs(centre - [1.0, 2.0, 3.0]).max() < 5 * 12
     ct = read_volume(made.target["t0002"])
     np.testing.assert_allclose((ct.affine @ [*(np.array(ct.array.shape) - 1) / 2, 1])[:3], centre, atol=1e-3)
@@ -109,13 +115,48 @@ def test_interrupted_cohort_is_taken_up_again(tmp_path, spheres, monkeypatch):
         make_cohort("hip", tmp_path / "part", 3, seed=1, paired=True, workers=1)
     with pytest.raises(InputError, match="unfinished"):
         read_cohort(tmp_path / "part")
-    monkeypatch.setattr(cohort, "make_patient", lambda *arguments: made.append(arguments[3]) or make_patient(*arguments))
+    monkeypatch.setattr(
+        cohort, "make_patient", lambda *arguments: made.append(arguments[3]) or make_patient(*arguments)
+    )
     make_cohort("hip", tmp_path / "part", 3, seed=1, paired=True, workers=1)
     assert made == ["p0001", "p0002", "p0003"]  # finished patients were kept
     assert bits(tmp_path / "part") == bits(tmp_path / "whole")
     assert (tmp_path / "part" / "cohort.json").read_text() == (tmp_path / "whole" / "cohort.json").read_text()
     make_cohort("hip", tmp_path / "part", 4, seed=1, paired=True, workers=1)  # and a cohort may grow
     assert made[3:] == ["p0004"]
+
+
+def test_failed_patients_are_listed_with_their_reasons_and_the_others_kept(tmp_path, spheres, monkeypatch):
+    make_patient = cohort.make_patient
+
+    def fails_twice(settings, folder, atlas, id_):
+        if id_ in ("s0002", "t0001"):
+            raise RuntimeError(f"{id_} has moved")
+        make_patient(settings, folder, atlas, id_)
+
+    monkeypatch.setattr(cohort, "make_patient", fails_twice)
+    with pytest.raises(InputError) as caught:
+        make_cohort("hip", tmp_path / "a", 2, seed=1, workers=1)
+    assert "2 of 4 patients failed" in str(caught.value)
+    assert "s0002: RuntimeError: s0002 has moved" in str(caught.value) and "t0001:" in str(caught.value)
+    assert {path.stem for path in (tmp_path / "a" / "patients").iterdir()} == {"s0001", "t0002"}
+    monkeypatch.setattr(cohort, "make_patient", make_patient)
+    assert make_cohort("hip", tmp_path / "a", 2, seed=1, workers=1).meta["complete"]
+
+
+def test_a_terminated_cohort_leaves_no_process_and_no_hidden_folder(tmp_path):
+    command = [sys.executable, "-m", "mr2ct_lib.cli", "cohort", "hip", "--patients", "20", "--out", str(tmp_path / "a")]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    program = subprocess.Popen(command, start_new_session=True, **quiet)
+    while not list((tmp_path / "a").glob("patients/*.json")) and program.poll() is None:
+        time.sleep(0.02)
+    program.terminate()
+    assert program.wait(timeout=60) == 143
+    with pytest.raises(ProcessLookupError):
+        for _ in range(3000):  # a minute for the workers to end
+            os.killpg(program.pid, 0)
+            time.sleep(0.02)
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
 
 
 def test_other_settings_are_refused(tmp_path, spheres):
@@ -150,9 +191,14 @@ def test_distorted_heads_hold_their_truth(tmp_path, spheres):
 
 def test_abdomen_keeps_each_posture(tmp_path, spheres):
     made = make_cohort("abdomen", tmp_path / "a", 1, seed=1, paired=True, workers=1)
-    volumes = {p.parent.name: read_volume(p) for p in made.folder.rglob("p0001.nii.gz") if "labels" not in p.parent.name}
+    volumes = {
+        p.parent.name: read_volume(p) for p in made.folder.rglob("p0001.nii.gz") if "labels" not in p.parent.name
+    }
     assert volumes["truth_source_to_target"].unit == "HU" and volumes["truth_target_to_source"].unit == "a.u."
-    body = {kind: read_volume(made.folder / kind / "p0001.nii.gz", "label").array == 2 for kind in ("labels", "labels_target")}
+    body = {
+        kind: read_volume(made.folder / kind / "p0001.nii.gz", "label").array == 2
+        for kind in ("labels", "labels_target")
+    }
     lowest = {kind: inside.any(axis=(0, 2)).argmax() for kind, inside in body.items()}
     assert lowest["labels"] > lowest["labels_target"]  # the stand-in is pressed down by 10 mm in CT
     fat = volumes["truth_source_to_target"].array[body["labels"]]
@@ -190,7 +236,9 @@ def write_maps(tmp_path, *seeds):
 def test_several_label_maps_take_turns(tmp_path, small_grids):
     files = write_maps(tmp_path, 1, 2)
     both = make_cohort("hip", tmp_path / "both", 4, seed=1, paired=True, workers=1, **files)
-    alone = make_cohort("hip", tmp_path / "alone", 1, seed=9, paired=True, workers=1, labels=files["labels"][1], names=files["names"])
+    alone = make_cohort(
+        "hip", tmp_path / "alone", 1, seed=9, paired=True, workers=1, labels=files["labels"][1], names=files["names"]
+    )
 
     def volume(made, id_):
         return (read_volume(made.labels[id_], "label").array > 0).sum()
@@ -206,7 +254,19 @@ def test_several_label_maps_take_turns(tmp_path, small_grids):
 
 def test_a_killed_cohort_goes_on_and_finished_patients_stay(tmp_path):
     """SIGKILL in the middle of a process of its own: nothing half-written is taken for a patient, nothing finished is made again."""
-    command = [sys.executable, "-m", "mr2ct_lib.cli", "cohort", "head", "--patients", "3", "--paired", "--seed", "4", "--out"]
+    command = [
+        sys.executable,
+        "-m",
+        "mr2ct_lib.cli",
+        "cohort",
+        "head",
+        "--patients",
+        "3",
+        "--paired",
+        "--seed",
+        "4",
+        "--out",
+    ]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     made = subprocess.Popen([*command, str(tmp_path / "part")], start_new_session=True, **quiet)
     while not list((tmp_path / "part").glob("patients/p*.json")) and made.poll() is None:
@@ -233,7 +293,9 @@ GRIDS = [((3, 40, 20), (50.0, 4.0, 6.0)), ((2, 2, 2), (60.0, 60.0, 60.0)), ((40,
 def test_tiny_coarse_and_oblique_label_maps_are_scanned_where_they_lie(tmp_path, small_grids, shape, spacing, slope):
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -(np.array(shape) - 1) / 2 * spacing
-    affine[:3, :3] = np.array([[np.cos(slope), -np.sin(slope), 0], [np.sin(slope), np.cos(slope), 0], [0, 0, 1]]) @ affine[:3, :3]
+    affine[:3, :3] = (
+        np.array([[np.cos(slope), -np.sin(slope), 0], [np.sin(slope), np.cos(slope), 0], [0, 0, 1]]) @ affine[:3, :3]
+    )
     labels = np.ones(shape, np.uint8)
     labels[: shape[0] // 2] = 2
     write_volume(Volume(labels, affine, "label"), tmp_path / "map.nii.gz")
@@ -245,7 +307,9 @@ def test_tiny_coarse_and_oblique_label_maps_are_scanned_where_they_lie(tmp_path,
     index = np.rint((place - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T).astype(int)
     inside = ((index >= 0) & (index < shape)).all(axis=1)
     expected = np.where(inside, labels[tuple(np.clip(index, 0, np.array(shape) - 1).T)], 0)
-    assert (found.array.ravel() == expected).mean() > 0.995 and inside.any()  # but for rounding half way between two voxels
+    assert (
+        found.array.ravel() == expected
+    ).mean() > 0.995 and inside.any()  # but for rounding half way between two voxels
     assert 0 < ct.array.max() < 150 and ct.array.min() < -900
 
 

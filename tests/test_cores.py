@@ -4,14 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from math import sqrt
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mr2ct_lib import cores
 from mr2ct_lib.files import InputError
+from mr2ct_lib.images.volumes import read_volume
+from mr2ct_lib.patients.cohort import make_cohort
 
 
 def dies_once(folder: str, number: int) -> int:
@@ -105,6 +109,30 @@ def test_a_cluster_does_a_killed_workers_job_again(cluster, tmp_path):
     outcomes = list(cores.run_jobs(dies_once, [(n,) for n in range(4)], **options))
     assert (tmp_path / "died").exists()
     assert sorted((outcome.number, outcome.value) for outcome in outcomes) == [(0, 0), (1, 1), (2, 4), (3, 9)]
+
+
+def test_a_cohort_made_on_a_cluster_is_the_same_although_a_worker_is_killed(cluster, tmp_path):
+    def kill_one(folder):
+        while not list(folder.glob("patients/*.json")):
+            time.sleep(0.02)
+        os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one, args=(tmp_path / "cluster",))
+    killer.start()
+    options = {"patients": 3, "seed": 4, "progress": False}
+    remote = make_cohort("head", tmp_path / "cluster", scheduler=cluster.scheduler_address, **options)
+    killer.join()
+    local = make_cohort("head", tmp_path / "local", workers=1, **options)
+    assert remote.meta == local.meta
+    for kind in ("source", "target", "labels"):
+        for path in (local.folder / kind).iterdir():
+            here, there = (
+                read_volume(folder / kind / path.name, "a.u.").array for folder in (local.folder, remote.folder)
+            )
+            np.testing.assert_array_equal(here, there)
+    finished = {path: path.stat().st_mtime_ns for path in remote.folder.glob("patients/*.json")}
+    make_cohort("head", tmp_path / "cluster", scheduler="tcp://127.0.0.1:1", **options)  # nothing is left to do
+    assert all(path.stat().st_mtime_ns == when for path, when in finished.items())
 
 
 def test_a_cluster_hands_back_errors(cluster):

@@ -137,7 +137,8 @@ def test_neck_shaft_angle_and_head_diameter_are_in_the_textbook_range(seed):
     patient = hip_patient(seed)
     for side in ("right", "left"):
         head, base, upper, lower = (
-            np.array(patient.landmarks[f"{name}_{side}"]) for name in ("head", "neck_base", "shaft_upper", "shaft_lower")
+            np.array(patient.landmarks[f"{name}_{side}"])
+            for name in ("head", "neck_base", "shaft_upper", "shaft_lower")
         )
         neck, shaft = head - base, lower - upper
         angle = np.degrees(np.arccos(neck @ shaft / np.linalg.norm(neck) / np.linalg.norm(shaft)))
@@ -246,7 +247,8 @@ def test_fat_and_muscle_are_knobs():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "match"), [({"colour": 3}, "colour"), ({"sex": "other"}, "sex"), ({"flexion": 90}, "flexion"), ({"fat": -1}, "fat")]
+    ("knobs", "match"),
+    [({"colour": 3}, "colour"), ({"sex": "other"}, "sex"), ({"flexion": 90}, "flexion"), ({"fat": -1}, "fat")],
 )
 def test_unknown_or_impossible_knobs_are_refused(knobs, match):
     with pytest.raises(InputError, match=match):
@@ -256,3 +258,13 @@ def test_unknown_or_impossible_knobs_are_refused(knobs, match):
 def test_structure_labels_merge_bone_with_its_cortex_and_marrow():
     values = [VALUE[n] for n in ("pelvis", "pelvis_cortex", "femur_marrow", "vastus_medialis", "skin", "spine_cortex")]
     assert structure_labels(np.array(values), HIP_NAMES).tolist() == [1, 1, 2, 22, 0, 0]
+
+
+@pytest.mark.parametrize("first_x", [-190.0, 30.0])
+def test_the_body_mask_is_where_anything_is_painted(first_x):
+    affine = np.diag([9.0, 7.0, 12.0, 1.0])
+    affine[:3, 3] = first_x, -140, -160
+    patient = hip_patient(6)
+    painted = patient.paint((43, 40, 25), affine) > 0
+    assert painted.any() and not painted.all()
+    np.testing.assert_array_equal(patient.body_mask((43, 40, 25), affine), painted)

@@ -168,7 +168,9 @@ def test_ct_noise_sd_and_texture():
     assert noise.std() == pytest.approx(10, rel=0.03)
     power = (np.abs(np.fft.fft2(noise, axes=(0, 1))) ** 2).mean(axis=2)
     frequency = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.fftfreq(64)[None])
-    low, middle, high = (power[(frequency > a) & (frequency < b)].mean() for a, b in ((0, 0.05), (0.12, 0.2), (0.45, 0.5)))
+    low, middle, high = (
+        power[(frequency > a) & (frequency < b)].mean() for a, b in ((0, 0.05), (0.12, 0.2), (0.45, 0.5))
+    )
     assert middle > 2 * low and middle > 20 * high  # a ramp at low frequencies, nothing at the edge of the band
 
 
@@ -178,7 +180,9 @@ def test_distortion_is_smooth_invertible_and_clearly_visible():
     dx, dy = fixed(x, y)
     inside = np.hypot(x, y) < 90
     assert 7 < np.sqrt((dx**2 + dy**2)[inside].mean()) < 9
-    jacobian = (1 + np.gradient(dx, axis=0)) * (1 + np.gradient(dy, axis=1)) - np.gradient(dx, axis=1) * np.gradient(dy, axis=0)
+    jacobian = (1 + np.gradient(dx, axis=0)) * (1 + np.gradient(dy, axis=1)) - np.gradient(dx, axis=1) * np.gradient(
+        dy, axis=0
+    )
     assert jacobian.min() > 0.25
     there = np.stack([x, y])
     back = there.copy()
@@ -191,7 +195,14 @@ def test_displaced_scan_shows_what_lies_there():
     clean = CLEAN | {"supersample": (2, 2, 2)}
     plain, labels = acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES["head_pd"], 1, gain=1.0, **clean)
     shifted, moved = acquire_mr(
-        Spheres(), SHAPE, AFFINE, SEQUENCES["head_pd"], 1, gain=1.0, displacement=lambda x, y: (x * 0 + 12.0, y * 0), **clean
+        Spheres(),
+        SHAPE,
+        AFFINE,
+        SEQUENCES["head_pd"],
+        1,
+        gain=1.0,
+        displacement=lambda x, y: (x * 0 + 12.0, y * 0),
+        **clean,
     )
     np.testing.assert_allclose(shifted.array[:-2], plain.array[2:], atol=1e-6)
     np.testing.assert_array_equal(moved.array[:-2], labels.array[2:])
@@ -211,6 +222,9 @@ def test_bad_input_is_refused():
         acquire_mr(Spheres(), SHAPE, oblique, SEQUENCES["head_pd"], 1)
     nameless = Spheres()
     nameless.names = {0: "background", 1: "muscle"}
-    for acquire in (lambda: acquire_mr(nameless, SHAPE, AFFINE, SEQUENCES["head_pd"], 1), lambda: acquire_ct(nameless, SHAPE, AFFINE, 1)):
+    for acquire in (
+        lambda: acquire_mr(nameless, SHAPE, AFFINE, SEQUENCES["head_pd"], 1),
+        lambda: acquire_ct(nameless, SHAPE, AFFINE, 1),
+    ):
         with pytest.raises(InputError, match="2"):
             acquire()

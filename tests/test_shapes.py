@@ -10,6 +10,8 @@ from mr2ct_lib.patients.shapes import (
     ellipsoid_depth,
     interpolate_lattice,
     join_strays,
+    section_table,
+    separable_sum,
     tube,
     tube_bounds,
     voxel_centres,
@@ -57,7 +59,9 @@ def test_a_flattened_chain_is_wide():
 
 def test_ellipsoid_with_equal_radii_is_a_ball():
     points = np.random.default_rng(2).normal(0, 8, (500, 3))
-    np.testing.assert_allclose(ellipsoid_depth(points, (0, 0, 0), (9, 9, 9)), 9 - np.linalg.norm(points, axis=1), atol=1e-9)
+    np.testing.assert_allclose(
+        ellipsoid_depth(points, (0, 0, 0), (9, 9, 9)), 9 - np.linalg.norm(points, axis=1), atol=1e-9
+    )
 
 
 def test_waves_of_a_seed_have_zero_mean_unit_spread_and_are_its_own():
@@ -78,6 +82,18 @@ def test_waves_have_unit_variance_and_the_slope_of_their_differences():
     np.testing.assert_allclose(slope, np.linalg.norm(steps, axis=0), atol=1e-3)
     np.testing.assert_allclose(value, wave(points))
     np.testing.assert_allclose(wave.on(*points.T), wave(points), atol=1e-4)
+
+
+def test_a_tube_given_as_its_table_is_the_same():
+    sections = [(-40, 0, 0, 10, 5, 20, 3), (40, 5, 0, 12, 5, 60, 0)]
+    points = np.random.default_rng(0).uniform(-20, 20, (3, 500)).astype(np.float32)
+    np.testing.assert_array_equal(tube(*points, section_table(sections)), tube(*points, sections))
+
+
+def test_separable_sum_is_the_sum_over_all_nodes():
+    rng = np.random.default_rng(0)
+    values, weights = rng.normal(size=(2, 3, 4, 5)), [rng.normal(size=(n + 2, n)) for n in (3, 4, 5)]
+    np.testing.assert_allclose(separable_sum(values, *weights), np.einsum("clmn,il,jm,kn->cijk", values, *weights))
 
 
 @pytest.mark.parametrize("oblique", [False, True])

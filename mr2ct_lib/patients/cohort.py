@@ -61,7 +61,9 @@ class CohortSettings:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(f"seed: {self.seed!r}; expected a whole number >= 0. Choose one")
         if bool(self.labels) != bool(self.names) or (self.body and not self.labels):
-            raise InputError("labels, names, body: not all are given; expected labels and names together (body is optional)")
+            raise InputError(
+                "labels, names, body: not all are given; expected labels and names together (body is optional)"
+            )
         if self.body and len(self.body) != len(self.labels):
             raise InputError(
                 f"body: {len(self.body)} masks for {len(self.labels)} label maps; expected one for each map, or none"

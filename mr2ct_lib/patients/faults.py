@@ -8,19 +8,24 @@ from scipy import fft
 from scipy.interpolate import RBFInterpolator, RegularGridInterpolator
 
 from mr2ct_lib.files import InputError
+from mr2ct_lib.patients.shapes import separable_sum
 
 BIAS_MM = 130.0  # distance over which a receive coil's sensitivity varies
 DISTORTION_SEED = 1808  # of the head's target domain: the same in every cohort, training or test
 
 
-def smooth_field(shape: tuple[int, int, int], affine: np.ndarray, length: float, seed: Any, extent: float = 450.0) -> np.ndarray:
+def smooth_field(
+    shape: tuple[int, int, int], affine: np.ndarray, length: float, seed: Any, extent: float = 450.0
+) -> np.ndarray:
     """Return a smooth random field, mean 0 and SD 1 over many draws, float32, at the voxel centres of a grid.
 
     White noise on a lattice of `length` mm that is fixed in space, interpolated by cubic B-splines: the same seed gives the same
     field at the same place on any grid. Only grids along the axes (positive diagonal affine); beyond +-`extent` mm it repeats itself.
     """
     if np.any(affine[:3, :3][~np.eye(3, dtype=bool)] != 0) or np.any(np.diag(affine)[:3] <= 0):
-        raise InputError("affine: oblique or flipped; expected a virtual scanner's grid along the axes; reslice afterwards")
+        raise InputError(
+            "affine: oblique or flipped; expected a virtual scanner's grid along the axes; reslice afterwards"
+        )
     knots = int(np.ceil(2 * extent / length))
     noise = np.random.default_rng(seed).standard_normal((knots,) * 3, dtype=np.float32)
     splines = [np.zeros((n, knots), dtype=np.float32) for n in shape]
@@ -32,8 +37,8 @@ def smooth_field(shape: tuple[int, int, int], affine: np.ndarray, length: float,
         for tap, weight in enumerate(weights):
             splines[axis][np.arange(shape[axis]), (first + tap) % knots] = weight
         splines[axis] /= np.float32((151 / 315) ** 0.5)  # the integral of the squared cubic B-spline
-    along_x, along_y, along_z = splines
-    return along_y @ np.tensordot(along_x, noise, 1) @ along_z.T
+    used = [np.flatnonzero(spline.any(axis=0)) for spline in splines]  # the knots that reach this grid
+    return separable_sum(noise[np.ix_(*used)], *(spline[:, knots] for spline, knots in zip(splines, used, strict=True)))
 
 
 def bias_field(shape: tuple[int, int, int], affine: np.ndarray, strength: float, seed: Any) -> np.ndarray:
@@ -53,9 +58,13 @@ def ct_noise(shape: tuple[int, int, int], sd: float, rng: np.random.Generator) -
 
     That is the texture that filtered back-projection leaves: ramp filter times a Hann window, without a constant part.
     """
-    frequency = np.hypot(fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])[None])  # cycles a voxel; 0.5 is the edge of the band
+    frequency = np.hypot(
+        fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])[None]
+    )  # cycles a voxel; 0.5 is the edge of the band
     amplitude = np.sqrt(frequency) * np.where(frequency < 0.5, np.cos(np.pi * frequency) ** 2, 0)
-    twice = np.full(amplitude.shape[1], 2.0)  # every column of a real transform but the first (and an even last) stands for two
+    twice = np.full(
+        amplitude.shape[1], 2.0
+    )  # every column of a real transform but the first (and an even last) stands for two
     twice[0] = 1
     if shape[1] % 2 == 0:
         twice[-1] = 1
@@ -73,7 +82,9 @@ class Distortion:
 
     def __init__(self, nodes: np.ndarray, values: np.ndarray):
         self.nodes, self.values = nodes, values
-        self._interpolate = RegularGridInterpolator((nodes, nodes), values, method="cubic", bounds_error=False, fill_value=None)
+        self._interpolate = RegularGridInterpolator(
+            (nodes, nodes), values, method="cubic", bounds_error=False, fill_value=None
+        )
 
     def __call__(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         limit = np.abs(self.nodes).max()

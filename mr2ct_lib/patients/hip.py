@@ -7,7 +7,7 @@ inserts on it about the head's centre, while the origins on the pelvis stay.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 
@@ -65,7 +65,9 @@ class HipPatient:
     def _shape_of(self, q: np.ndarray, sign: int) -> np.ndarray:
         """Smooth personal displacement (mm) at reference points `q` (3, ...), lateral coordinate of the side `sign`."""
         x = sign * q[0]
-        shift = np.stack([Waves.of_seed(7 * self.seed + axis, 220.0).on(x, q[1], q[2]) for axis in range(3)]).astype(np.float64)
+        shift = np.stack([Waves.of_seed(7 * self.seed + axis, 220.0).on(x, q[1], q[2]) for axis in range(3)]).astype(
+            np.float64
+        )
         shift[0] *= sign * np.clip(np.abs(q[0]) / 40, 0, 1)  # the midline stays on the midline
         return 2.2 * shift
 
@@ -111,6 +113,29 @@ class HipPatient:
         symphysis = self.to_patient(np.array([0.0, 20.0, -30.0]), 1)
         return {"centre": tuple(map(float, middle)), "symphysis": tuple(map(float, symphysis))} | found
 
+    def body_mask(self, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
+        """Return where `paint` paints anything, bool (I, J, K), much sooner; for grids along the patient's axes only."""
+        x = affine[0, 0] * np.arange(shape[0]) + affine[0, 3] - self.origin[0]
+        halves = []
+        for sign, part in ((-1, x < 0), (1, x >= 0)):
+            start = affine.copy()
+            start[:3, 3] += affine[:3, 0] * int(part.argmax())
+            if part.any():
+                halves.append(self._layers(Nodes(self._reference_grid((int(part.sum()), *shape[1:]), start, sign))) > 0)
+        return np.concatenate(halves)
+
+    def _layers(self, nodes: Nodes) -> np.ndarray:
+        """Return indices into LAYERS, uint8 (I, J, K): how deep below the skin each voxel lies."""
+        depths = np.array(
+            [0.0, 2.0, 4.0, 0.8 * self.fat], dtype=np.float32
+        )  # mm; only skin and fat are less than 4 deep
+        offset = np.float32((FAT - self.fat) * 0.85 - 34 * (np.sqrt(self.muscle) - 1))
+
+        def classify(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+            return np.searchsorted(depths, -(skin_distance(x, y, z) + offset)).astype(np.uint8)
+
+        return nodes.layers(classify)
+
     def paint(self, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
         """Return uint8 labels (I, J, K), values of `names`, at the voxel centres of any grid."""
         affine = np.asarray(affine, dtype=np.float64)
@@ -146,25 +171,21 @@ class HipPatient:
         low = np.floor(world.min(axis=1) / _STEP) * _STEP  # the same nodes whatever the grid: a point has one label
         high = world.max(axis=1) + _STEP
         counts = np.maximum(2, np.ceil((high - low) / _STEP).astype(int) + 1)
-        lattice_affine = np.diag([_STEP, _STEP, _STEP, 1.0])
-        lattice_affine[:3, 3] = low
-        nodes = voxel_centres(tuple(counts), lattice_affine).astype(np.float64)
-        return interpolate_lattice(self.to_reference(nodes, sign), low, _STEP, shape, affine)
+        return interpolate_lattice(_lattice_of(self, sign, tuple(low), tuple(counts)), low, _STEP, shape, affine)
 
     def _paint_side(self, shape: tuple[int, int, int], affine: np.ndarray, sign: int) -> np.ndarray:
         q = self._reference_grid(shape, affine, sign)
         rng = np.random.default_rng((self.seed, 11, sign + 1))
         nodes = Nodes(q)
-        depths = np.array([0.0, 2.0, 4.0, 0.8 * self.fat], dtype=np.float32)  # mm; nothing but skin and fat lies less than 4 deep
-        offset = np.float32((FAT - self.fat) * 0.85 - 34 * (np.sqrt(self.muscle) - 1))
-        layers = nodes.layers(lambda x, y, z: np.searchsorted(depths, -(skin_distance(x, y, z) + offset)).astype(np.uint8)).reshape(-1)
+        layers = self._layers(nodes).reshape(-1)
         labels = np.array([VALUE[name] for name in LAYERS], dtype=np.uint8)[layers]
         contents = partial(paint_contents, bladder=self.bladder, texture=Waves.of_seed(self.seed + 17, 48.0))
         _paint(labels, nodes, solid.tube_bounds(CAVITY), contents)
         best = np.full(len(labels), GROWTH, dtype=np.float32)
         for name, sections in self._muscles(rng):
-            for where, *point in nodes.near(*solid.tube_bounds(sections), partial(_in_reach, sections=sections)):
-                distance = solid.tube(*point, sections)
+            table = solid.section_table(sections)
+            for where, *point in nodes.near(*solid.tube_bounds(sections), partial(_in_reach, table=table)):
+                distance = solid.tube(*point, table)
                 closer = (distance < best[where]) & (layers[where] > 2)
                 best[where[closer]] = distance[closer]
                 labels[where[closer]] = VALUE[name]
@@ -185,6 +206,14 @@ class HipPatient:
             yield name, own
 
 
+@lru_cache(maxsize=4)  # a scan's fine grid and its voxel centres mostly share their lattice
+def _lattice_of(patient: HipPatient, sign: int, low: tuple[float, ...], counts: tuple[int, ...]) -> np.ndarray:
+    """Reference coordinates (3, *counts) of nodes _STEP mm apart, the first at `low` (mm)."""
+    affine = np.diag([_STEP, _STEP, _STEP, 1.0])
+    affine[:3, 3] = low
+    return patient.to_reference(voxel_centres(counts, affine).astype(np.float64), sign)
+
+
 def hip_patient(seed: int, **overrides: float | str) -> HipPatient:
     """Return the virtual hip patient of a seed.
 
@@ -197,10 +226,14 @@ def hip_patient(seed: int, **overrides: float | str) -> HipPatient:
     """
     unknown = sorted(set(overrides) - set(_RANGES) - {"sex"})
     if unknown:
-        raise InputError(f"hip_patient: unknown {unknown}; expected some of {sorted({*_RANGES, 'sex'})}. Correct the name")
+        raise InputError(
+            f"hip_patient: unknown {unknown}; expected some of {sorted({*_RANGES, 'sex'})}. Correct the name"
+        )
     for name, (low, high, unit) in _RANGES.items():
         if name in overrides and not low <= float(overrides[name]) <= high:
-            raise InputError(f"hip_patient: {name} = {overrides[name]}; expected {low:g} to {high:g} {unit}. Choose a value there")
+            raise InputError(
+                f"hip_patient: {name} = {overrides[name]}; expected {low:g} to {high:g} {unit}. Choose a value there"
+            )
     rng = np.random.default_rng((seed, 5))
     sex = str(overrides.get("sex", "female" if rng.random() < 0.5 else "male"))
     if sex not in ("female", "male"):
@@ -226,12 +259,14 @@ def hip_patient(seed: int, **overrides: float | str) -> HipPatient:
     )  # fmt: skip
 
 
-def _in_reach(x: np.ndarray, y: np.ndarray, z: np.ndarray, sections: tuple) -> np.ndarray:
+def _in_reach(x: np.ndarray, y: np.ndarray, z: np.ndarray, table: solid.SectionTable) -> np.ndarray:
     """Whether a muscle of these sections may have a point."""
-    return solid.tube(x, y, z, sections) < GROWTH
+    return solid.tube(x, y, z, table) < GROWTH
 
 
-def _paint(labels: np.ndarray, nodes: Nodes, bounds: tuple[Sequence[float], Sequence[float]], painter: Callable[..., None]) -> None:
+def _paint(
+    labels: np.ndarray, nodes: Nodes, bounds: tuple[Sequence[float], Sequence[float]], painter: Callable[..., None]
+) -> None:
     """Let `painter(labels, x, y, z)` paint over the flattened `labels` wherever it paints something."""
 
     def paints(*point: np.ndarray) -> np.ndarray:

@@ -143,6 +143,10 @@ LAYERS = ("background", "skin", "subcutaneous_fat", "subcutaneous_fat", "intermu
 GROWTH = 1.0  # mm that muscles grow towards their neighbours
 
 
+# the tubes among the bones and the cavity, ready to be looked up
+_ILIUM, _SACRUM, _SHAFT, _CAVITY = (solid.section_table(sections) for sections in (ILIUM, SACRUM, SHAFT, CAVITY))
+
+
 def follows_femur(q: np.ndarray) -> np.ndarray:
     """How far a reference point (3, ...) moves with the femur: 0 on the pelvis and the midline, 1 on the femur."""
     x, y, z = q - np.array(HEAD).reshape(3, *[1] * (q.ndim - 1))
@@ -160,7 +164,7 @@ def skin_distance(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 def paint_contents(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, bladder: float, texture: Waves) -> None:
     """Bowel, pelvic organs and the bladder inside the abdominal and pelvic cavity."""
-    inside = solid.tube(x, y, z, CAVITY) < 0
+    inside = solid.tube(x, y, z, _CAVITY) < 0
     pattern = texture.on(x, y, z)
     low = z < 62 + 12 * pattern
     labels[inside & (pattern > -0.1)] = VALUE["bowel"]
@@ -175,7 +179,7 @@ def paint_vessel(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray
 
 
 def _paint_sacrum(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
-    distance = solid.tube(x, y, z, SACRUM)
+    distance = solid.tube(x, y, z, _SACRUM)
     labels[distance < 0] = VALUE["sacrum_cortex"]
     labels[distance < -1.2] = VALUE["sacrum"]
 
@@ -201,7 +205,7 @@ def _paint_spine(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray
 
 
 def _paint_pelvis(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
-    bone = solid.tube(x, y, z, ILIUM)
+    bone = solid.tube(x, y, z, _ILIUM)
     for points in PELVIS_CHAINS:
         bone = np.minimum(bone, -solid.chain_depth(x, y, z, points))
     dx, dy, dz = x - HEAD[0], y - HEAD[1], z - HEAD[2]
@@ -219,7 +223,7 @@ def _paint_pelvis(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarra
 
 
 def _paint_femur(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
-    shaft = solid.tube(x, y, z, SHAFT)
+    shaft = solid.tube(x, y, z, _SHAFT)
     head = np.sqrt((x - HEAD[0]) ** 2 + (y - HEAD[1]) ** 2 + (z - HEAD[2]) ** 2) - HEAD_RADIUS
     bone = np.minimum(shaft, head)
     for points in (NECK, *TROCHANTERS):

@@ -8,13 +8,17 @@ smaller distance wins, so there are no gaps and no overlaps.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
 CHUNK = 400_000  # points painted at once: bounds the memory of large grids
 CACHED = 100_000  # points whose arrays fit into a processor's cache
-NODE, BLOCK = 5.6, 4  # mm and voxels from one node to the next, at most; solids that are thinner throughout could be overlooked
+NODE, BLOCK = (
+    5.6,
+    4,
+)  # mm and voxels from one node to the next, at most; solids that are thinner throughout could be overlooked
 REACH = 4.0  # mm around a tube's box in which it may still be painted
 
 
@@ -30,33 +34,42 @@ def voxel_centres(shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray
     return np.stack([np.broadcast_to(axis, shape) for axis in full])
 
 
-def section_table(sections: np.ndarray, step: float = 1.0) -> tuple[np.ndarray, float]:
+class SectionTable(NamedTuple):
+    """Sections of a tube, one per mm along z: float32 (7, m) x, y, cos, sin, half length, half width, bend; lowest z."""
+
+    columns: np.ndarray
+    lowest: float
+
+
+def section_table(sections: np.ndarray) -> SectionTable:
     """Interpolate sections along z, to be looked up by height.
 
     `sections` (n, 7): z, x, y, half length, half width (mm), angle of the long axis from x (degrees), and how far the
-    section bends at its ends (mm, along the width axis). Returns a float32 table (7, m): x, y, cos, sin, half length,
-    half width, bend, one column every `step` mm, and the lowest z. Angles go the short way from section to section.
+    section bends at its ends (mm, along the width axis). Angles go the short way from section to section.
     """
     rows = np.array(sorted(map(tuple, sections)), dtype=np.float64)
     turns = np.round(np.diff(rows[:, 5]) / 180.0).cumsum()
     rows[1:, 5] -= 180.0 * turns
     rows[1:, 6] *= np.where(turns % 2, -1.0, 1.0)  # half a turn exchanges the two ends and the side of the bend
-    z = np.arange(rows[0, 0], rows[-1, 0] + step, step)
+    z = np.arange(rows[0, 0], rows[-1, 0] + 1.0)
     x, y, long, wide, angle, bend = (np.interp(z, rows[:, 0], column) for column in rows.T[1:])
     angle = np.radians(angle)
-    return np.stack([x, y, np.cos(angle), np.sin(angle), long, wide, bend]).astype(np.float32), float(rows[0, 0])
+    columns = np.stack([x, y, np.cos(angle), np.sin(angle), long, wide, bend]).astype(np.float32)
+    return SectionTable(columns, float(rows[0, 0]))
 
 
-def tube(x: np.ndarray, y: np.ndarray, z: np.ndarray, sections: np.ndarray) -> np.ndarray:
+def tube(x: np.ndarray, y: np.ndarray, z: np.ndarray, sections: np.ndarray | SectionTable) -> np.ndarray:
     """Signed distance (mm, first order) to a tube along z whose sections are bent ellipses (see `section_table`).
+
+    A tube that is used more than once is given as its SectionTable.
 
     >>> straight = [(-50, 0, 0, 10, 5, 0, 0), (50, 0, 0, 10, 5, 0, 0)]
     >>> tube(*np.array([[0.0, 12, 0], [0, 0, 4], [0, 0, 0]], dtype=np.float32), straight).round(1).tolist()
     [-5.0, 2.0, -1.0]
     """
-    table, lowest = section_table(sections)
+    table, lowest = sections if isinstance(sections, SectionTable) else section_table(sections)
     height = np.rint(z - np.float32(lowest)).astype(np.intp)
-    cx, cy, cos, sin, long, wide, bend = (np.take(column, height, mode="clip") for column in table)
+    cx, cy, cos, sin, long, wide, bend = table.take(height, axis=1, mode="clip")
     dx, dy = x - cx, y - cy
     u = (dx * cos + dy * sin) / long
     v = dy * cos - dx * sin
@@ -111,7 +124,9 @@ def chain_depth(x: np.ndarray, y: np.ndarray, z: np.ndarray, line: np.ndarray, f
     best = None
     for first, second in zip(line[:-1], line[1:], strict=True):
         ax, ay, az = (second[:3] - first[:3]) * (wx, wy, wz)
-        px, py, pz = ((axis - start) * weight for axis, start, weight in zip((x, y, z), first, (wx, wy, wz), strict=False))
+        px, py, pz = (
+            (axis - start) * weight for axis, start, weight in zip((x, y, z), first, (wx, wy, wz), strict=False)
+        )
         t = np.clip((px * ax + py * ay + pz * az) * (1 / (ax * ax + ay * ay + az * az)), 0, 1)
         px -= t * ax
         py -= t * ay
@@ -129,9 +144,8 @@ def outline(x: np.ndarray, y: np.ndarray, z: np.ndarray, rows: tuple) -> np.ndar
     heights, *columns = np.array(rows, dtype=np.float64).T
     fine = np.arange(heights[0], heights[-1] + 1.0)
     index = np.rint(z - np.float32(fine[0])).astype(np.intp)
-    middle_x, wide, middle_y, deep = (
-        np.take(np.interp(fine, heights, column).astype(np.float32), index, mode="clip") for column in columns
-    )
+    table = np.stack([np.interp(fine, heights, column) for column in columns]).astype(np.float32)
+    middle_x, wide, middle_y, deep = table.take(index, axis=1, mode="clip")
     v = (y - middle_y) / deep
     front = v > 0
     u = np.square((x - middle_x) / wide)
@@ -213,7 +227,9 @@ def grid_points(shape: tuple[int, int, int], affine: np.ndarray) -> Iterator[tup
         yield part, index @ affine[:3, :3].T.astype(np.float32) + affine[:3, 3].astype(np.float32)
 
 
-def interpolate_lattice(values: np.ndarray, origin: np.ndarray, step: float, shape: tuple, affine: np.ndarray) -> np.ndarray:
+def interpolate_lattice(
+    values: np.ndarray, origin: np.ndarray, step: float, shape: tuple, affine: np.ndarray
+) -> np.ndarray:
     """Linear interpolation of `values` (c, l, m, n) on a lattice with corner `origin` and spacing `step` (mm) to a grid.
 
     Returns float32 (c, I, J, K). Separable (three small matrix products) when the grid's axes are those of the patient.
@@ -221,18 +237,25 @@ def interpolate_lattice(values: np.ndarray, origin: np.ndarray, step: float, sha
     affine = np.asarray(affine, dtype=np.float64)
     matrix = affine[:3, :3]
     if np.count_nonzero(matrix) == 3 and np.all(np.diag(matrix) != 0):
-        out = values.astype(np.float32)
+        weights = []
         for axis in range(3):
             where = (affine[axis, 3] + matrix[axis, axis] * np.arange(shape[axis]) - origin[axis]) / step
             where = np.clip(where, 0, values.shape[axis + 1] - 1.001)
             low = np.floor(where).astype(int)
-            weights = np.zeros((shape[axis], values.shape[axis + 1]), dtype=np.float32)
-            weights[np.arange(shape[axis]), low] = 1 - (where - low)
-            weights[np.arange(shape[axis]), low + 1] = where - low
-            out = np.moveaxis(np.tensordot(weights, out, axes=(1, axis + 1)), 0, axis + 1)
-        return np.ascontiguousarray(out)
+            along = np.zeros((shape[axis], values.shape[axis + 1]), dtype=np.float32)
+            along[np.arange(shape[axis]), low] = 1 - (where - low)
+            along[np.arange(shape[axis]), low + 1] = where - low
+            weights.append(along)
+        return separable_sum(values.astype(np.float32), *weights)
     points = (voxel_centres(shape, affine) - np.asarray(origin, np.float32)[:, None, None, None]) / np.float32(step)
     return np.stack([ndimage.map_coordinates(v.astype(np.float32), points, order=1, mode="nearest") for v in values])
+
+
+def separable_sum(values: np.ndarray, along_x: np.ndarray, along_y: np.ndarray, along_z: np.ndarray) -> np.ndarray:
+    """Return sum_lmn X[i, l] Y[j, m] Z[k, n] values[..., l, m, n], shape (..., I, J, K), as three matrix products."""
+    *channels, _, m, n = values.shape
+    along = along_x @ values.reshape(*channels, along_x.shape[1], m * n)
+    return along_y @ along.reshape(*channels, along_x.shape[0], m, n) @ along_z.T
 
 
 class Nodes:
@@ -255,7 +278,9 @@ class Nodes:
             (lowest[i].min(axis=other).T, highest[i].max(axis=other).T) for i, other in ((0, 2), (0, 1), (1, 1))
         ]
 
-    def near(self, low: Sequence[float], high: Sequence[float], hits: Callable[..., np.ndarray]) -> Iterator[tuple[np.ndarray, ...]]:
+    def near(
+        self, low: Sequence[float], high: Sequence[float], hits: Callable[..., np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, ...]]:
         """Yield (where, x, y, z), flat arrays, of all voxels around nodes at which hits(x, y, z) is true, and around those next to them.
 
         `where` are indices of the flattened grid. Only coordinates from `low` to `high` (3,) are looked at.
@@ -263,14 +288,19 @@ class Nodes:
         box = self._box(np.asarray(low) - self._reach, np.asarray(high) + self._reach)
         if box is not None:
             nodes = self._nodes[(slice(None), *box)]
-            blocks = ndimage.binary_dilation(hits(*nodes), np.ones((3, 3, 3))) if self._reach else np.ones(nodes.shape[1:], bool)
+            blocks = (
+                ndimage.binary_dilation(hits(*nodes), np.ones((3, 3, 3)))
+                if self._reach
+                else np.ones(nodes.shape[1:], bool)
+            )
             yield from self._voxels(blocks, [part.start for part in box])
 
     def layers(self, classify: Callable[..., np.ndarray]) -> np.ndarray:
         """classify(x, y, z) -> uint8 of every voxel, (I, J, K); called for voxels only where a node's neighbours are of another class."""
         classes = classify(*self._nodes)
         nearest = [
-            np.minimum((np.arange(n) + b // 2) // b, nodes - 1) for n, b, nodes in zip(self.shape, self._block, classes.shape, strict=True)
+            np.minimum((np.arange(n) + b // 2) // b, nodes - 1)
+            for n, b, nodes in zip(self.shape, self._block, classes.shape, strict=True)
         ]
         found = classes[np.ix_(*nearest)]
         if self._reach:
@@ -300,7 +330,7 @@ class Nodes:
                 index = np.clip(index, 0, n - 1)  # blocks at a face are thinner: some of their voxels come twice
                 where = where * n + index.reshape(len(index), *[-1 if axis == other else 1 for other in range(3)])
             where = where.reshape(-1)
-            yield where, *np.take(self._flat, where, axis=1)
+            yield where, *self._flat.take(where, axis=1, mode="clip")
 
 
 def _step(coordinates: np.ndarray, axis: int) -> float:

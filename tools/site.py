@@ -236,15 +236,12 @@ def results_page(folder: Path = ROOT / "results") -> str:
     they come from."""
     lines = ["# Recorded results", "", "Means over patients and seeds; every patient stands in the file itself.", ""]
     for path in sorted(folder.glob("*.csv")):
-        table = pd.read_csv(path)
-        lines += [
-            f"## {path.stem}",
-            "",
-            f"[{path.name}](results/{path.name}), {_provenance(path)}.",
-            "",
-            _html(_summary(table)),
-            "",
-        ]
+        source = f"[{path.name}](results/{path.name}), {_provenance(path.with_suffix('.json'))}."
+        lines += [f"## {path.stem}", "", source, "", _html(_summary(pd.read_csv(path))), ""]
+    for path in sorted(folder.glob("*/tables/*.csv")):  # mean ± SD over seeds already
+        known = _provenance(path.parents[1] / "provenance.json")
+        source = f"[{path.name}](results/{path.relative_to(folder).as_posix()}), {known}."
+        lines += [f"## {path.stem}, {path.parents[1].name} profile", "", source, "", _html(pd.read_csv(path)), ""]
     for method, settings in METHODS.items():
         rows = [
             {"setting": name, "value": known.value, "mark": known.mark, "meaning": known.meaning}
@@ -280,8 +277,7 @@ def _html(table: pd.DataFrame) -> str:
 
 
 def _provenance(path: Path) -> str:
-    beside = path.with_suffix(".json")
-    known = read_json(beside) if beside.exists() else {}
+    known = read_json(path) if path.exists() else {}
     said = [f"{key} {known[key]}" for key in ("profile", "date", "processor") if isinstance(known.get(key), str)]
     return ", ".join(said) or "as measured"
 

@@ -42,6 +42,7 @@ def train(
     progress: bool | None = None,
     device: str = "auto",
     tensorboard: bool = False,
+    trainer_class: type[Trainer] = Trainer,
 ) -> Path:
     """Train on prepared slices and write the run's folder. Under torchrun all processes share one run.
 
@@ -54,6 +55,7 @@ def train(
         progress: show a bar; None: at a terminal only.
         device: "auto" (a GPU if there is one), "cpu" or "cuda".
         tensorboard: also write what log.jsonl and samples/ hold to tensorboard/.
+        trainer_class: what makes the steps, when it is not the papers' own training.
 
     Returns the folder `out`.
 
@@ -70,7 +72,7 @@ def train(
     check_on_first_process(fabric, lambda: _open_folder(out, config, resume))
     if fabric.broadcast((out / "translator" / "translator.json").is_file()):  # written last: the run is finished
         return out
-    trainer = Trainer(settings, prepared, fabric)
+    trainer = trainer_class(settings, prepared, fabric)
     with report_lost_process(fabric, lambda: f"{out}, step {trainer.step_number}"):
         seconds = _load_checkpoint(trainer, out) if resume and (out / "checkpoint.pt").exists() else 0.0
         if fabric.broadcast(trainer.step_number) != trainer.step_number:

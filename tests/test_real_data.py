@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -108,8 +109,8 @@ def test_one_contrast_of_a_real_head_becomes_another(real_data, tmp_path, monkey
         (tmp_path / f"{name}.nii.gz").symlink_to(real_data / f"brain/{name}.nii.gz")
     script = scripts()[-1]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(settings, "QUICK", settings.QUICK | TINY)
-    monkeypatch.setitem(settings.PROFILES, "quick", settings.QUICK)
+    quick = settings.PROFILES["quick"]
+    monkeypatch.setitem(settings.PROFILES, "quick", replace(quick, both=quick.both | TINY))
     names: dict = {}
     exec(compile(script, str(DOCS), "exec"), names)
     test, table = names["test"], names["table"]

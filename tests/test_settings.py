@@ -13,7 +13,7 @@ from mr2ct_lib.files import InputError
 from mr2ct_lib.images import intensity
 from mr2ct_lib.measures import metrics
 from mr2ct_lib.methods import losses, networks, segmentation
-from mr2ct_lib.methods.settings import make_settings
+from mr2ct_lib.methods.settings import PROFILES, make_settings
 from mr2ct_lib.patients import hip, physics, scanner
 
 
@@ -109,7 +109,7 @@ def test_the_table_of_settings_is_what_the_papers_say_and_what_the_code_does(met
     grids = {name: paper_grids[name]["source"] for name in ("head", "abdomen")}
     modules = (hip, catalogue, metrics, intensity, losses, networks, physics, segmentation)
     names = {module.__name__.split(".")[-1]: module for module in modules} | grids | {"settings": settings, "signature": inspect.signature}
-    names |= {"hip_mr": paper_grids["hip"]["source"], "hip_ct": paper_grids["hip"]["target"]}
+    names |= {"PROFILES": PROFILES, "hip_mr": paper_grids["hip"]["source"], "hip_ct": paper_grids["hip"]["target"]}
     for name, paper, mark, here, where, switch in rows:
         known = papers.METHODS[method][name]
         assert (literal(paper), mark) == (known.value, known.mark), name

@@ -1,13 +1,15 @@
 """The U-Nets by name: made once, kept, used again; and their labels measured patient by patient."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mr2ct_lib.course import catalogue, experiments
+from mr2ct_lib.course import experiments
 from mr2ct_lib.files import InputError
 from mr2ct_lib.measures import evaluation
+from mr2ct_lib.methods.settings import PROFILES
 from mr2ct_lib.patients.hip import HIP_NAMES
 
 
@@ -24,7 +26,9 @@ def hips(monkeypatch):
         patients=lambda domain: [(f"p{n}", slice(n, n + 1)) for n in range(6)],
     )  # fmt: skip
     monkeypatch.setattr(experiments, "prepared", lambda *_: hips)
-    monkeypatch.setitem(catalogue.UNETS, "quick", {"iterations": 3, "fold_iterations": 1, "learning_rate": 1e-3})
+    quick = PROFILES["quick"]
+    unet = replace(quick.unet, iterations=3, fold_iterations=1, learning_rate=1e-3)
+    monkeypatch.setitem(PROFILES, "quick", replace(quick, unet=unet))
     return hips
 
 

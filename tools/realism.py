@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from mr2ct_lib.course import catalogue, experiments
+from mr2ct_lib.course import experiments
 from mr2ct_lib.course.figures import show_images
 from mr2ct_lib.files import atomic, write_json
 from mr2ct_lib.images.intensity import CT_WINDOW, Window
@@ -27,6 +27,7 @@ from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.images.volumes import Volume, read_volume
 from mr2ct_lib.measures.label_metrics import dice
 from mr2ct_lib.methods.segmentation import load_segmenter, predict, save_segmenter, train_segmenter
+from mr2ct_lib.methods.settings import PROFILES
 from mr2ct_lib.patients.abdomen import abdomen_patient
 from mr2ct_lib.patients.acquisition import acquire_ct, acquire_mr
 from mr2ct_lib.patients.cohort import make_cohort
@@ -78,12 +79,12 @@ def structures(slices: PreparedSlices) -> np.ndarray:
 def measure_dice(real: Path, profile: str) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train a U-Net on MR of virtual hips, use it on other virtual hips and on the real one; draws the picture, too."""
     training, test, person = experiments.prepared("hip", profile), experiments.prepared("hip_test", profile), real_slices(real, profile)
-    names, settings = dict(enumerate(STRUCTURES, 1)), catalogue.UNETS[profile]
+    names, settings = dict(enumerate(STRUCTURES, 1)), PROFILES[profile].unet
     folder = experiments.RUNS / profile / "realism" / "unet"
     if not folder.is_dir():
         unet = train_segmenter(
             np.array(training.source)[:, None], structures(training), names, channel_names=("MR",), size=profile,
-            iterations=settings["iterations"], learning_rate=settings["learning_rate"],
+            iterations=settings.iterations, learning_rate=settings.learning_rate,
         )  # fmt: skip
         save_segmenter(unet, folder)
     unet, table, shown = load_segmenter(folder), pd.DataFrame({"structure": list(names.values())}), {}

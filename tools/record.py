@@ -13,6 +13,7 @@ results/<profile>/tables/ from these files again, byte for byte.
 
 import argparse
 import copy
+import dataclasses
 import datetime
 import platform
 import signal
@@ -27,10 +28,11 @@ import torch
 
 from mr2ct_lib import __version__
 from mr2ct_lib.course import experiments
-from mr2ct_lib.course.catalogue import COHORTS, FEW, RECORDED, SEEDS, SHOWN, TRAININGS, UNETS, training_settings
+from mr2ct_lib.course.catalogue import COHORTS, RECORDED, SEEDS, SHOWN, TRAININGS, training_settings
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
 from mr2ct_lib.methods.runs import read_log
 from mr2ct_lib.methods.segmentation import Segmenter, save_segmenter
+from mr2ct_lib.methods.settings import PROFILES
 from mr2ct_lib.methods.translator import Translator, load_translator
 from tools.measuring import finished_translator, measure_frames, measure_segmentation, measure_translator
 from tools.result_tables import write_tables
@@ -137,7 +139,7 @@ def do(job: Job, profile: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]
         if torch.cuda.is_available():
             translator = translator.cuda()
         return measure_translator(cohort, translator, profile, seed, name), provenance_of_run(name, seed, profile)
-    return {"segmentation": measure_segmentation(kind, name, seed, profile)}, {"unet": UNETS[profile]} | stamp
+    return {"segmentation": measure_segmentation(kind, name, seed, profile)}, {"unet": dataclasses.asdict(PROFILES[profile].unet)} | stamp
 
 
 def add(tables: dict[str, pd.DataFrame], folder: Path) -> None:
@@ -193,7 +195,7 @@ def record(profile: str, results: Path, budget: float | None = None, only: str =
                 print(f"{section} {key}: left out. {error}", flush=True)
                 continue
             add(tables, folder)
-            counts = {name: plan.patients[profile] for name, plan in COHORTS.items()} | {"few": FEW[profile]}
+            counts = {name: plan.patients[profile] for name, plan in COHORTS.items()} | {"few": PROFILES[profile].few}
             content |= provenance_of_machine(profile) | {"patients": counts}
             content[section] = dict(sorted((content.get(section, {}) | {key: about}).items()))
             write_json(content, notes)

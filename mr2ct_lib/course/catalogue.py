@@ -9,12 +9,10 @@ from typing import Any
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.measures.statistics import Claim
-from mr2ct_lib.methods.settings import METHOD_IN_PROFILE, Settings, make_settings
+from mr2ct_lib.methods.settings import PROFILES, Settings, make_settings
 
 # Whose scans a profile uses. Profiles with one value share cohorts and prepared slices in runs/<scans>/.
 SCANS = {"quick": "quick", "full": "full", "paper": "paper"}
-# Patients per domain of the first paper's smaller training set
-FEW = {"quick": 3, "full": 20, "paper": 20}
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Training:
     cohort: str
     method: str
     settings: dict[str, Any] = field(default_factory=dict)
-    few: bool = False  # train on the first FEW[profile] patients of each domain
+    few: bool = False  # train on the profile's smaller number of patients of each domain
     longer: int = 1  # so many times the profile's steps
 
     @property
@@ -105,28 +103,6 @@ TRAININGS: dict[str, Training] = {
     "abdomen_dicyclegan_augmented": Training("abdomen", "dicyclegan", {"augment": True}),
 }
 
-# Steps at the full and at the falling learning rate where a profile's own are too many, too few, or not the paper's.
-# Two methods that are compared get the same number of steps, as in the second paper, though a step of DicycleGAN takes
-# twice as long. hip_narrow is there to fail, which it does early.
-_HEAD_STEPS = {"iterations": 300, "decay_iterations": 150}
-_ABDOMEN_STEPS = {"iterations": 100, "decay_iterations": 50}
-_WANG_EPOCHS = METHOD_IN_PROFILE["dicyclegan", "paper"]
-SCHEDULES: dict[str, dict[str, dict[str, Any]]] = {
-    "quick": {
-        "hip_narrow": {"iterations": 150, "decay_iterations": 100},
-        **{name: _HEAD_STEPS for name in TRAININGS if name.startswith("head")},
-        **{name: _ABDOMEN_STEPS for name in TRAININGS if name.startswith("abdomen")},
-    },
-    "full": {},
-    "paper": dict.fromkeys(("head_cyclegan", "head_distorted_cyclegan", "abdomen_cyclegan"), _WANG_EPOCHS),
-}
-
-# The U-Nets of notebook 06: steps of one network, steps of each fold's network, learning rate
-UNETS: dict[str, dict[str, Any]] = {
-    "quick": {"iterations": 450, "fold_iterations": 180, "learning_rate": 3e-3},
-    "full": {"iterations": 4000, "fold_iterations": 2000, "learning_rate": 1e-3},
-    "paper": {"iterations": 100_000, "fold_iterations": 100_000, "learning_rate": 1e-4},
-}
 # U-Nets of one channel, on labelled scans of that domain: name -> (domain, channel)
 ALONE = {"ct_alone": ("target", "CT"), "mr_alone": ("source", "MR")}
 
@@ -216,8 +192,8 @@ def training_settings(name: str, profile: str, seed: int, **changes: Any) -> Set
     20
     """
     training = known(TRAININGS, name)
-    few = {"patients": FEW[profile]} if training.few else {}
-    schedule = SCHEDULES.get(profile, {}).get(name, {})
+    few = {"patients": PROFILES[profile].few} if training.few else {}
+    schedule = PROFILES[profile].of_experiment(name)
     shared = {}
     if SCANS[profile] != profile and not training.few:  # the cohort may hold more patients than this profile takes
         patients = COHORTS[training.cohort].patients[profile]

@@ -19,7 +19,7 @@ import torch
 
 import mr2ct_lib
 from mr2ct_lib import cores
-from mr2ct_lib.course.catalogue import ALONE, COHORTS, SCANS, TRAININGS, UNETS, known, training_settings
+from mr2ct_lib.course.catalogue import ALONE, COHORTS, SCANS, TRAININGS, known, training_settings
 from mr2ct_lib.files import InputError, atomic, read_json
 from mr2ct_lib.images.prepare import prepare
 from mr2ct_lib.images.slices import DOMAINS, PreparedSlices
@@ -33,6 +33,7 @@ from mr2ct_lib.methods.segmentation import (
     train_segmenter,
     training_channels,
 )
+from mr2ct_lib.methods.settings import PROFILES
 from mr2ct_lib.methods.translator import Translator, load_translator
 from mr2ct_lib.patients.cohort import make_cohort
 from mr2ct_lib.patients.hip import STRUCTURES, structure_labels
@@ -222,11 +223,11 @@ def segmenter(name: str = "hip_many_gc", profile: str = "quick", seed: int = 7, 
         else:
             channels, labels, names = labelled_channels(data, load_translator(folder.parent))
             channel_names = ("MR", "CT")
-        steps, losses = UNETS[profile]["iterations"], []
+        steps, losses = PROFILES[profile].unet.iterations, []
         with _announced(f"U-Net on {' + '.join(channel_names)}, {folder.parent.name}: training {steps} steps"):
             trained = train_segmenter(
                 channels, labels, names, channel_names=channel_names, size=profile, iterations=steps, seed=seed,
-                learning_rate=UNETS[profile]["learning_rate"], progress=sys.stderr.isatty(),
+                learning_rate=PROFILES[profile].unet.learning_rate, progress=sys.stderr.isatty(),
                 report=lambda _, loss: losses.append(loss),
             )  # fmt: skip
         tenths = [part for part in np.array_split(losses, 10) if len(part)]
@@ -260,11 +261,11 @@ def mr_only_prediction(profile: str = "quick", seed: int = 7, root: Path | None 
         test = prepared("hip_test", profile, root)
         labels, names = structures(np.asarray(test.labels_source), test)
         owner = [patient for patient, where in test.patients("source") for _ in range(where.stop - where.start)]
-        steps = UNETS[profile]["fold_iterations"]
+        steps = PROFILES[profile].unet.fold_iterations
         with _announced(f"U-Net on MR alone: training 5 folds of {steps} steps"):
             prediction = cross_validate(
                 np.asarray(test.source)[:, None], labels, names, owner, seed=seed, channel_names=("MR",),
-                size=profile, iterations=steps, learning_rate=UNETS[profile]["learning_rate"],
+                size=profile, iterations=steps, learning_rate=PROFILES[profile].unet.learning_rate,
                 progress=sys.stderr.isatty(),
             )  # fmt: skip
         with atomic(path) as temporary:

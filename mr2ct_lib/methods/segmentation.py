@@ -21,14 +21,10 @@ from mr2ct_lib.files import InputError, atomic, read_json, write_json
 from mr2ct_lib.images.slices import PreparedSlices, epoch_indices
 from mr2ct_lib.images.volumes import Volume
 from mr2ct_lib.methods import fast
+from mr2ct_lib.methods.settings import PROFILES
 from mr2ct_lib.methods.synthesis import check_kind
 from mr2ct_lib.methods.translator import Translator
 
-SIZES: dict[str, tuple[int, ...]] = {
-    "quick": (16, 32, 64, 128),
-    "full": (32, 64, 128, 256),
-    "paper": (64, 128, 256, 512, 1024),  # the U-Net of Ronneberger et al. 2015; the paper gives no widths
-}
 PRECISIONS = ("auto", "float32", "bf16")
 
 
@@ -114,7 +110,8 @@ def train_segmenter(
     """Train a U-Net with Adam on Dice + cross-entropy (MONAI); learning rate and iterations default to the paper's.
 
     channels (N, C, H, W) float32 in [-1, 1]; labels (N, H, W) uint8; names: label value -> structure (0 may be there).
-    size: a key of SIZES. precision: "float32", "bf16" (autocast; the loss stays float32) or "auto", what is faster here.
+    size: a profile, for the widths of the network (`settings.PROFILES`).
+    precision: "float32", "bf16" (autocast; the loss stays float32) or "auto", what is faster here.
     report(step, loss) is called after each step. Equal seeds and threads on one machine give equal networks.
 
     The learning rate falls linearly to 0 over the last half of the iterations.
@@ -126,8 +123,8 @@ def train_segmenter(
     _check(channels, labels, names)
     if len(channel_names) != channels.shape[1]:
         raise InputError(f"channel_names: {tuple(channel_names)}; expected {channels.shape[1]}, one for each channel")
-    if size not in SIZES:
-        raise InputError(f'size: "{size}"; expected one of {", ".join(SIZES)}')
+    if size not in PROFILES:
+        raise InputError(f'size: "{size}"; expected one of {", ".join(PROFILES)}')
     if precision not in PRECISIONS:
         raise InputError(f'precision: "{precision}"; expected one of {", ".join(PRECISIONS)}')
     if iterations < 1 or batch_size < 1:
@@ -140,7 +137,7 @@ def train_segmenter(
 
     classes = np.zeros(256, dtype=np.int64)
     classes[list(names)] = np.arange(1, len(names) + 1)
-    widths = SIZES[size]
+    widths = PROFILES[size].unet.widths
     network = build_network(channels.shape[1], len(names) + 1, widths, seed).to(device).train()
     network = network.to(memory_format=torch.channels_last)
     # batch=True: the overlap of a structure over the whole batch, since most slices lack some structures

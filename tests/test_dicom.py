@@ -533,6 +533,28 @@ def test_patient_and_study_are_kept_on_demand(tmp_path):
         write_dicom_series(synthetic(), tmp_path / "other", keep_patient=True)
 
 
+def test_what_the_scanner_wrote_against_the_standard_is_kept(tmp_path):
+    mr = mr_folder(tmp_path / "mr")
+    with pydicom.config.disable_value_validation():
+        for path in mr.iterdir():
+            image = pydicom.dcmread(path)
+            image.StudyDate, image.FrameOfReferenceUID, image.PatientID = "2024-1-2", "1.2.03", "P" * 70
+            image.save_as(path)
+    write_dicom_series(read_volume(mr).replace(unit="HU"), tmp_path / "ct", mr, keep_patient=True)
+    with pydicom.config.disable_value_validation():
+        for image in headers(tmp_path / "ct"):
+            assert (image.StudyDate, image.FrameOfReferenceUID, image.PatientID) == ("2024-1-2", "1.2.03", "P" * 70)
+
+
+def test_an_enhanced_file_serves_as_reference(tmp_path):
+    mr = save([enhanced(ct_slices(CORONAL, (0, 3, 0)), "MR")], tmp_path / "mr")
+    write_dicom_series(read_volume(mr).replace(unit="HU"), tmp_path / "ct", mr, keep_patient=True)
+    images = headers(tmp_path / "ct")
+    assert len(images) == SLICES
+    assert {(str(image.PatientName), image.FrameOfReferenceUID) for image in images} == {("Müller^Änne", "1.2.3.5")}
+    np.testing.assert_allclose(read_volume(tmp_path / "ct").affine, read_volume(mr).affine, atol=1e-9)
+
+
 def test_slices_are_those_of_the_reference(tmp_path):
     mr = mr_folder(tmp_path / "mr")
     write_dicom_series(read_volume(mr).replace(unit="HU"), tmp_path / "ct", reference=mr)

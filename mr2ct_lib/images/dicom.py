@@ -138,6 +138,7 @@ def _decimals(numbers: "np.ndarray | list[float]") -> list[str]:
 def _synthetic_ct(reference: "Dataset | None", keep_patient: bool) -> "Dataset":
     """Return what all slices of a series have in common: CT Image Storage without geometry and pixels."""
     from pydicom import Dataset
+    from pydicom.config import disable_value_validation
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -160,13 +161,13 @@ def _synthetic_ct(reference: "Dataset | None", keep_patient: bool) -> "Dataset":
         "AccessionNumber": "", "ReferringPhysicianName": "",
     }  # fmt: skip
     kept = ("FrameOfReferenceUID", "PositionReferenceIndicator", "PatientPosition") + (PATIENT + STUDY) * keep_patient
-    if reference is not None:
-        for keyword in kept:
+    image = Dataset()
+    with disable_value_validation():  # what the scanner wrote against the standard is kept
+        for keyword in kept if reference is not None else ():
             if reference.get(keyword) or (keyword in reference and not keyword.endswith("UID")):
                 values[keyword] = reference[keyword].value
-    image = Dataset()
-    for keyword, value in values.items():
-        setattr(image, keyword, value)
+        for keyword, value in values.items():
+            setattr(image, keyword, value)
     image.file_meta = FileMetaDataset()
     image.file_meta.MediaStorageSOPClassUID = CTImageStorage
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

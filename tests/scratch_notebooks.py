@@ -15,7 +15,7 @@ def good_notebook() -> nbformat.NotebookNode:
     cells = [
         text("# A scratch notebook"),
         code(colab.source(), metadata={"tags": ["colab"]}),
-        text("What to run."),
+        text(colab.badges("01_scratch.ipynb"), metadata={"tags": ["badges"]}),
         code('profile: str = "quick"  # quick, full or paper', metadata={"tags": ["parameters"]}),
         text("## Sum"),
         code("print(2 + 2)", outputs=[stream]),

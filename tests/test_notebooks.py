@@ -71,6 +71,7 @@ BAD = {
     "use try and except": lambda n: _add(n, "1 / 0", "raises-exception"),
     "every cell is run": lambda n: _add(n, "x", "nbval-skip"),
     "of 6 code cells are tagged nbval-ignore-output": lambda n: [_add(n, "x", "nbval-ignore-output") for _ in "ab"],
+    "does not hold the badges": lambda n: n.cells[2].update(source="[badge](https://example.org)"),
     "not the set-up cell": lambda n: n.cells[1].update(source="!git clone elsewhere"),
     "metadata are": lambda n: n.metadata.update(widgets={}),
     "section 'Sum': no cell whose": lambda n: n.cells[5].update(outputs=[]),
@@ -128,12 +129,19 @@ def test_sanitizing_leaves_results_alone() -> None:
 
 def test_set_up_cell_comes_after_the_title_and_is_kept_up_to_date() -> None:
     notebook = good_notebook()
-    notebook.cells[1].source = "old"
-    colab.set_up(notebook)
-    assert notebook.cells[1].source == colab.source()
-    del notebook.cells[1]
-    colab.set_up(notebook)
-    assert [hygiene.tags(cell) for cell in notebook.cells[:2]] == [[], ["colab"]]
+    notebook.cells[1].source = notebook.cells[2].source = "old"
+    colab.set_up(notebook, "01_scratch.ipynb")
+    assert [cell.source for cell in notebook.cells[1:3]] == [colab.source(), colab.badges("01_scratch.ipynb")]
+    del notebook.cells[1:3]
+    colab.set_up(notebook, "01_scratch.ipynb")
+    assert [hygiene.tags(cell) for cell in notebook.cells[:3]] == [[], ["badges"], ["colab"]]
+
+
+def test_badges_open_this_notebook_of_this_repository() -> None:
+    addresses = re.findall(r"\)\]\((https://[^)]+)\)", colab.badges("03_cyclegan.ipynb"))
+    place = colab.repository().removeprefix("https://github.com/")
+    assert addresses[0] == f"https://colab.research.google.com/github/{place}/blob/main/notebooks/03_cyclegan.ipynb"
+    assert addresses[1].startswith(f"https://mybinder.org/v2/gh/{place}/main") and addresses[1].endswith("03_cyclegan.ipynb")
 
 
 def test_set_up_cell_keeps_the_torch_that_is_there_and_runs_nowhere_else() -> None:

@@ -117,7 +117,7 @@ def _problems_of_code(notebook: nbformat.NotebookNode) -> list[str]:
     if any("nbval-skip" in tags(cell) for cell in code):
         found.append("a cell is tagged nbval-skip; every cell is run")
     if not code or tags(code[0]) != [colab.TAG] or code[0].source != colab.source():
-        found.append("the first code cell is not the set-up cell of tools/colab.py; refresh the notebook")
+        found.append("the first code cell is not the set-up cell of tools/colab.py; run python -m tools.colab")
     return found
 
 
@@ -126,6 +126,8 @@ def problems(path: Path, parameter_files: list[Path] | None = None) -> list[str]
     profiles."""
     notebook = nbformat.read(path, as_version=4)
     found = _problems_of_code(notebook)
+    if [cell.source for cell in notebook.cells if colab.BADGES in tags(cell)] != [colab.badges(path.name)]:
+        found.append("does not hold the badges of tools/colab.py once; run python -m tools.colab")
     if path.stat().st_size > MEGABYTES * 1e6:
         found.append(f"is {path.stat().st_size / 1e6:.2f} MB; at most {MEGABYTES}")
     if notebook.metadata != METADATA:

@@ -80,7 +80,7 @@ def refresh(path: Path) -> float:
     """
     start = time.perf_counter()
     notebook = nbformat.read(path, as_version=4)
-    colab.set_up(notebook)
+    colab.set_up(notebook, path.name)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     stored = [cell.outputs for cell in code]
     for cell in code:

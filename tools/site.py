@@ -150,6 +150,8 @@ def write_sources(source: Path) -> None:
         path.write_text(with_site_links(path.read_text(encoding="utf-8"), path.relative_to(source)), encoding="utf-8")
     for path in (source / "notebooks").glob("*.ipynb"):
         notebook = nbformat.read(path, as_version=4)
+        # the site has launch buttons of its own
+        notebook.cells = [cell for cell in notebook.cells if colab.BADGES not in cell.metadata.get("tags", [])]
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
                 cell.source = with_site_links(cell.source, path.relative_to(source))

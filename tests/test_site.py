@@ -87,13 +87,15 @@ def test_every_module_of_the_library_has_a_page(tmp_path: Path) -> None:
         assert f"automodule:: {name}\n" in (tmp_path / f"api/{name}.rst").read_text() and f"\n{name}\n" in index
 
 
-def test_results_are_averaged_over_seeds_and_patients(tmp_path: Path) -> None:
-    rows = ["run,seed,patient,MAE", "a,1,p1,10", "a,1,p2,20", "a,2,p1,30", "a,2,p2,40", "b,1,p1,5"]
-    (tmp_path / "seeds.csv").write_text("\n".join(rows))
-    (tmp_path / "seeds.json").write_text('{"profile": "full"}')
+def test_the_page_of_results_shows_every_table_and_links_its_rows(tmp_path: Path) -> None:
+    (tmp_path / "full/tables").mkdir(parents=True)
+    (tmp_path / "full/tables/hip.csv").write_text("run,MAE,seeds\na,24.5 ± 0.3,3\nb,,1\n")
+    (tmp_path / "full/hip.csv").write_text("run,seed,patient,MAE\na,1,p1,24.2\n")
+    (tmp_path / "full/provenance.json").write_text("{}")
     page = website.results_page(tmp_path)
-    cells = re.findall(r"<td>(.*?)</td>", page)
-    assert cells[:8] == ["a", "2", "2", "25", "b", "1", "1", "5"] and "profile full" in page
+    assert re.findall(r"<td>(.*?)</td>", page)[:6] == ["a", "24.5 ± 0.3", "3", "b", "", "1"]
+    name = tmp_path.name
+    assert f"[hip.csv]({name}/full/tables/hip.csv), [hip.csv]({name}/full/hip.csv), [provenance.json](" in page
 
 
 def test_a_site_of_two_pages_is_built_without_warnings(

@@ -18,7 +18,6 @@ import nbformat
 import pandas as pd
 
 from mr2ct_lib.course.papers import METHODS
-from mr2ct_lib.files import read_json
 from tools import ROOT, colab, numbered_notebooks
 
 LIBRARY = ROOT / "mr2ct_lib"
@@ -234,16 +233,18 @@ def write_api(folder: Path) -> None:
 
 
 def results_page(folder: Path = ROOT / "results") -> str:
-    """Recorded results and the papers' settings as a page: means over patients and seeds, with their number, and where
-    they come from."""
-    lines = ["# Recorded results", "", "Means over patients and seeds; every patient stands in the file itself.", ""]
-    for path in sorted(folder.glob("*.csv")):
-        source = f"[{path.name}](results/{path.name}), {_provenance(path.with_suffix('.json'))}."
-        lines += [f"## {path.stem}", "", source, "", _html(_summary(pd.read_csv(path))), ""]
-    for path in sorted(folder.glob("*/tables/*.csv")):  # mean ± SD over seeds already
-        known = _provenance(path.parents[1] / "provenance.json")
-        source = f"[{path.name}](results/{path.relative_to(folder).as_posix()}), {known}."
-        lines += [f"## {path.stem}, {path.parents[1].name} profile", "", source, "", _html(pd.read_csv(path)), ""]
+    """Return recorded results and the papers' settings as a page: the tables of each profile, and where they come from."""
+    lines = [
+        "# Recorded results",
+        "",
+        "Means and standard deviations over seeds; every patient has a row in the linked files.",
+        "",
+    ]
+    for path in sorted(folder.glob("*/tables/*.csv")) + sorted(folder.glob("*.csv")):
+        inside = path.relative_to(folder)
+        title = path.stem if path.parent == folder else f"Profile {inside.parts[0]}: {path.stem}"
+        link = f"[{path.name}]({folder.name}/{inside.as_posix()})"
+        lines += [f"## {title}", "", f"{link}{_provenance(path, folder)}", "", _html(pd.read_csv(path)), ""]
     for method, settings in METHODS.items():
         rows = [
             {"setting": name, "value": known.value, "mark": known.mark, "meaning": known.meaning}
@@ -259,29 +260,16 @@ def results_page(folder: Path = ROOT / "results") -> str:
     return "\n".join(lines)
 
 
-def _summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Means per run (and direction or structure's run), with the number of seeds and patients; a short table as it
-    is."""
-    by = [name for name in ("run", "direction") if name in table]
-    if not by:
-        return table
-    groups = table.groupby(by)
-    counts = (
-        groups[[name for name in ("seed", "patient") if name in table]]
-        .nunique()
-        .rename(columns=lambda name: f"{name}s")
-    )
-    return counts.join(groups.mean(numeric_only=True).drop(columns="seed", errors="ignore")).reset_index()
+def _provenance(path: Path, folder: Path) -> str:
+    """Links to the rows behind a table and to what they were measured with, where they are recorded."""
+    rows = path.parents[1] / path.name
+    about = [rows, path.parents[1] / "provenance.json"] if path.parent != folder else [path.with_suffix(".json")]
+    known = [file for file in about if file.exists()]
+    return "".join(f", [{file.name}]({folder.name}/{file.relative_to(folder).as_posix()})" for file in known)
 
 
 def _html(table: pd.DataFrame) -> str:
-    return table.to_html(index=False, border=0, float_format=lambda value: f"{value:.4g}", classes="table")
-
-
-def _provenance(path: Path) -> str:
-    known = read_json(path) if path.exists() else {}
-    said = [f"{key} {known[key]}" for key in ("profile", "date", "processor") if isinstance(known.get(key), str)]
-    return ", ".join(said) or "as measured"
+    return table.to_html(index=False, border=0, na_rep="", float_format=lambda value: f"{value:.4g}", classes="table")
 
 
 def fetch_scripts(cache: Path, vendor: Path) -> None:

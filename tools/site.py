@@ -233,7 +233,7 @@ def write_api(folder: Path) -> None:
 
 
 def results_page(folder: Path = ROOT / "results") -> str:
-    """Return recorded results and the papers' settings as a page: the tables of each profile, and where they come from."""
+    """Return recorded results and the papers' settings as a page: tables of each profile, and where they come from."""
     lines = [
         "# Recorded results",
         "",

@@ -8,8 +8,8 @@ from scipy import ndimage
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.volumes import Volume, read_volume
+from mr2ct_lib.patients.grids import voxel_centres
 from mr2ct_lib.patients.label_map import SMALLEST_JACOBIAN, LabelMapPatient, complete_labels, read_names
-from mr2ct_lib.patients.shapes import voxel_centres
 
 NAMES = {0: "background", 1: "femur", 5: "gluteus_maximus"}
 
@@ -64,7 +64,13 @@ def test_values_without_name_and_empty_maps_are_refused():
 
 @pytest.mark.parametrize(
     ("content", "match"),
-    [({"1": "unobtainium"}, "label 1"), ({"one": "femur"}, "'one'"), ([1], "names"), ({"1": 4}, "entry"), ({}, "names")],
+    [
+        ({"1": "unobtainium"}, "label 1"),
+        ({"one": "femur"}, "'one'"),
+        ([1], "names"),
+        ({"1": 4}, "entry"),
+        ({}, "names"),
+    ],
 )
 def test_bad_names_are_refused(tmp_path, content, match):
     path = tmp_path / "names.json"
@@ -137,7 +143,9 @@ def test_deformations_never_fold(amplitude):
     """Jacobian determinants by finite differences on points of their own; 25 mm over 150 mm would fold if nothing held it back."""
     labels = np.zeros((60, 50, 40), np.uint8)
     labels[10:50, 10:40, 5:35] = 5
-    patient = LabelMapPatient(Volume(labels, np.diag([8.0, 8.0, 10.0, 1.0]), "label"), NAMES, seed=1, amplitude=amplitude)
+    patient = LabelMapPatient(
+        Volume(labels, np.diag([8.0, 8.0, 10.0, 1.0]), "label"), NAMES, seed=1, amplitude=amplitude
+    )
     points = np.random.default_rng(0).uniform([0, 0, 0], [470, 390, 390], (3000, 3)).T
     strengths = []
     for seed in range(1, 5):

@@ -3,19 +3,8 @@
 import numpy as np
 import pytest
 
-from mr2ct_lib.patients.shapes import (
-    Nodes,
-    Waves,
-    chain_depth,
-    ellipsoid_depth,
-    interpolate_lattice,
-    join_strays,
-    section_table,
-    separable_sum,
-    tube,
-    tube_bounds,
-    voxel_centres,
-)
+from mr2ct_lib.patients.grids import Nodes, interpolate_lattice, join_strays, separable_sum, voxel_centres
+from mr2ct_lib.patients.shapes import Waves, chain_depth, ellipsoid_depth, section_table, tube, tube_bounds
 
 
 def test_voxel_centres_follow_an_oblique_affine():

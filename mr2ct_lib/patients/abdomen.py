@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.patients.shapes import Waves, chain_depth, ellipsoid_depth, grid_points
+from mr2ct_lib.patients.grids import grid_points
+from mr2ct_lib.patients.shapes import Waves, chain_depth, ellipsoid_depth
 
 ABDOMEN_NAMES: dict[int, str] = {
     0: "background",
@@ -207,15 +208,22 @@ class AbdomenPatient:
         body = np.minimum(body, (np.hypot(x / 11, (y + 60) / 8.5) - 1) * 8)
         arch = (np.hypot(x / 17, (y + 61) / 14) < 1) & (hollow < 0) & (y < -52) & (level > 5)
         spinous = (side < 3.5) & (y < -70) & (y > -94) & (level > 0.2 * pitch)
-        transverse = (side < 42) & (np.abs(y + 56 + 0.22 * (side - 15)) < 4.2 - 0.05 * side) & (hollow < 0) & (level > 0.33 * pitch)
+        transverse = (
+            (side < 42)
+            & (np.abs(y + 56 + 0.22 * (side - 15)) < 4.2 - 0.05 * side)
+            & (hollow < 0)
+            & (level > 0.33 * pitch)
+        )
         facet = (np.hypot((side - 17) / 7, (y + 68) / 7) < 1) & (level < 0.4 * pitch)
         label[arch | spinous | transverse | facet] = _V["vertebra_cortex"]
-        core = ((side < 1.7) & (y < -73) & (y > -91) & spinous) | ((np.hypot((side - 17) / 5, (y + 68) / 5) < 1) & facet)
+        core = ((side < 1.7) & (y < -73) & (y > -91) & spinous) | (
+            (np.hypot((side - 17) / 5, (y + 68) / 5) < 1) & facet
+        )
         label[core] = _V["vertebra"]
         label[hollow > 0] = _V["spinal_canal"]
-        label[body > 0] = np.select([level < 4.5, (level < 6.2) | (body < 1.7)], [_V["disc"], _V["vertebra_cortex"]], _V["vertebra"])[
-            body > 0
-        ]
+        label[body > 0] = np.select(
+            [level < 4.5, (level < 6.2) | (body < 1.7)], [_V["disc"], _V["vertebra_cortex"]], _V["vertebra"]
+        )[body > 0]
 
     def _ribs(self, label: np.ndarray, p: np.ndarray, depth: np.ndarray) -> None:
         x, y, z = p.T
@@ -256,7 +264,9 @@ class AbdomenPatient:
             middle = np.asarray(centre, np.float32) + shift.astype(np.float32)
             inward = -np.sign(middle[0])
             turned = p - middle
-            turned = np.stack([turned[:, 0] + 0.18 * inward * turned[:, 2] * -1, turned[:, 1] + 0.12 * turned[:, 2], turned[:, 2]], 1)
+            turned = np.stack(
+                [turned[:, 0] + 0.18 * inward * turned[:, 2] * -1, turned[:, 1] + 0.12 * turned[:, 2], turned[:, 2]], 1
+            )
             kidney = ellipsoid_depth(turned, (0, 0, 0), (29, 26, 56))
             sinus = ellipsoid_depth(turned, (inward * 17, 6, 0), (21, 9, 24))
             label[(kidney > -7) & (cavity > 0)] = _V["visceral_fat"]
@@ -304,7 +314,12 @@ def abdomen_like(patient: AbdomenPatient, scanner: str, posture: str) -> Abdomen
 
 
 def abdomen_patient(
-    seed: int, scanner: str = "mr", *, posture: str | None = None, fat: float | None = None, aneurysm: float | None = None
+    seed: int,
+    scanner: str = "mr",
+    *,
+    posture: str | None = None,
+    fat: float | None = None,
+    aneurysm: float | None = None,
 ) -> AbdomenPatient:
     """The virtual abdomen of `seed`, lying in `scanner` ("mr": flat table; "ct": curved couch, painted as "table").
 
@@ -320,7 +335,9 @@ def abdomen_patient(
     if fat is not None and not 3 <= fat <= 60:
         raise InputError(f"fat: {fat} mm found; expected 3 to 60 mm. Use about 18 for the mean person")
     if aneurysm is not None and not 12 <= aneurysm <= 40:
-        raise InputError(f"aneurysm: a radius of {aneurysm} mm found; expected 12 to 40 mm. Use about 26 for a usual aneurysm")
+        raise InputError(
+            f"aneurysm: a radius of {aneurysm} mm found; expected 12 to 40 mm. Use about 26 for a usual aneurysm"
+        )
     rng = np.random.default_rng([seed, 22])
     drawn_fat, drawn_radius = rng.uniform(11, 26), rng.uniform(20, 34)
     radius = drawn_radius if aneurysm is None else aneurysm

@@ -8,7 +8,7 @@ from scipy import fft
 from scipy.interpolate import RBFInterpolator, RegularGridInterpolator
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.patients.shapes import separable_sum
+from mr2ct_lib.patients.grids import separable_sum
 
 BIAS_MM = 130.0  # distance over which a receive coil's sensitivity varies
 DISTORTION_SEED = 1808  # of the head's target domain: the same in every cohort, training or test

@@ -7,9 +7,11 @@ near the anterior commissure); each person stretches, bends, shrinks and folds t
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.patients.shapes import Waves, chain_depth, ellipsoid_depth, grid_points
+from mr2ct_lib.patients.grids import grid_points
+from mr2ct_lib.patients.shapes import Waves, chain_depth, ellipsoid_depth
 
 HEAD_NAMES: dict[int, str] = {
     0: "background",
@@ -34,11 +36,19 @@ def _line(*knots: tuple) -> np.ndarray:
 
 # Right-sided tubes (x, y, z, radius) in mm; the left side is their mirror image.
 _LATERAL = _line(
-    (8, 30, 1, 2.4), (7, 17, 12, 3.8), (8, 0, 21, 4.0), (12, -24, 22, 4.0), (22, -42, 13, 5.6), (24, -62, 8, 2.8), (22, -76, 7, 1.5)
+    (8, 30, 1, 2.4),
+    (7, 17, 12, 3.8),
+    (8, 0, 21, 4.0),
+    (12, -24, 22, 4.0),
+    (22, -42, 13, 5.6),
+    (24, -62, 8, 2.8),
+    (22, -76, 7, 1.5),
 )
 _TEMPORAL_HORN = _line((24, -42, 12, 5), (33, -32, -5, 2.6), (32, -12, -17, 1.6))
 _CAUDATE = _line((11, 20, -2, 5.2), (14.5, 16, 8, 6), (17, 4, 18, 4.8), (19.5, -16, 23, 2.8), (26, -34, 18, 1.6))
-_STEM = _line((0, -20, 0, 12), (0, -22, -10, 13), (0, -22, -26, 16.5), (0, -26, -38, 14), (0, -34, -50, 8.5), (0, -40, -70, 6.5))
+_STEM = _line(
+    (0, -20, 0, 12), (0, -22, -10, 13), (0, -22, -26, 16.5), (0, -26, -38, 14), (0, -34, -50, 8.5), (0, -40, -70, 6.5)
+)
 
 
 @dataclass(frozen=True)
@@ -100,11 +110,15 @@ class HeadPatient:
         self._cerebellum(labels, half, cerebellum)
         stem_part = (stem > 0) & (bent[:, 2] < 4) & (bent[:, 2] > -64)
         aqueduct = np.hypot(bent[:, 0], bent[:, 1] + 31) < 1.2
-        labels[stem_part] = np.where(aqueduct & (bent[:, 2] > -14), _VALUE["ventricles"], _VALUE["brain_stem"])[stem_part]
+        labels[stem_part] = np.where(aqueduct & (bent[:, 2] > -14), _VALUE["ventricles"], _VALUE["brain_stem"])[
+            stem_part
+        ]
         self._deep(labels, half, hull)
         return labels
 
-    def _cerebrum(self, half: np.ndarray, bent: np.ndarray, left: np.ndarray, hull: np.ndarray, rho: np.ndarray) -> np.ndarray:
+    def _cerebrum(
+        self, half: np.ndarray, bent: np.ndarray, left: np.ndarray, hull: np.ndarray, rho: np.ndarray
+    ) -> np.ndarray:
         """CSF, grey or white matter at points inside the cerebrum's hull, by the distance to the nearest CSF."""
         side, y, z = half.T
         ahead = np.float32([18, -18, 6])
@@ -115,27 +129,40 @@ class HeadPatient:
         value, slope = self.folds.value_and_slope(surface, phase)
         away = np.abs(value) / np.maximum(slope, 0.75 * 2 * np.pi / _FOLD) * spread  # mm to the sulcus
         width = self.atrophy * (0.4 + 0.9 * np.exp(-np.maximum(hull, 0) / 6))
-        fissure = np.where(np.hypot((y + 10) / 44, (z + 3) / 31) > 1, side - 0.6, 30)  # between the halves, above the callosum
+        fissure = np.where(
+            np.hypot((y + 10) / 44, (z + 3) / 31) > 1, side - 0.6, 30
+        )  # between the halves, above the callosum
         fissure = np.maximum(fissure, np.where(z < -22, 22 - side, -30))
         reach = np.clip(17.5 + 6 * turn, 7, 30)  # how deep a sulcus goes
         away = np.hypot(away, np.maximum(np.minimum(hull, fissure + 6) - reach, 0))
         slope_z = -3 - 0.32 * y + 4 * turn  # the lateral fissure climbs backwards
         sylvian = np.hypot(np.abs(z - slope_z), np.maximum(0, 40 - side))
         sylvian = np.where((y > -42) & (y < 30), sylvian, 30) - 0.6
-        insula = np.hypot(np.abs(side - 41.5 - 1.5 * value), np.maximum(np.hypot((y - 2) / 22, (z - slope_z) / 13) - 1, 0) * 15) - 0.5
+        insula = (
+            np.hypot(
+                np.abs(side - 41.5 - 1.5 * value), np.maximum(np.hypot((y - 2) / 22, (z - slope_z) / 13) - 1, 0) * 15
+            )
+            - 0.5
+        )
         gap = np.minimum.reduce([hull - 0.7 * self.atrophy, away - width, fissure, sylvian, insula])
-        return np.where(gap < 0, _VALUE["csf"], np.where(gap < self.cortex, _VALUE["grey_matter"], _VALUE["white_matter"])).astype(np.uint8)
+        return np.where(
+            gap < 0, _VALUE["csf"], np.where(gap < self.cortex, _VALUE["grey_matter"], _VALUE["white_matter"])
+        ).astype(np.uint8)
 
     def _cerebellum(self, labels: np.ndarray, half: np.ndarray, depth: np.ndarray) -> None:
         part = np.flatnonzero(depth > 0)
         side, y, z = half[part].T
-        shell = np.sqrt((side / 1.35) ** 2 + (y + 42) ** 2 + (1.25 * (z + 34)) ** 2)  # leaves lie around the fourth ventricle
+        shell = np.sqrt(
+            (side / 1.35) ** 2 + (y + 42) ** 2 + (1.25 * (z + 34)) ** 2
+        )  # leaves lie around the fourth ventricle
         leaf = np.cos((shell + 0.6 * self.depths(half[part]) * 3) * np.float32(2 * np.pi / 8.5))
         core = ellipsoid_depth(half[part], (18, -58, -38), (19, 15, 9))
         core = np.maximum(core, ellipsoid_depth(half[part], (0, -52, -38), (20, 8, 8)))
         white = (core > 0) | ((leaf < -0.75) & (depth[part] > 5) & (core > -9))
         gap = (leaf > 0.93) & (depth[part] < 9) & (core < -4)
-        labels[part] = np.select([gap, white], [_VALUE["csf"], _VALUE["cerebellar_white_matter"]], _VALUE["cerebellar_grey_matter"])
+        labels[part] = np.select(
+            [gap, white], [_VALUE["csf"], _VALUE["cerebellar_white_matter"]], _VALUE["cerebellar_grey_matter"]
+        )
 
     def _deep(self, labels: np.ndarray, half: np.ndarray, hull: np.ndarray) -> None:
         """Basal ganglia, thalamus, callosum and ventricles over what is there."""
@@ -144,12 +171,18 @@ class HeadPatient:
         side, y, z = half.T
         grow = np.float32(self.ventricles)
         core = ellipsoid_depth(half, (0, -8, 4), (38, 34, 22)) > 0  # no cortex reaches here
-        label[core & np.isin(label, [_VALUE["csf"], _VALUE["grey_matter"]]) & (side < 36) & (z > -8)] = _VALUE["white_matter"]
+        label[core & np.isin(label, [_VALUE["csf"], _VALUE["grey_matter"]]) & (side < 36) & (z > -8)] = _VALUE[
+            "white_matter"
+        ]
         ring = np.hypot((y + 10) / 44, (z + 3) / 31)
         label[(side < 9) & (ring < 1) & (ring > 0.8) & (z > 2)] = _VALUE["white_matter"]  # corpus callosum
-        label[(side < 1.2) & (ring < 0.8) & (ring > 0.2) & (z > 4) & (y > -30)] = _VALUE["white_matter"]  # septum, fornix
+        label[(side < 1.2) & (ring < 0.8) & (ring > 0.2) & (z > 4) & (y > -30)] = _VALUE[
+            "white_matter"
+        ]  # septum, fornix
         lentiform = half - np.float32([0, 2, 0])
-        lentiform = np.concatenate([(side + 0.35 * lentiform[:, 1] * (lentiform[:, 1] < 0))[:, None], lentiform[:, 1:]], 1)
+        lentiform = np.concatenate(
+            [(side + 0.35 * lentiform[:, 1] * (lentiform[:, 1] < 0))[:, None], lentiform[:, 1:]], 1
+        )
         label[ellipsoid_depth(lentiform, (25.5, 0, 1), (7.5, 18, 11)) > 0] = _VALUE["putamen"]
         label[ellipsoid_depth(lentiform, (19, -4, -1), (5.5, 10, 7)) > 0] = _VALUE["pallidum"]
         label[chain_depth(*half.T, _CAUDATE) > 0] = _VALUE["caudate"]
@@ -178,7 +211,9 @@ def _cerebrum_depth(half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     main = (1 - rho) * np.float32(66)
     ahead = np.clip((y + 38) / 56, 0, 1)  # 0 over the cerebellum, 1 over the orbits
     middle = np.exp(-((side / 18) ** 2))
-    floor = (1 - ahead) * (-13 + 0.3 * np.minimum(y + 38, 0) + 10 * middle) + ahead * (-27 + 0.1 * (y - 18) + 6 * middle)
+    floor = (1 - ahead) * (-13 + 0.3 * np.minimum(y + 38, 0) + 10 * middle) + ahead * (
+        -27 + 0.1 * (y - 18) + 6 * middle
+    )
     floor = floor + 11 * np.exp(-(((y + 10) / 26) ** 2)) * np.exp(-((side / 24) ** 4))
     base = z - floor
     main = np.minimum(main, base)
@@ -194,7 +229,12 @@ def _cerebellum_depth(half: np.ndarray) -> np.ndarray:
 
 
 def head_patient(
-    seed: int, *, size: float | None = None, ventricles: float | None = None, atrophy: float | None = None, tilt: float | None = None
+    seed: int,
+    *,
+    size: float | None = None,
+    ventricles: float | None = None,
+    atrophy: float | None = None,
+    tilt: float | None = None,
 ) -> HeadPatient:
     """The virtual head of `seed`: the same seed is the same person.
 
@@ -213,16 +253,13 @@ def head_patient(
     drawn = {"size": rng.uniform(0.94, 1.02), "ventricles": rng.uniform(0.7, 1.6), "atrophy": rng.uniform(0.7, 1.4)}
     proportions = rng.uniform(0.975, 1.025, 3)
     angles = np.radians(rng.normal(0, 1, 3).clip(-2, 2) * (3 if tilt is None else tilt))
-    (sx, sy, sz), (cx, cy, cz) = np.sin(angles), np.cos(angles)
-    turn = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]]) @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    turn = turn @ np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     return HeadPatient(
         seed=seed,
         scale=tuple((drawn["size"] if size is None else size) * proportions),
         ventricles=drawn["ventricles"] if ventricles is None else ventricles,
         atrophy=drawn["atrophy"] if atrophy is None else atrophy,
         cortex=rng.uniform(2.6, 3.2),
-        tilt=turn,
+        tilt=Rotation.from_euler("ZYX", angles[::-1]).as_matrix(),
         folds=Waves.random(rng, 24, _FOLD, 0.2),
         fold_shift=rng.normal(0, 0.7, 24).astype(np.float32),
         fold_bend=rng.normal(0, 1, 24).astype(np.float32),

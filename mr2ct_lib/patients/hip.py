@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.patients import shapes as solid
+from mr2ct_lib.patients.grids import Nodes, interpolate_lattice, join_strays, voxel_centres
 from mr2ct_lib.patients.hip_reference import (
     BONES,
     CAVITY,
@@ -33,7 +35,7 @@ from mr2ct_lib.patients.hip_reference import (
     paint_vessel,
     skin_distance,
 )
-from mr2ct_lib.patients.shapes import Nodes, Waves, interpolate_lattice, join_strays, turn, voxel_centres
+from mr2ct_lib.patients.shapes import Waves
 
 _STEP = 14.0  # mm between the nodes on which a patient's own shape is computed
 _RANGES = {
@@ -80,7 +82,7 @@ class HipPatient:
         column = (3, *[1] * (q.ndim - 1))
         head = np.array(HEAD).reshape(column)
         angles = self._rotation(sign).reshape(column) * follows_femur(q)
-        moved = head + turn(q - head, angles)
+        moved = head + _turned(q - head, angles)
         moved = moved + self._shape_of(moved, sign)
         scale = self.size * np.array([sign * self.width, 1, 1]).reshape(column)
         return moved * scale + np.array(self.origin).reshape(column)
@@ -97,7 +99,7 @@ class HipPatient:
         q = moved
         rotation = self._rotation(sign).reshape(column)
         for _ in range(6):
-            q = head + turn(moved - head, -rotation * follows_femur(q))
+            q = head + _turned(moved - head, -rotation * follows_femur(q))
         return q
 
     @cached_property
@@ -204,6 +206,12 @@ class HipPatient:
             own[:, 3] *= growth
             own[:, 4] *= growth
             yield name, own
+
+
+def _turned(vectors: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+    """Rotate vectors (3, ...) by rotation vectors (3, ...) in radians."""
+    turns = Rotation.from_rotvec(rotations.reshape(3, -1).T)
+    return turns.apply(vectors.reshape(3, -1).T).T.reshape(vectors.shape)
 
 
 @lru_cache(maxsize=4)  # a scan's fine grid and its voxel centres mostly share their lattice

@@ -28,8 +28,17 @@ HIP_NAMES: dict[int, str] = dict(enumerate(_NAMES))
 VALUE = {name: value for value, name in HIP_NAMES.items()}
 # label value -> the muscle or bone that it is part of, 0 for what may lie in several pieces; a vertebra is a bone of its own
 PIECE = np.zeros(len(HIP_NAMES), dtype=np.uint8)
-for _name in (*STRUCTURES, "erector_spinae", "quadratus_lumborum", "rectus_abdominis", "latissimus_dorsi", "oblique_muscles"):
-    PIECE[[value for value, name in HIP_NAMES.items() if name.removesuffix("_cortex").removesuffix("_marrow") == _name]] = VALUE[_name]
+for _name in (
+    *STRUCTURES,
+    "erector_spinae",
+    "quadratus_lumborum",
+    "rectus_abdominis",
+    "latissimus_dorsi",
+    "oblique_muscles",
+):
+    PIECE[
+        [value for value, name in HIP_NAMES.items() if name.removesuffix("_cortex").removesuffix("_marrow") == _name]
+    ] = VALUE[_name]
 
 # Sections of the muscles: (z, x, y, half length, half width, angle in degrees, bend), mm; see anatomy.tube. Typical
 # positions, rounded; muscles that go on below the field of view end at its lower edge (z = -260).
@@ -120,8 +129,24 @@ PELVIS_CHAINS = (
     ((14, 9, -42, 8), (36, -12, -54, 6.5), (60, -36, -58, 9)),  # inferior ramus
 )
 VESSELS = (
-    ((26, 10, 210, 6), (30, 12, 140, 5), (56, 28, 70, 5), (86, 47, 5, 5), (85, 42, -60, 4.5), (84, 44, -170, 4), (84, 70, -260, 4)),
-    ((24, 2, 210, 7), (28, 4, 140, 6), (50, 22, 70, 6), (76, 43, 5, 6), (78, 35, -60, 5.5), (76, 37, -170, 5), (76, 64, -260, 5)),
+    (
+        (26, 10, 210, 6),
+        (30, 12, 140, 5),
+        (56, 28, 70, 5),
+        (86, 47, 5, 5),
+        (85, 42, -60, 4.5),
+        (84, 44, -170, 4),
+        (84, 70, -260, 4),
+    ),
+    (
+        (24, 2, 210, 7),
+        (28, 4, 140, 6),
+        (50, 22, 70, 6),
+        (76, 43, 5, 6),
+        (78, 35, -60, 5.5),
+        (76, 37, -170, 5),
+        (76, 64, -260, 5),
+    ),
 )
 # Body outline at FAT mm of subcutaneous fat: z, x of the middle, half width, y of the middle, half depth.
 FAT = 21.0
@@ -162,7 +187,9 @@ def skin_distance(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     return np.minimum(solid.outline(x, y, z, TRUNK), solid.outline(x, y, z, LEG))
 
 
-def paint_contents(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, bladder: float, texture: Waves) -> None:
+def paint_contents(
+    labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, bladder: float, texture: Waves
+) -> None:
     """Bowel, pelvic organs and the bladder inside the abdominal and pelvic cavity."""
     inside = solid.tube(x, y, z, _CAVITY) < 0
     pattern = texture.on(x, y, z)
@@ -235,7 +262,9 @@ def _paint_femur(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray
     labels[inside & (z < -62)] = VALUE["femur_marrow"]
 
 
-BONES: dict[Callable[..., None], tuple[tuple[float, ...], tuple[float, ...]]] = {  # and the box (low, high) that each lies in
+BONES: dict[
+    Callable[..., None], tuple[tuple[float, ...], tuple[float, ...]]
+] = {  # and the box (low, high) that each lies in
     _paint_sacrum: solid.tube_bounds(SACRUM),
     _paint_spine: ((-1, -95, 80), (40, 30, 300)),
     _paint_pelvis: ((-1, -125, -70), (175, 100, 152)),

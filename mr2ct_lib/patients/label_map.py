@@ -11,7 +11,8 @@ from scipy import ndimage
 
 from mr2ct_lib.files import InputError, read_json
 from mr2ct_lib.images.volumes import Volume, read_volume
-from mr2ct_lib.patients.shapes import Waves, smoothstep, voxel_centres
+from mr2ct_lib.patients.grids import voxel_centres
+from mr2ct_lib.patients.shapes import Waves, smoothstep
 from mr2ct_lib.patients.tissues import tissue_of
 
 FAT_MM = 12.0  # subcutaneous fat that complete_labels lays over a map without a body
@@ -89,7 +90,12 @@ def _belly(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
         seen &= np.maximum.accumulate(ring, axis=axis)
         seen &= np.flip(np.maximum.accumulate(np.flip(ring, axis), axis=axis), axis)
     # by majority over neighbouring slices: the ring has gaps, here in one slice, there in another
-    seen = ndimage.uniform_filter1d(seen.astype(np.float32), max(1, int(round(4 * RING_MM / spacing[2]))), axis=2, mode="nearest") > 0.4
+    seen = (
+        ndimage.uniform_filter1d(
+            seen.astype(np.float32), max(1, int(round(4 * RING_MM / spacing[2]))), axis=2, mode="nearest"
+        )
+        > 0.4
+    )
     wide = ndimage.binary_opening(seen & ~ring, disc, iterations=reach)
     return wide & (Waves.of_seed(17, 48.0).on(*voxel_centres(inside.shape, np.diag([*spacing, 1.0]))) > -0.8)
 
@@ -106,11 +112,15 @@ def _paint_joints(out: np.ndarray, labels: np.ndarray, bones: list[int], spacing
             )
             part = labels[box]
             if min(part.shape) and (part == one).any() and (part == other).any():
-                close = [ndimage.distance_transform_edt(part != bone, sampling=spacing) <= JOINT_MM for bone in (one, other)]
+                close = [
+                    ndimage.distance_transform_edt(part != bone, sampling=spacing) <= JOINT_MM for bone in (one, other)
+                ]
                 out[box][close[0] & close[1] & (part == 0)] = cartilage
 
 
-def _paint_cortex(out: np.ndarray, labels: np.ndarray, value: int, spacing: np.ndarray, cortex: int, marrow: int | None) -> None:
+def _paint_cortex(
+    out: np.ndarray, labels: np.ndarray, value: int, spacing: np.ndarray, cortex: int, marrow: int | None
+) -> None:
     """The outer shell of a bone; a long bone (with a value for `marrow`) has a thick one and marrow along its shaft."""
     bone = labels == value
     box = ndimage.find_objects(bone.astype(np.uint8))[0]
@@ -118,7 +128,9 @@ def _paint_cortex(out: np.ndarray, labels: np.ndarray, value: int, spacing: np.n
     solid = ndimage.binary_closing(np.pad(bone[grown], 2, mode="edge"), iterations=1)[2:-2, 2:-2, 2:-2]
     inner = np.pad(solid, 1, mode="edge")  # a bone cut by the scan's edge has no cortex there
     depth = ndimage.distance_transform_edt(inner, sampling=spacing)[1:-1, 1:-1, 1:-1]
-    below = spacing[2] * (box[2].stop - 1 - grown[2].start - np.arange(depth.shape[2]))  # mm below the bone's highest point
+    below = spacing[2] * (
+        box[2].stop - 1 - grown[2].start - np.arange(depth.shape[2])
+    )  # mm below the bone's highest point
     thick = 2.2 + 0.5 * spacing.min()  # mm, from the centre of the first voxel outside
     if marrow is not None:
         out[grown][bone[grown] & (below > SHAFT_MM)] = marrow
@@ -143,7 +155,9 @@ def complete_labels(
     present = {value for value, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
     missing = [value for value in present if value not in names]
     if missing:
-        raise InputError(f"label map: values {missing} have no name; expected one for each value. Add them to the names")
+        raise InputError(
+            f"label map: values {missing} have no name; expected one for each value. Add them to the names"
+        )
     tissues = {value: tissue_of(name).name for value, name in names.items()}
     if not present:
         raise InputError("label map: holds background only; expected some structures. Choose another file")
@@ -184,7 +198,9 @@ def complete_labels(
     bones = [value for value in sorted(tissues) if tissues[value] == "trabecular_bone" and value in present]
     _paint_joints(out, labels, bones, spacing, values["cartilage"])
     for value in bones:
-        _paint_cortex(out, labels, value, spacing, values[f"{names[value]}_cortex"], values.get(f"{names[value]}_marrow"))
+        _paint_cortex(
+            out, labels, value, spacing, values[f"{names[value]}_cortex"], values.get(f"{names[value]}_marrow")
+        )
     return out.astype(np.uint8 if max(names) < 256 else np.int16), names
 
 
@@ -217,7 +233,9 @@ class LabelMapPatient:
         array, names = complete_labels(self.labels.array, self.names, self.labels.spacing, body)
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "completed", self.labels.replace(array=array, unit="label"))
-        object.__setattr__(self, "labels", self.completed)  # what it was made of is no longer needed: a worker holds one copy
+        object.__setattr__(
+            self, "labels", self.completed
+        )  # what it was made of is no longer needed: a worker holds one copy
         object.__setattr__(self, "body", None)
 
     def with_seed(self, seed: int, deform: bool = True) -> "LabelMapPatient":
@@ -236,7 +254,10 @@ class LabelMapPatient:
         """Size of the deformation, mm SD an axis: `amplitude`, or what is left of it for a seed that would nearly fold space."""
         affine = self.completed.affine
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.completed.array.shape], indexing="ij")).reshape(3, -1)
-        low, high = (affine[:3, :3] @ corners + affine[:3, 3:]).min(axis=1), (affine[:3, :3] @ corners + affine[:3, 3:]).max(axis=1)
+        low, high = (
+            (affine[:3, :3] @ corners + affine[:3, 3:]).min(axis=1),
+            (affine[:3, :3] @ corners + affine[:3, 3:]).max(axis=1),
+        )
         step = WAVE_MM / 10
         lattice = np.diag([step, step, step, 1.0])
         lattice[:3, 3] = low
@@ -284,7 +305,9 @@ class LabelMapPatient:
         if self.deform and self.seed:
             points = points + self.displacement(points)
         inverse = np.linalg.inv(self.completed.affine).astype(np.float32)
-        index = np.rint(np.tensordot(inverse[:3, :3], points, axes=1) + inverse[:3, 3, None, None, None]).astype(np.int32)
+        index = np.rint(np.tensordot(inverse[:3, :3], points, axes=1) + inverse[:3, 3, None, None, None]).astype(
+            np.int32
+        )
         size = np.array(self.completed.array.shape)[:, None, None, None]
         valid = ((index >= 0) & (index < size)).all(axis=0)
         index = np.clip(index, 0, size - 1)

@@ -111,7 +111,8 @@ def main() -> None:
                           f"{both / 2:.0f} s on 2 cores")  # fmt: skip
         print(f"N4 of a quick hip MR: {pool.submit(bias_correction).result():.2f} s")
     few, many = (memory(count) for count in MEMORY)
-    print(f"memory of a quick cohort of {MEMORY[0]} and of {MEMORY[1]} patients per domain: {few[0]} and {many[0]} MiB, "
+    print(f"memory of a quick cohort of {MEMORY[0]} and of {MEMORY[1]} patients per domain: "
+          f"{few[0]} and {many[0]} MiB, "
           f"each of its workers {few[1]} and {many[1]} MiB at most")  # fmt: skip
 
 

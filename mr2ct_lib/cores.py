@@ -75,7 +75,7 @@ def run_jobs(
 
 
 def raise_failures(failures: dict[str, Exception], total: int, what: str = "patients") -> None:
-    """Raise one InputError that lists the failed jobs (name -> error) of `total`, each with its reason; none is no error.
+    """Raise one InputError that lists failed jobs (name -> error) of `total` with their reasons, if there are any.
 
     >>> raise_failures({"s0004": ValueError("too thin")}, 20)  # doctest: +ELLIPSIS
     Traceback (most recent call last):

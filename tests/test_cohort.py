@@ -243,7 +243,7 @@ def test_several_label_maps_take_turns(tmp_path, small_grids):
     def volume(made, id_):
         return (read_volume(made.labels[id_], "label").array > 0).sum()
 
-    # the first two are the maps themselves (the second one's own size), the next two deformations of them in the same order
+    # the first two are the maps themselves, the next two deformations of them in the same order
     assert volume(both, "p0002") == volume(alone, "p0001") != volume(both, "p0001")
     third, fourth = ((read_volume(both.labels[id_], "label").array) for id_ in ("p0003", "p0004"))
     first, second = ((read_volume(both.labels[id_], "label").array) for id_ in ("p0001", "p0002"))
@@ -253,7 +253,7 @@ def test_several_label_maps_take_turns(tmp_path, small_grids):
 
 
 def test_a_killed_cohort_goes_on_and_finished_patients_stay(tmp_path):
-    """SIGKILL in the middle of a process of its own: nothing half-written is taken for a patient, nothing finished is made again."""
+    """SIGKILL in a process of its own: no half-written patient is taken for whole, no finished one is made again."""
     command = [
         sys.executable,
         "-m",

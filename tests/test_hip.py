@@ -16,7 +16,8 @@ REAL_ML = {
     "pelvis": 787, "femur": 463, "sacrum": 264, "gluteus_maximus": 1409, "gluteus_medius": 650,
     "gluteus_minimus": 122, "iliacus": 190, "psoas_major": 211, "adductor_muscles": 664,
     # measured on the same map
-    "obturator_externus": 92, "obturator_internus": 77, "pectineus": 52, "piriformis": 43, "biceps_femoris": 35, "gracilis": 51,
+    "obturator_externus": 92, "obturator_internus": 77, "pectineus": 52, "piriformis": 43, "biceps_femoris": 35,
+    "gracilis": 51,
     "rectus_femoris": 195, "sartorius": 96, "semitendinosus": 76, "tensor_fasciae_latae": 88, "vastus_medialis": 42,
     "vastus_lateralis_and_intermedius": 424,
 }  # fmt: skip
@@ -87,7 +88,7 @@ def test_no_bone_of_the_leanest_leaves_the_skin():
 
 @pytest.fixture(scope="module")
 def hundred():
-    """100 virtual adults at 5 mm, the quick profile's pixels: volumes (100, 23) in mL, and what was found wrong with any of them."""
+    """100 virtual adults at 5 mm, the quick profile's pixels: volumes (100, 23) in mL, and what is wrong with any."""
     volumes, wrong = [], []
     for seed in range(100):
         patient = hip_patient(seed)

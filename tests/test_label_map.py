@@ -8,8 +8,9 @@ from scipy import ndimage
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.volumes import Volume, read_volume
+from mr2ct_lib.patients.atlas import read_names
 from mr2ct_lib.patients.grids import voxel_centres
-from mr2ct_lib.patients.label_map import SMALLEST_JACOBIAN, LabelMapPatient, complete_labels, read_names
+from mr2ct_lib.patients.label_map import SMALLEST_JACOBIAN, LabelMapPatient, complete_labels
 
 NAMES = {0: "background", 1: "femur", 5: "gluteus_maximus"}
 
@@ -140,7 +141,7 @@ def test_real_label_map_becomes_a_recognisable_patient(real_data):
 
 @pytest.mark.parametrize("amplitude", [5.0, 25.0])
 def test_deformations_never_fold(amplitude):
-    """Jacobian determinants by finite differences on points of their own; 25 mm over 150 mm would fold if nothing held it back."""
+    """Jacobian determinants by finite differences; 25 mm over 150 mm would fold without the limit."""
     labels = np.zeros((60, 50, 40), np.uint8)
     labels[10:50, 10:40, 5:35] = 5
     patient = LabelMapPatient(

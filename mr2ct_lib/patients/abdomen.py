@@ -1,8 +1,8 @@
 """Virtual abdomens with an aortic aneurysm, and the two scanners' tables that press the same person's back differently.
 
-A person is painted by closed forms in an own, unpressed shape ("the person's mm"). A posture ("mr": a flat table with a padded coil, "ct":
-a curved couch) moves the tissues forwards and backwards, most at the back and fading out towards the front wall: the domain-specific
-deformation of a study that scans one person twice.
+A person is painted by closed forms in an unpressed shape ("the person's mm"). A posture ("mr": a flat table with a
+padded coil, "ct": a curved couch) moves the tissues forwards and backwards, most at the back, less towards the front
+wall. This is the deformation between the domains of a study that scans one person twice.
 """
 
 from dataclasses import dataclass, field, replace
@@ -13,34 +13,13 @@ from mr2ct_lib.files import InputError
 from mr2ct_lib.patients.grids import grid_points
 from mr2ct_lib.patients.shapes import Waves, chain_depth, ellipsoid_depth
 
-ABDOMEN_NAMES: dict[int, str] = {
-    0: "background",
-    1: "skin",
-    2: "subcutaneous_fat",
-    3: "visceral_fat",
-    4: "abdominal_wall",
-    5: "erector_spinae",
-    6: "intermuscular_fat",
-    7: "psoas",
-    8: "vertebra",
-    9: "vertebra_cortex",
-    10: "disc",
-    11: "spinal_canal",
-    12: "rib",
-    13: "rib_cortex",
-    14: "kidney",
-    15: "liver",
-    16: "spleen",
-    17: "bowel",
-    18: "bowel_contents",
-    19: "bowel_gas",
-    20: "vena_cava",
-    21: "aorta_lumen",
-    22: "aorta_thrombus",
-    23: "aorta_wall",
-    24: "quadratus_lumborum",
-    25: "table",
-}
+_NAMES = (
+    "background", "skin", "subcutaneous_fat", "visceral_fat", "abdominal_wall", "erector_spinae", "intermuscular_fat",
+    "psoas", "vertebra", "vertebra_cortex", "disc", "spinal_canal", "rib", "rib_cortex", "kidney", "liver", "spleen",
+    "bowel", "bowel_contents", "bowel_gas", "vena_cava", "aorta_lumen", "aorta_thrombus", "aorta_wall",
+    "quadratus_lumborum", "table",
+)  # fmt: skip
+ABDOMEN_NAMES: dict[int, str] = dict(enumerate(_NAMES))
 AORTA = ("aorta_lumen", "aorta_thrombus", "aorta_wall")  # together the mask in which the aneurysm experiment measures
 _V = {name: value for value, name in ABDOMEN_NAMES.items()}
 _HALF_WIDTH, _HALF_DEPTH, _POWER = 146.0, 98.0, 2.4  # the mean person's muscle wall, mm
@@ -102,7 +81,7 @@ class AbdomenPatient:
         return points
 
     def displacement(self, points: np.ndarray, other: "AbdomenPatient") -> np.ndarray:
-        """How far (n, 3) in mm the tissue at `points` (n, 3) of this scan must move to lie where it lies in the `other` scan."""
+        """Return how far the tissue at `points` must move to lie where it lies in the `other` scan; (n, 3) in mm."""
         return other.to_scanner(self.from_scanner(points)) - points
 
     def paint(self, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
@@ -130,7 +109,7 @@ class AbdomenPatient:
         return back - 3 + _COUCH_RADIUS - np.sqrt(np.maximum(_COUCH_RADIUS**2 - x * x, 0))
 
     def _press(self, x: np.ndarray) -> np.ndarray:
-        """Displacement (n,) in mm along y of the back's surface: onto the table where it is touched, nothing at the flanks."""
+        """Return how far (n,) in mm the back's surface moves along y: onto the table, and not at all at the flanks."""
         width, depth = self._outline()
         free = -depth * np.maximum(1 - (np.abs(x) / width) ** _POWER, 0) ** (1 / _POWER)
         return (self._table(x, self.posture) - free) * np.exp(-((x / (0.72 * width)) ** 6))
@@ -309,7 +288,7 @@ def abdomen_like(patient: AbdomenPatient, scanner: str, posture: str) -> Abdomen
     """The same person in `scanner` ("mr" or "ct") with the back pressed as by `posture`'s table ("mr" or "ct")."""
     for name, value in (("scanner", scanner), ("posture", posture)):
         if value not in ("mr", "ct"):
-            raise InputError(f"{name}: {value!r} found; expected 'mr' or 'ct'. Choose one of the two")
+            raise InputError(f"{name}: {value!r}; expected 'mr' or 'ct'. Choose one")
     return replace(patient, scanner=scanner, posture=posture)
 
 
@@ -321,11 +300,17 @@ def abdomen_patient(
     fat: float | None = None,
     aneurysm: float | None = None,
 ) -> AbdomenPatient:
-    """The virtual abdomen of `seed`, lying in `scanner` ("mr": flat table; "ct": curved couch, painted as "table").
+    """Return the virtual abdomen of `seed`, lying in `scanner`.
 
-    `posture` ("mr" or "ct", default as `scanner`) says whose table presses the back: `abdomen_patient(s, "ct", posture="mr")` is
-    the CT truth for the MR of the same person. `fat` (mm of subcutaneous fat, default 11..26) and `aneurysm` (its outer radius in
-    mm, default 20..34) override what the seed draws. Raises InputError for values out of range.
+    Args:
+        seed: the same seed is the same person.
+        scanner: "mr" (flat table) or "ct" (curved couch, painted as "table").
+        posture: whose table presses the back, "mr" or "ct", by default as `scanner`:
+            `abdomen_patient(s, "ct", posture="mr")` is the true CT for the MR of the same person.
+        fat: subcutaneous fat in mm; by default the seed draws 11 to 26.
+        aneurysm: its outer radius in mm; by default the seed draws 20 to 34.
+
+    Raises InputError for values out of range.
 
     >>> mr, ct = abdomen_patient(3, "mr"), abdomen_patient(3, "ct")
     >>> back = np.array([[0.0, -90, 0]])

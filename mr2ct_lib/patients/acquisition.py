@@ -1,8 +1,8 @@
 """From a painted patient to an MR or CT scan.
 
-A scan is made in the order of nature. The patient is painted on a grid finer than the scan's. Each small voxel gets its
-tissue's signal and a little texture. The signals (not the labels) are averaged over the voxel, which gives partial volume.
-Then come coil bias, noise and, over both, the receiver's gain. What is left out is listed in `physics`.
+A scan follows the order of the real process. The patient is painted on a grid finer than the scan's. Each small voxel
+gets its tissue's signal and a little texture. The signals (not the labels) are averaged over the voxel, which gives
+partial volume. Then come coil bias and noise, and the receiver's gain scales both. `physics` lists what is left out.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,11 @@ Displacement = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Patient(Protocol):
-    """Anybody that can be scanned: paints labels at the voxel centres of any grid."""
+    """Anybody that can be scanned.
+
+    `names` maps label values to structures, `landmarks` names to points (mm, RAS+) with "centre" among them. `paint`
+    returns the labels (I, J, K) at the voxel centres of a grid.
+    """
 
     names: dict[int, str]
     seed: int
@@ -45,7 +49,7 @@ def finer_grid(shape, affine: np.ndarray, supersample) -> tuple[tuple[int, int, 
 
 
 def _slabs(shape, affine: np.ndarray, supersample):
-    """Yield (slice of k, shape, affine) of slabs whose finer grid has at most FINE_VOXELS voxels (but at least one slice each)."""
+    """Yield (slice of k, shape, affine) of slabs whose finer grids have at most FINE_VOXELS voxels, or one slice."""
     per_slice = shape[0] * shape[1] * int(np.prod(supersample))
     thickness = max(1, FINE_VOXELS // per_slice)
     for first in range(0, shape[2], thickness):
@@ -126,13 +130,27 @@ def acquire_mr(
     strip: bool = False,
     displacement: Displacement | None = None,
 ) -> tuple[Volume, Volume]:
-    """Scan a patient by MR: (scan in arbitrary units, labels at its voxel centres), both on the grid (shape, affine).
+    """Scan a patient by MR.
 
-    seed: the scan's own (gain, coil, noise); two sequences with one seed are echoes of one acquisition and share gain and coil.
-    noise: SD of the Rician noise's two channels, relative to the mean signal of the body. bias: SD of the logarithm of the coil's
-    sensitivity. texture: relative SD of the signal inside a tissue, the patient's own. gain: None draws one, since MR has no unit.
-    strip: 0 outside the body, as in stripped head data. displacement: in the axial plane, (x, y) mm -> (dx, dy) mm; the scan shows
-    at (x, y) what lies at (x + dx, y + dy).
+    Args:
+        patient: whom to scan.
+        shape, affine: the grid of the scan, along the axes (positive diagonal affine).
+        sequence: the MR sequence.
+        seed: the scan's own (gain, coil, noise). Two sequences with one seed are echoes of one acquisition and share
+            gain and coil.
+        noise: SD of the two channels of Rician noise, relative to the mean signal of the body.
+        bias: SD of the logarithm of the coil's sensitivity.
+        texture: relative SD of the signal inside a tissue; it belongs to the patient.
+        gain: factor of the whole scan; None draws one, since MR has no unit.
+        supersample: into how many small voxels each voxel is cut along x, y, z.
+        strip: 0 outside the body, as in skull-stripped data.
+        displacement: in the axial plane, (x, y) mm -> (dx, dy) mm. The scan shows at (x, y) what lies at
+            (x + dx, y + dy).
+
+    Returns:
+        The scan in arbitrary units (float32) and the labels at its voxel centres, both on the grid.
+
+    Raises InputError for an oblique grid, or label values without a tissue.
     """
     affine = np.asarray(affine, dtype=np.float64)
     lut = tissue_signals(patient.names, sequence).astype(np.float32)
@@ -171,61 +189,74 @@ def acquire_ct(
     supersample: tuple[int, int, int] = (2, 2, 1),
     block: tuple[slice, slice, slice] | None = None,
 ) -> tuple[Volume, Volume]:
-    """Scan a patient by CT: (scan in HU as int16, air -1000; labels at its voxel centres), both on the grid (shape, affine).
+    """Scan a patient by CT.
 
-    block: reconstruct only these voxels of the grid; the table still lies where the whole field of view puts it.
+    Args:
+        patient: whom to scan.
+        shape, affine: the grid of the whole field of view, along the axes (positive diagonal affine).
+        seed, noise: the scan's own seed, and the SD of its noise in HU.
+        texture: share of a tissue's spread of HU in real scans that is texture, not noise and partial volume.
+        table: "curved", "flat" or None. It touches the patient's lowest point.
+        supersample: into how many small voxels each voxel is cut along x, y, z.
+        block: reconstruct these voxels of the grid only; the table lies where the whole field of view puts it.
 
-    seed: the scan's own (noise). noise: SD in HU. texture: share of a tissue's HU spread that is its own texture (the rest of what one
-    measures in a scan is noise and partial volume). table: "curved", "flat" or None; it touches the patient's lowest point.
+    Returns:
+        The scan in HU (int16, air -1000) and the labels at its voxel centres, both on the grid or its block.
+
+    Raises InputError for an unknown table, an oblique grid, or label values without a tissue.
     """
     affine = np.asarray(affine, dtype=np.float64)
     hu, hu_sd = (lookup(patient.names, field).astype(np.float32) for field in ("hu", "hu_sd"))
     hu[0], hu_sd[0] = AIR_HU, 0
     x, y, body = _outline(patient, shape, affine)
-    table_hu = _table(x, y, body, affine[0, 3] + (shape[0] - 1) / 2 * affine[0, 0], table) if table else None
+    outside = _air if table is None else _table(x, y, body, affine[0, 3] + (shape[0] - 1) / 2 * affine[0, 0], table)
     if block is not None:
-        affine = affine @ np.block(
-            [[np.eye(3), np.array([[part.start] for part in block])], [np.zeros((1, 3)), np.ones((1, 1))]]
-        )
+        affine = affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ [part.start for part in block]
         shape = tuple(part.stop - part.start for part in block)
 
     def around(fine_shape, fine_affine):  # (nx, ny, 1): what lies outside the body
-        if table_hu is None:
-            return np.full((*fine_shape[:2], 1), AIR_HU, dtype=np.float32)
         x, y = (fine_affine[axis, 3] + fine_affine[axis, axis] * np.arange(fine_shape[axis]) for axis in (0, 1))
-        return table_hu(x[:, None], y[None])[..., None]
+        return outside(x[:, None], y[None])[..., None]
 
     def fine_signal(labels, fine_shape, fine_affine):
         signal = _take(hu, labels)
         if texture:
-            signal += (
-                np.float32(texture)
-                * hu_sd[labels]
-                * smooth_field(fine_shape, fine_affine, TEXTURE_MM, [patient.seed, 11])
-            )
-        return signal if table_hu is None else np.where(labels == 0, around(fine_shape, fine_affine), signal)
+            field = smooth_field(fine_shape, fine_affine, TEXTURE_MM, [patient.seed, 11])
+            signal += np.float32(texture) * hu_sd[labels] * field
+        return signal if table is None else np.where(labels == 0, around(fine_shape, fine_affine), signal)
 
     signal = np.empty(shape, dtype=np.float32)
     signal[...] = _average(around(*finer_grid(shape, affine, (*supersample[:2], 1))), (*supersample[:2], 1))
     labels = np.zeros(shape, dtype=np.uint8)
-    if body.any():  # paint only the box that holds the body: much of the field of view is air
-        box = tuple(
-            slice(max(0, int((along[hit].min() - 10 - affine[axis, 3]) // affine[axis, axis])),
-                  int((along[hit].max() + 10 - affine[axis, 3]) // affine[axis, axis]) + 2)
-            for axis, (along, hit) in enumerate(((x, body.any(axis=1)), (y, body.any(axis=0))))
-        )  # fmt: skip
-        inner = affine.copy()
-        inner[:2, 3] += [part.start * affine[axis, axis] for axis, part in enumerate(box)]
+    if body.any():  # much of the field of view is air
+        box, inner = _box_of(body, x, y, affine)
         signal[box], inside = _scan(patient, signal[box].shape, inner, supersample, None, fine_signal)
         labels = labels.astype(inside.dtype)
         labels[box] = inside
     if noise:
         signal += ct_noise(shape, noise, np.random.default_rng([seed, 15]))
-    return Volume(np.rint(np.clip(signal, -1024, 3071)).astype(np.int16), affine, "HU"), Volume(labels, affine, "label")
+    scan = np.rint(np.clip(signal, -1024, 3071)).astype(np.int16)
+    return Volume(scan, affine, "HU"), Volume(labels, affine, "label")
+
+
+def _air(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.full(np.broadcast_shapes(x.shape, y.shape), AIR_HU, dtype=np.float32)
+
+
+def _box_of(body: np.ndarray, x: np.ndarray, y: np.ndarray, affine: np.ndarray) -> tuple[tuple[slice, ...], np.ndarray]:
+    """Return the voxels (slices along x, y) of a grid that hold the body and 10 mm around it, and their affine."""
+    box = []
+    for axis, along in enumerate((x[body.any(axis=1)], y[body.any(axis=0)])):
+        first, last = ((end - affine[axis, 3]) // affine[axis, axis] for end in (along.min() - 10, along.max() + 10))
+        box.append(slice(max(0, int(first)), int(last) + 2))
+    inner = affine.copy()
+    inner[:2, 3] += [part.start * affine[axis, axis] for axis, part in enumerate(box)]
+    return tuple(box), inner
 
 
 def _outline(patient: Patient, shape, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return x, y (mm) of a coarse grid over the field of view, and where the patient's shadow along z lies on it, bool (nx, ny)."""
+    """Return x, y (mm) of a coarse grid over the field of view, and the patient's shadow along z, bool (nx, ny)."""
     coarse = np.array([6.0, 4.0, 12.0])
     extent = affine.diagonal()[:3] * shape
     count = np.maximum(np.ceil(extent / coarse), 1).astype(int)
@@ -240,7 +271,7 @@ def _outline(patient: Patient, shape, affine: np.ndarray) -> tuple[np.ndarray, n
 def _table(
     x: np.ndarray, y: np.ndarray, body: np.ndarray, centre: float, kind: str
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Return HU(x, y) of a table that touches the body from below: a thin shell around foam, flat or a trough, the same on every slice."""
+    """Return HU(x, y), on every slice, of a table that touches the body from below: a thin shell around foam."""
     curvature = {"curved": 1 / 900.0, "flat": 0.0}.get(kind)
     if curvature is None:
         raise InputError(f"table: {kind!r}; expected 'curved', 'flat' or None")

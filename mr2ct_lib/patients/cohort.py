@@ -21,7 +21,8 @@ from mr2ct_lib.files import InputError, read_json, write_json
 from mr2ct_lib.images.folders import FORMAT, Cohort, read_cohort
 from mr2ct_lib.images.volumes import Volume, write_volume
 from mr2ct_lib.patients.acquisition import Patient
-from mr2ct_lib.patients.label_map import LabelMapPatient, read_atlas
+from mr2ct_lib.patients.atlas import read_atlas
+from mr2ct_lib.patients.label_map import LabelMapPatient
 from mr2ct_lib.patients.physics import SEQUENCES
 from mr2ct_lib.patients.scanner import ANATOMIES, PROFILES, Anatomy, Grid, Scanner, scan
 
@@ -254,8 +255,7 @@ def make_cohort(
     """Scan virtual patients and write them to the folder `out`; finished patients that it already holds are kept.
 
     Where the two scanners see another shape (distort_target; the abdomen's posture), paired cohorts also hold
-    truth_source_to_target/ (the target modality on the source's shape and grid), truth_target_to_source/ and
-    labels_target/.
+    truth_source_to_target/ (the target modality on the source's shape and grid), its reverse, and labels_target/.
 
     Args:
         anatomy: "hip" (T1 SPGR and CT), "head" (PD and T2) or "abdomen" (T2* and CT).
@@ -268,8 +268,7 @@ def make_cohort(
             place. The first patient (of source, when unpaired) is the map itself, the others are random smooth
             invertible deformations of it. Several maps (with as many masks, or none) take turns.
         distort_target: one fixed distortion on every target scan (head).
-        whole_ct: keep the CT's whole field of view; otherwise only the part around the MR's, which is all that
-            training sees of it.
+        whole_ct: keep the CT's whole field of view, of which training sees only the part around the MR's.
         workers: local processes (None: one per core).
         progress: show a progress bar, at a terminal only.
         scheduler: address of a Dask scheduler whose workers scan the patients (see `cores.run_jobs`).

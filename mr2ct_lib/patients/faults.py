@@ -1,4 +1,4 @@
-"""What a scanner adds to the ideal signal: coil sensitivity, noise, and the geometric distortion of the head's target."""
+"""What a scanner adds to the ideal signal: coil sensitivity, noise, and the distortion of the head's target domain."""
 
 from functools import cache
 from typing import Any
@@ -17,10 +17,12 @@ DISTORTION_SEED = 1808  # of the head's target domain: the same in every cohort,
 def smooth_field(
     shape: tuple[int, int, int], affine: np.ndarray, length: float, seed: Any, extent: float = 450.0
 ) -> np.ndarray:
-    """Return a smooth random field, mean 0 and SD 1 over many draws, float32, at the voxel centres of a grid.
+    """Return a smooth random field, float32, at the voxel centres of a grid; mean 0 and SD 1 over many draws.
 
-    White noise on a lattice of `length` mm that is fixed in space, interpolated by cubic B-splines: the same seed gives the same
-    field at the same place on any grid. Only grids along the axes (positive diagonal affine); beyond +-`extent` mm it repeats itself.
+    White noise on a lattice of `length` mm that is fixed in space is interpolated by cubic B-splines, so that the same
+    seed gives the same field at the same place on any grid. Beyond +-`extent` mm the field repeats itself.
+
+    Raises InputError for a grid that is not along the axes (positive diagonal affine).
     """
     if np.any(affine[:3, :3][~np.eye(3, dtype=bool)] != 0) or np.any(np.diag(affine)[:3] <= 0):
         raise InputError(
@@ -42,21 +44,25 @@ def smooth_field(
 
 
 def bias_field(shape: tuple[int, int, int], affine: np.ndarray, strength: float, seed: Any) -> np.ndarray:
-    """Return a coil's sensitivity, exp of a smooth random field of SD `strength` (0 none, 0.2 usual, 0.5 strong); float32, positive."""
+    """Return a coil's sensitivity, float32, positive: the exponential of a smooth random field of SD `strength`.
+
+    strength: 0 none, 0.2 usual, 0.5 strong.
+    """
     return np.exp(np.float32(strength) * smooth_field(shape, affine, BIAS_MM, seed))
 
 
 def rician(signal: np.ndarray, sd: float, rng: np.random.Generator) -> np.ndarray:
-    """Return the magnitude |signal + n1 + i n2| with n1, n2 ~ N(0, sd): what an MR magnitude image shows. Shape as `signal`."""
+    """Return what an MR magnitude image shows: |signal + n1 + i n2| with n1, n2 ~ N(0, sd); shape as `signal`."""
     real = signal + sd * rng.standard_normal(signal.shape, dtype=np.float32)
     imaginary = sd * rng.standard_normal(signal.shape, dtype=np.float32)
     return np.hypot(real, imaginary)
 
 
 def ct_noise(shape: tuple[int, int, int], sd: float, rng: np.random.Generator) -> np.ndarray:
-    """Return CT noise in HU, SD `sd`, float32: in each axial slice its power grows with frequency and falls to 0 at the edge of the band.
+    """Return CT noise of SD `sd` in HU, float32 of `shape`.
 
-    That is the texture that filtered back-projection leaves: ramp filter times a Hann window, without a constant part.
+    In each axial slice its power grows with frequency and falls to 0 at the edge of the band, as filtered
+    back-projection leaves it: ramp filter times a Hann window, without a constant part.
     """
     frequency = np.hypot(
         fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])[None]
@@ -78,7 +84,7 @@ def ct_noise(shape: tuple[int, int, int], sd: float, rng: np.random.Generator) -
 
 
 class Distortion:
-    """A fixed displacement in the axial plane, the same on every slice: call with x, y in mm, get (dx, dy) in mm, shapes as x."""
+    """A displacement in the axial plane, the same on every slice: x, y in mm -> (dx, dy) in mm, shapes as x."""
 
     def __init__(self, nodes: np.ndarray, values: np.ndarray):
         self.nodes, self.values = nodes, values
@@ -95,12 +101,14 @@ class Distortion:
 
 @cache
 def thin_plate_distortion(seed: int = DISTORTION_SEED, size_mm: float = 180.0, rms_mm: float = 8.0) -> Distortion:
-    """Return one invertible thin-plate-spline distortion of `rms_mm` (root mean square) inside a disc of diameter `size_mm`.
+    """Return one invertible thin-plate-spline distortion of `rms_mm` (root mean square) in a disc of `size_mm`.
 
-    A 5 x 5 lattice of control points over 1.4 sizes is displaced at random, its affine part is taken away (it would be a mere
-    shift, turn or stretch), and a smoothed thin-plate spline goes near it; a draw that folds (Jacobian below 0.3 anywhere) is
-    drawn again. In the plane only, because networks that see slices cannot undo more. A scan distorted by it
-    shows at (x, y) what lies at (x + dx, y + dy).
+    A 5 x 5 lattice of control points over 1.4 sizes is displaced at random. Its affine part (shift, rotation, scaling,
+    shear) is removed, and a smoothed thin-plate spline approximates the rest. A draw that folds (Jacobian below 0.3
+    anywhere) is drawn again. The distortion stays in the plane, because networks that see slices can undo no more.
+    A distorted scan shows at (x, y) what lies at (x + dx, y + dy).
+
+    Raises InputError when the size allows no distortion of this strength without folds.
 
     >>> dx, dy = thin_plate_distortion()(np.array([0.0, 50.0]), np.array([10.0, -20.0]))
     >>> dx.shape, bool(np.hypot(dx, dy).max() < 40)
@@ -122,4 +130,4 @@ def thin_plate_distortion(seed: int = DISTORTION_SEED, size_mm: float = 180.0, r
         (xx, xy), (yx, yy) = (np.gradient(field_[..., c], nodes, nodes) for c in (0, 1))
         if ((1 + xx) * (1 + yy) - xy * yx).min() > 0.3:
             return Distortion(nodes, field_)
-    raise InputError(f"rms_mm: {rms_mm} mm over {size_mm} mm always folds; expected less. Choose a smaller one")
+    raise InputError(f"rms_mm: {rms_mm} mm over {size_mm} mm always folds; expected less. Choose a smaller value")

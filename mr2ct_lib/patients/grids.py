@@ -1,4 +1,4 @@
-"""Grids of points: their places in mm, fields interpolated to them, and how to paint a grid without looking at each voxel."""
+"""Grids of points: places in mm, fields interpolated to them, and painting without a look at every voxel."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -35,9 +35,9 @@ def grid_points(shape: tuple[int, int, int], affine: np.ndarray) -> Iterator[tup
 def interpolate_lattice(
     values: np.ndarray, origin: np.ndarray, step: float, shape: tuple, affine: np.ndarray
 ) -> np.ndarray:
-    """Linear interpolation of `values` (c, l, m, n) on a lattice with corner `origin` and spacing `step` (mm) to a grid.
+    """Interpolate `values` (c, l, m, n) linearly from a lattice with corner `origin` and spacing `step` (mm) to a grid.
 
-    Returns float32 (c, I, J, K). Separable (three small matrix products) when the grid's axes are those of the patient.
+    Returns float32 (c, I, J, K). Separable (three small matrix products) when the grid lies along the lattice's axes.
     """
     affine = np.asarray(affine, dtype=np.float64)
     matrix = affine[:3, :3]
@@ -64,10 +64,11 @@ def separable_sum(values: np.ndarray, along_x: np.ndarray, along_y: np.ndarray, 
 
 
 class Nodes:
-    """Looks at a field of coordinates (3, I, J, K) on nodes first, and at its voxels only where a solid may be.
+    """Looks at coordinates (3, I, J, K) on nodes first, and at all voxels only where a solid may be.
 
-    Nodes stand at most NODE mm apart, the outer ones in the grid's faces, each amid a block of voxels; it speaks for that and the blocks
-    around. So a solid is found that is as thick as the nodes' distance; thinner ends are, when they go on from what is thicker.
+    Nodes are at most NODE mm apart, the outer ones in the grid's faces; each stands for a block of voxels around it
+    and for the neighbouring blocks. A solid as thick as the distance of the nodes is always seen; so are thinner ends
+    that continue a thicker part.
     """
 
     def __init__(self, coordinates: np.ndarray) -> None:
@@ -86,7 +87,7 @@ class Nodes:
     def near(
         self, low: Sequence[float], high: Sequence[float], hits: Callable[..., np.ndarray]
     ) -> Iterator[tuple[np.ndarray, ...]]:
-        """Yield (where, x, y, z), flat arrays, of all voxels around nodes at which hits(x, y, z) is true, and around those next to them.
+        """Yield (where, x, y, z), flat arrays, of voxels around nodes where hits(x, y, z) is true and next to them.
 
         `where` are indices of the flattened grid. Only coordinates from `low` to `high` (3,) are looked at.
         """
@@ -101,21 +102,21 @@ class Nodes:
             yield from self._voxels(blocks, [part.start for part in box])
 
     def layers(self, classify: Callable[..., np.ndarray]) -> np.ndarray:
-        """classify(x, y, z) -> uint8 of every voxel, (I, J, K); called for voxels only where a node's neighbours are of another class."""
+        """Return classify(x, y, z), uint8 (I, J, K), computed voxel by voxel only near nodes of another class."""
         classes = classify(*self._nodes)
         nearest = [
             np.minimum((np.arange(n) + b // 2) // b, nodes - 1)
             for n, b, nodes in zip(self.shape, self._block, classes.shape, strict=True)
         ]
-        found = classes[np.ix_(*nearest)]
+        labels = classes[np.ix_(*nearest)]
         if self._reach:
             mixed = ndimage.maximum_filter(classes, 3) > ndimage.minimum_filter(classes, 3)
             for where, *point in self._voxels(mixed, (0, 0, 0)):
-                found.reshape(-1)[where] = classify(*point)
-        return found
+                labels.reshape(-1)[where] = classify(*point)
+        return labels
 
     def _box(self, low: np.ndarray, high: np.ndarray) -> tuple[slice, slice, slice] | None:
-        """Slices of the smallest box of blocks whose nodes have `low` <= coordinates <= `high`, None when there are none."""
+        """Return the smallest box of blocks whose nodes have `low` <= coordinates <= `high`; None if there are none."""
         slices = []
         for smallest, largest in self._ranges:
             hit = np.flatnonzero(((high >= smallest) & (low <= largest)).all(axis=1))
@@ -125,7 +126,7 @@ class Nodes:
         return tuple(slices)
 
     def _voxels(self, blocks: np.ndarray, first: Sequence[int]) -> Iterator[tuple[np.ndarray, ...]]:
-        """Yield (where, x, y, z) of the voxels of `blocks` (a, b, c), which begin at block `first`, as many at a time as a cache holds."""
+        """Yield (where, x, y, z) of the voxels of `blocks` (a, b, c), counted from block `first`, in portions."""
         chosen = np.argwhere(blocks) + first
         count = max(1, CACHED // int(np.prod(self._block)))
         for start in range(0, len(chosen), count):
@@ -139,7 +140,7 @@ class Nodes:
 
 
 def _step(coordinates: np.ndarray, axis: int) -> float:
-    """The largest distance (mm) from a voxel of the first slice along an axis to the next; infinite where there is none."""
+    """Return the largest distance (mm) from an axis's first slice to the next; infinite for a single slice."""
     if coordinates.shape[axis + 1] < 2:
         return np.inf
     first, second = (coordinates.take(n, axis=axis + 1) for n in (0, 1))
@@ -147,11 +148,15 @@ def _step(coordinates: np.ndarray, axis: int) -> float:
 
 
 def join_strays(labels: np.ndarray, structures: np.ndarray, inner_faces: tuple[tuple[int, int], ...] = ()) -> None:
-    """Give every stray piece of a structure to what surrounds it, in place: afterwards a structure is one connected piece.
+    """Give every stray piece of a structure to its surroundings, in place, so that a structure is one connected piece.
 
-    `labels` (I, J, K) values; `structures` (I, J, K) which structure they belong to (0: not looked at). On a coarse grid a thin tip may
-    hang on to its muscle by less than a voxel, or a neighbour may cut it off. A piece that touches a face of the grid may go on beyond it
-    and stays; `inner_faces` (axis, 0 or -1) are faces beyond which it does not, such as the midline.
+    On a coarse grid a thin tip may be separated from its muscle by less than a voxel, or by a neighbour.
+
+    Args:
+        labels: values (I, J, K), changed in place.
+        structures: which structure each voxel belongs to (I, J, K); 0 is left alone.
+        inner_faces: (axis, 0 or -1) of faces beyond which a structure does not continue, such as the midline. A piece
+            at another face may continue beyond the grid and stays.
     """
     if min(labels.shape) < 3:  # each voxel touches a face
         return
@@ -171,18 +176,18 @@ def join_strays(labels: np.ndarray, structures: np.ndarray, inner_faces: tuple[t
         stray[box] |= ~np.isin(pieces, list(kept))
     left = np.argwhere(stray)
     while len(left):
-        found = np.zeros(len(left), bool)
-        taken = np.empty(len(left), labels.dtype)
+        settled = np.zeros(len(left), bool)
+        neighbours = np.empty(len(left), labels.dtype)
         for step in np.concatenate([np.eye(3, dtype=int), -np.eye(3, dtype=int)]):
             place = left + step
-            inside = ((place >= 0) & (place < labels.shape)).all(axis=1) & ~found
+            inside = ((place >= 0) & (place < labels.shape)).all(axis=1) & ~settled
             place = tuple(place[inside].T)
             usable = ~stray[place]
             where = np.flatnonzero(inside)[usable]
-            taken[where] = labels[place][usable]
-            found[where] = True
-        if not found.any():
+            neighbours[where] = labels[place][usable]
+            settled[where] = True
+        if not settled.any():
             return
-        labels[tuple(left[found].T)] = taken[found]
-        stray[tuple(left[found].T)] = False
-        left = left[~found]
+        labels[tuple(left[settled].T)] = neighbours[settled]
+        stray[tuple(left[settled].T)] = False
+        left = left[~settled]

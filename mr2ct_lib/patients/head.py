@@ -1,7 +1,8 @@
-"""Virtual skull-stripped heads: a folded cortex, white matter, ventricles, deep nuclei, cerebellum and brain stem, one person a seed.
+"""Virtual skull-stripped heads: folded cortex, white matter, ventricles, deep nuclei, cerebellum and brain stem.
 
-Everything is a closed form of the place, so a head can be painted on any grid. Places and sizes follow the MNI convention (mm, origin
-near the anterior commissure); each person stretches, bends, shrinks and folds them in an own way.
+Every structure is a closed form of the place, so a head can be painted on any grid. Places and sizes follow the MNI
+convention (mm, origin near the anterior commissure). Each seed is a person with their own size, bends, atrophy and
+folds.
 """
 
 from dataclasses import dataclass, field
@@ -203,7 +204,7 @@ _CENTRE = np.float32([0, -17, 8])  # middle of the mean brain, mm
 
 
 def _cerebrum_depth(half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Depth (n,) in mm below the hull of the cerebrum, and the relative distance (n,) from its middle (1 on the hull)."""
+    """Return the depth (n,) in mm below the cerebrum's hull, and the distance (n,) from its middle (hull: 1)."""
     side, y, z = half.T
     down = np.where(z < 8, np.float32(44), np.float32(64))
     width = 68 - 0.2 * np.maximum(y + 5, 0) - 0.05 * np.maximum(-y - 50, 0)
@@ -236,10 +237,16 @@ def head_patient(
     atrophy: float | None = None,
     tilt: float | None = None,
 ) -> HeadPatient:
-    """The virtual head of `seed`: the same seed is the same person.
+    """Return the virtual head of `seed`; the same seed is the same person.
 
-    `size` (factor of length, default 0.94..1.02), `ventricles` (factor of their radius, default 0.7..1.6), `atrophy` (factor of the
-    sulci's width, default 0.7..1.4) and `tilt` (degrees, spread of the head's three rotations, default 3) override what the seed draws.
+    Args:
+        seed: chooses the person.
+        size: factor of length; by default the seed draws 0.94 to 1.02.
+        ventricles: factor of their radius; by default 0.7 to 1.6.
+        atrophy: factor of the width of the sulci; by default 0.7 to 1.4.
+        tilt: SD of the head's three rotations in degrees; by default 3.
+
+    Raises InputError for factors outside 0.3 to 3.
 
     >>> affine = np.array([[6.0, 0, 0, -93], [0, 6, 0, -105], [0, 0, 20, -50], [0, 0, 0, 1]])
     >>> labels = head_patient(1).paint((32, 36, 6), affine)
@@ -248,7 +255,7 @@ def head_patient(
     """
     for name, value in {"size": size, "ventricles": ventricles, "atrophy": atrophy}.items():
         if value is not None and not 0.3 <= value <= 3:
-            raise InputError(f"{name}: {value} found; expected a factor between 0.3 and 3. Use 1 for the mean head")
+            raise InputError(f"{name}: {value}; expected a factor between 0.3 and 3. Use 1 for the mean head")
     rng = np.random.default_rng([seed, 21])
     drawn = {"size": rng.uniform(0.94, 1.02), "ventricles": rng.uniform(0.7, 1.6), "atrophy": rng.uniform(0.7, 1.4)}
     proportions = rng.uniform(0.975, 1.025, 3)

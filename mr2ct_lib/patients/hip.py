@@ -104,19 +104,19 @@ class HipPatient:
 
     @cached_property
     def landmarks(self) -> dict[str, tuple[float, float, float]]:
-        """Points in mm RAS+: "centre" (midway between the femoral heads), and a side head, neck base, shaft, symphysis."""
+        """Points in mm RAS+: "centre" (midway between the femoral heads), "symphysis", and four of each femur."""
         points = {"head": HEAD, "neck_base": NECK_BASE, "shaft_upper": SHAFT[-2][1:3] + SHAFT[-2][:1],
                   "shaft_lower": SHAFT[1][1:3] + SHAFT[1][:1]}  # fmt: skip
-        found = {}
+        sides = {}
         for side, sign in (("right", 1), ("left", -1)):
             for name, point in points.items():
-                found[f"{name}_{side}"] = tuple(float(v) for v in self.to_patient(np.array(point, float), sign))
-        middle = 0.5 * (np.array(found["head_right"]) + np.array(found["head_left"]))
+                sides[f"{name}_{side}"] = tuple(float(v) for v in self.to_patient(np.array(point, float), sign))
+        middle = 0.5 * (np.array(sides["head_right"]) + np.array(sides["head_left"]))
         symphysis = self.to_patient(np.array([0.0, 20.0, -30.0]), 1)
-        return {"centre": tuple(map(float, middle)), "symphysis": tuple(map(float, symphysis))} | found
+        return {"centre": tuple(map(float, middle)), "symphysis": tuple(map(float, symphysis))} | sides
 
     def body_mask(self, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
-        """Return where `paint` paints anything, bool (I, J, K), much sooner; for grids along the patient's axes only."""
+        """Return where `paint` paints anything, bool (I, J, K), but much sooner; for grids along the axes only."""
         x = affine[0, 0] * np.arange(shape[0]) + affine[0, 3] - self.origin[0]
         halves = []
         for sign, part in ((-1, x < 0), (1, x >= 0)):
@@ -200,12 +200,12 @@ class HipPatient:
     def _muscles(self, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
         """Yield each muscle's name and its sections in this patient, on one side."""
         for name, sections in MUSCLES.items():
-            own = np.array(sections, dtype=np.float64)
-            own[:, 1:3] += rng.normal(0, 0.7, 2)
+            grown = np.array(sections, dtype=np.float64)
+            grown[:, 1:3] += rng.normal(0, 0.7, 2)
             growth = np.sqrt(self.muscle * np.exp(rng.normal(0, 0.08)))
-            own[:, 3] *= growth
-            own[:, 4] *= growth
-            yield name, own
+            grown[:, 3] *= growth
+            grown[:, 4] *= growth
+            yield name, grown
 
 
 def _turned(vectors: np.ndarray, rotations: np.ndarray) -> np.ndarray:

@@ -1,16 +1,14 @@
-"""Any label map as a virtual patient: what it leaves out is completed, and a seed makes another person of it."""
+"""Any label map as a virtual patient: missing tissues are completed, and each seed deforms it into another person."""
 
-from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from mr2ct_lib.files import InputError, read_json
-from mr2ct_lib.images.volumes import Volume, read_volume
+from mr2ct_lib.files import InputError
+from mr2ct_lib.images.volumes import Volume
 from mr2ct_lib.patients.grids import voxel_centres
 from mr2ct_lib.patients.shapes import Waves, smoothstep
 from mr2ct_lib.patients.tissues import tissue_of
@@ -23,28 +21,6 @@ LONG_BONES = ("femur", "humerus")
 SHAFT_MM = 86.0  # below its highest point a long bone is a shaft
 WAVE_MM = 150.0  # over which the deformations of a label map vary
 SMALLEST_JACOBIAN = 0.3  # of such a deformation: below 0 it would fold
-
-
-def read_names(path: str | Path) -> dict[int, str]:
-    """Read a JSON object of label values and names; value 0 is "background" when absent.
-
-    Raises InputError when it is not such an object or a name has no tissue.
-    """
-    content = read_json(path)
-    if not isinstance(content, dict) or not content:
-        raise InputError(f'{path}: holds no names; expected a JSON object such as {{"1": "femur"}}. Write one')
-    names = {}
-    for key, name in content.items():
-        if not str(key).strip().isdigit() or not isinstance(name, str):
-            raise InputError(f'{path}: entry {key!r}: {name!r}; expected a label value and a name, as "1": "femur"')
-        names[int(key)] = name
-    names.setdefault(0, "background")
-    for value, name in names.items():
-        try:
-            tissue_of(name)
-        except InputError as error:
-            raise InputError(f"{path}: label {value}: {error}") from error
-    return dict(sorted(names.items()))
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:
@@ -67,7 +43,7 @@ def _guess_body(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
 
 
 def _added(names: dict[int, str], tissues: dict[int, str]) -> list[str]:
-    """What complete_labels adds to a map of these names, in the order of the new values; the same for maps with equal names."""
+    """Return the names that complete_labels adds to a map of these names, in the order of their new values."""
     bones = [names[value] for value in sorted(tissues) if tissues[value] == "trabecular_bone"]
     long = [bone for bone in bones if _plain_name(bone) in LONG_BONES]
     soft = ["skin", "intermuscular_fat", "subcutaneous_fat", "cartilage", "pelvic_contents"]
@@ -79,7 +55,7 @@ def _plain_name(name: str) -> str:
 
 
 def _belly(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """The wide hollow that bones and muscles surround in axial slices, bool (I, J, K); streaks in it are left to fat."""
+    """Return the wide hollow that bones and muscles surround in axial slices, bool (I, J, K); narrow gaps are fat."""
     reach = max(1, int(round(RING_MM / spacing[:2].min())))
     around = [(reach + 1, reach + 1), (reach + 1, reach + 1), (0, 0)]
     cut = tuple(slice(low, -low or None) for low, _ in around)
@@ -138,19 +114,57 @@ def _paint_cortex(
     out[grown][bone[grown] & (depth <= thick)] = cortex
 
 
+def _paint_soft_tissue(
+    labels: np.ndarray, values: dict[str, int], spacing: np.ndarray, body: np.ndarray | None
+) -> np.ndarray:
+    """Return the labels (I, J, K) with skin, fat and pelvic contents (name -> value) where the body is unlabelled."""
+    inside = labels > 0
+    step = [max(1, int(round(3.0 / mm))) for mm in spacing[:2]]  # soft outlines need no more than 3 mm in plane
+    coarse, wide = inside[:: step[0], :: step[1]], spacing * (*step, 1)
+
+    def fine(mask: np.ndarray) -> np.ndarray:
+        return mask.repeat(step[0], axis=0).repeat(step[1], axis=1)[: labels.shape[0], : labels.shape[1]]
+
+    if body is None:
+        body = fine(_guess_body(coarse, wide))
+    body = _largest(np.asarray(body, bool) | inside)
+    body = np.stack([ndimage.binary_fill_holes(body[:, :, k]) for k in range(body.shape[2])], axis=2)
+    rim = np.ones((3, 3, 1), bool)  # skin is counted in the axial plane: a scan's first and last slice are cuts
+    within = ndimage.binary_erosion(body, rim, iterations=max(1, int(round(SKIN_MM / spacing[:2].min()))))
+    near = ndimage.distance_transform_edt(~coarse, sampling=wide) <= 8.0
+    core = fine(ndimage.binary_closing(np.pad(near, 6), iterations=5)[6:-6, 6:-6, 6:-6])
+    empty = body & ~inside
+    out = labels.astype(np.int16)
+    for name, where in (
+        ("skin", empty & ~within),
+        ("pelvic_contents", empty & ~core & fine(_belly(coarse, wide))),
+        ("intermuscular_fat", empty & core),
+        ("subcutaneous_fat", empty),
+    ):
+        out[where & (out == 0)] = values[name]
+    return out
+
+
 def complete_labels(
     labels: np.ndarray, names: dict[int, str], spacing: np.ndarray, body: np.ndarray | None = None
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Turn a map of muscles and bones into one of a whole patient.
 
-    `labels` (I, J, K) whole numbers; `names` value -> name; `spacing` (3,) mm; `body` bool (I, J, K) or None (then it
-    is guessed: closing of the labelled part, plus subcutaneous fat). Voxels that have a label keep it, except that the
-    outer shell of each bone becomes `<bone>_cortex`, and the inside of a femur's shaft `femur_marrow`. What is unlabelled inside the body
-    becomes cartilage between two bones, pelvic contents where a ring of bones and muscles encloses it, intermuscular fat near
-    muscle and bone, else subcutaneous fat, and its rim skin. A map that already names skin and fat comes back as it is.
+    Labelled voxels keep their label, except that the outer shell of each bone becomes `<bone>_cortex` and the inside of
+    a femur's shaft `femur_marrow`. Unlabelled voxels inside the body become cartilage between two bones, pelvic
+    contents where a ring of bones and muscles encloses them, intermuscular fat near muscle and bone, otherwise
+    subcutaneous fat; the rim becomes skin. A map that already names skin or fat is returned as it is.
 
-    Returns the new labels (uint8 or int16) and names. Raises InputError for values without a name, names without a
-    tissue, or a map without any label.
+    Args:
+        labels: whole numbers (I, J, K).
+        names: value -> name.
+        spacing: voxel size (3,) in mm.
+        body: bool (I, J, K); None guesses it: the closed labelled part with subcutaneous fat around it.
+
+    Returns:
+        The new labels (uint8 or int16) and names.
+
+    Raises InputError for values without a name, names without a tissue, and a map without any label.
     """
     present = {value for value, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None}
     missing = [value for value in present if value not in names]
@@ -167,34 +181,11 @@ def complete_labels(
         return labels.astype(np.uint8 if max(names) < 256 else np.int16), names
 
     spacing = np.asarray(spacing, dtype=float)
-    inside = labels > 0
-    step = [max(1, int(round(3.0 / mm))) for mm in spacing[:2]]  # soft outlines need no more than 3 mm in plane
-    coarse, wide = inside[:: step[0], :: step[1]], spacing * (*step, 1)
-
-    def fine(mask: np.ndarray) -> np.ndarray:
-        return mask.repeat(step[0], axis=0).repeat(step[1], axis=1)[: labels.shape[0], : labels.shape[1]]
-
-    if body is None:
-        body = fine(_guess_body(coarse, wide))
-    body = _largest(np.asarray(body, bool) | inside)
-    body = np.stack([ndimage.binary_fill_holes(body[:, :, k]) for k in range(body.shape[2])], axis=2)
-    out = labels.astype(np.int16)
     values = {name: value for value, name in names.items()}
     for name in _added(names, tissues):
         values.setdefault(name, max(values.values()) + 1)
     names |= {value: name for name, value in values.items()}
-    rim = np.ones((3, 3, 1), bool)  # skin is counted in the axial plane: a scan's first and last slice are cuts
-    within = ndimage.binary_erosion(body, rim, iterations=max(1, int(round(SKIN_MM / spacing[:2].min()))))
-    near = ndimage.distance_transform_edt(~coarse, sampling=wide) <= 8.0
-    core = fine(ndimage.binary_closing(np.pad(near, 6), iterations=5)[6:-6, 6:-6, 6:-6])
-    empty = body & ~inside
-    for name, where in (
-        ("skin", empty & ~within),
-        ("pelvic_contents", empty & ~core & fine(_belly(coarse, wide))),
-        ("intermuscular_fat", empty & core),
-        ("subcutaneous_fat", empty),
-    ):
-        out[where & (out == 0)] = values[name]
+    out = _paint_soft_tissue(labels, values, spacing, body)
     bones = [value for value in sorted(tissues) if tissues[value] == "trabecular_bone" and value in present]
     _paint_joints(out, labels, bones, spacing, values["cartilage"])
     for value in bones:
@@ -209,8 +200,9 @@ class LabelMapPatient:
     """Any label map through the interface of the virtual patients: nearest voxel, optionally smoothly deformed by seed.
 
     `labels` a Volume of unit "label"; `names` value -> name; `body` an optional Volume mask on the same grid; `seed`
-    chooses the deformation (about `amplitude` mm, waves of about WAVE_MM, always invertible: see `displacement`); `deform=False`
-    or seed 0 gives the map as it is. Without skin and fat the map is completed first (see `complete_labels`).
+    chooses the deformation (about `amplitude` mm, waves of about WAVE_MM, always invertible: see `displacement`);
+    `deform=False` or seed 0 gives the map as it is. Without skin and fat the map is completed first (see
+    `complete_labels`).
 
     Raises InputError as `complete_labels`, or when the body lies on another grid.
     """
@@ -251,7 +243,7 @@ class LabelMapPatient:
 
     @cached_property
     def strength(self) -> float:
-        """Size of the deformation, mm SD an axis: `amplitude`, or what is left of it for a seed that would nearly fold space."""
+        """SD of the deformation in mm per axis: `amplitude`, or less for a seed that would nearly fold space."""
         affine = self.completed.affine
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.completed.array.shape], indexing="ij")).reshape(3, -1)
         low, high = (
@@ -269,9 +261,10 @@ class LabelMapPatient:
         return strength
 
     def displacement(self, points: np.ndarray) -> np.ndarray:
-        """Where in the map the tissue at `points` (3, ...) mm comes from, less the points: (3, ...) mm, 0 for the map itself.
+        """Return the displacement (3, ...) in mm from `points` (3, ...) to where their tissue lies in the map.
 
-        points -> points + displacement(points) is invertible: its Jacobian determinant is positive everywhere.
+        It is 0 for the map itself. points -> points + displacement(points) is invertible: its Jacobian determinant is
+        positive everywhere.
         """
         if not (self.deform and self.seed):
             return np.zeros_like(points)
@@ -279,7 +272,7 @@ class LabelMapPatient:
 
     @cached_property
     def landmarks(self) -> dict[str, tuple[float, float, float]]:
-        """ "centre": between the femoral heads when the map names a femur (its highest 40 mm), else the map's middle."""
+        """Points in mm: "centre", between the femoral heads when the map names a femur, otherwise the map's middle."""
         array, affine = self.completed.array, self.completed.affine
         values = [value for value, name in self.names.items() if name in ("femur", "femur_left", "femur_right")]
         index = np.argwhere(np.isin(array, values)) if values else np.empty((0, 3))
@@ -312,30 +305,3 @@ class LabelMapPatient:
         valid = ((index >= 0) & (index < size)).all(axis=0)
         index = np.clip(index, 0, size - 1)
         return np.where(valid, self.completed.array[tuple(index)], self.completed.array.dtype.type(0))
-
-
-def read_atlas(labels: Sequence[Path], names: Path, bodies: Sequence[Path] = ()) -> list["LabelMapPatient"]:
-    """Return the people of label maps (NIfTI), undeformed.
-
-    Args:
-        labels: a label map per person.
-        names: the JSON of their structures (see `read_names`).
-        bodies: body masks, one for each map, or none.
-
-    Raises InputError for a bad map or mask, and for maps that, completed, do not name the same structures.
-    """
-    structures = read_names(names)
-    people: list[LabelMapPatient] = []
-    for number, path in enumerate(labels):
-        body = read_volume(bodies[number], unit="label") if bodies else None
-        try:
-            person = LabelMapPatient(read_volume(path, unit="label"), structures, body=body, seed=0, deform=False)
-        except InputError as error:
-            raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
-        if people and person.names != people[0].names:
-            raise InputError(
-                f"{path}: names skin or fat, which {labels[0]} does not, or the other way round; "
-                "expected maps of one kind. Leave one out"
-            )
-        people.append(person)
-    return people

@@ -1,10 +1,12 @@
 """From tissues to MR signals: the equations of the sequences that the scanners use.
 
-What the simulated scans leave out, here and in the rest of the acquisition: chemical shift, that is, fat and water out of
-phase (at TE 3.08 ms and 1.0 T they are nearly opposed, so that real scans have dark lines where fat meets muscle);
-flip angles that vary over the field of view; flow, motion, metal, beam hardening and scatter. Each voxel is cut into a few
-equal ones (Grid.supersample, one to three per axis), so that partial volume comes in steps: thin oblique borders look
-like strings of beads.
+Left out here and in the acquisition:
+- Chemical shift. At TE 3.08 ms and 1.0 T fat and water are nearly opposed, so that real scans have dark lines where fat
+  meets muscle.
+- Flip angles that vary over the field of view.
+- Flow, motion, metal, beam hardening and scatter.
+- Fine partial volume. Each voxel is cut into a few equal ones (Grid.supersample, one to three per axis), so that the
+  share of a tissue changes in steps and thin oblique borders look like strings of beads.
 """
 
 from dataclasses import asdict, dataclass
@@ -18,7 +20,7 @@ from mr2ct_lib.patients.tissues import lookup
 
 @dataclass(frozen=True)
 class Sequence:
-    """An MR sequence: kind "spgr" (any spoiled gradient echo) or "spin_echo"; times in ms, flip in degrees, field in T."""
+    """An MR sequence: kind "spgr" (spoiled gradient echo) or "spin_echo"; times in ms, flip in degrees, field in T."""
 
     name: str
     kind: str
@@ -31,8 +33,8 @@ class Sequence:
         return asdict(self)
 
 
-# The hip's is the first paper's (Hiasa et al. 2018). The head's two are the echoes of one dual-echo acquisition, with times close
-# to those of the IXI data; the abdomen's is a common T2*-weighted gradient echo (the second paper prints none).
+# The hip's is the first paper's (Hiasa et al. 2018). The head's two are the echoes of one dual-echo acquisition, with
+# times close to those of the IXI data. The abdomen's is a common T2*-weighted gradient echo (the paper names none).
 SEQUENCES = {
     "hip_spgr": Sequence("T1 SPGR", "spgr", tr=7.9, te=3.08, flip=30.0, field=1.0),
     "head_pd": Sequence("PD spin echo", "spin_echo", tr=8000.0, te=8.0),
@@ -57,7 +59,9 @@ def spgr(t1, t2star, pd, tr, te, flip_degrees):
 
 
 def spin_echo(t1, t2, pd, tr, te):
-    """Return the signal of a spin echo, S = PD (1 - exp(-TR / T1)) exp(-TE / T2); any broadcastable shapes, times in ms.
+    """Return the signal of a spin echo, any broadcastable shapes, times in ms.
+
+    S = PD (1 - exp(-TR / T1)) exp(-TE / T2).
 
     >>> round(float(spin_echo(t1=4300, t2=2100, pd=1.0, tr=8000, te=100)), 3)  # CSF is bright in T2
     0.805

@@ -1,6 +1,6 @@
-"""The scanners of each anatomy: what they measure, on which grids in which profile, and one function that scans a patient.
+"""The scanners of each anatomy: what they measure, their grids in each profile, and a function that scans a patient.
 
-Where to add what: a profile is one entry of PROFILES; an anatomy is one entry of ANATOMIES and its grids in each profile.
+To add a profile, add an entry to PROFILES. To add an anatomy, add an entry to ANATOMIES and its grids to each profile.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ MARGIN_MM = 12.0  # of a CT beyond the field of view of the MR: room for reslici
 
 @dataclass(frozen=True)
 class Grid:
-    """The voxels of an acquisition: shape (x, y, z), spacing in mm, and into how many each voxel is cut for partial volume."""
+    """The voxels of an acquisition: shape (x, y, z), spacing in mm, and how many parts each voxel is cut into."""
 
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]

@@ -13,7 +13,10 @@ REACH = 4.0  # mm around a tube's box in which it may still be painted
 
 
 class SectionTable(NamedTuple):
-    """Sections of a tube, one per mm along z: float32 (7, m) x, y, cos, sin, half length, half width, bend; lowest z."""
+    """Sections of a tube, one per mm from `lowest` (mm) along z.
+
+    `columns` float32 (7, m): x, y, cos, sin, half length, half width, bend.
+    """
 
     columns: np.ndarray
     lowest: float
@@ -77,7 +80,7 @@ def chain_bounds(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ellipsoid_depth(points: np.ndarray, centre: tuple, radii: tuple) -> np.ndarray:
-    """Depth in mm below an ellipsoid's surface, at `points` (..., 3): positive inside; first-order exact at the surface.
+    """Return the depth in mm below an ellipsoid's surface at `points` (..., 3), positive inside, to first order.
 
     >>> ellipsoid_depth(np.array([[0.0, 0, 0], [9, 0, 0], [12, 0, 0]]), (0, 0, 0), (10, 10, 10)).round(3).tolist()
     [10.0, 1.0, -2.0]
@@ -143,7 +146,7 @@ def smoothstep(value: np.ndarray, low: float, high: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Waves:
-    """A smooth random field of unit variance: sum of `amplitude * cos(k . p + phase)`; k in rad/mm (n, 3), phase in rad (n,)."""
+    """A smooth random field of unit variance: a sum of cos(k . p + phase); k in rad/mm (n, 3), phase in rad (n,)."""
 
     k: np.ndarray
     phase: np.ndarray
@@ -179,7 +182,7 @@ class Waves:
         return np.cos(points @ self.k.T + self.phase).sum(1) * np.float32(np.sqrt(2 / len(self.phase)))
 
     def value_and_slope(self, points: np.ndarray, phase: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Values (n,) and the length of their gradient (n,) per mm; `phase` (n, waves) or (waves,) in the place of the own one."""
+        """Return values (n,) and the length of their gradient (n,) per mm; `phase` (n, waves) replaces the phases."""
         angle = points @ self.k.T + (self.phase if phase is None else phase)
         scale = np.float32(np.sqrt(2 / len(self.phase)))
         slope = (np.sin(angle) @ self.k) * scale

@@ -15,7 +15,7 @@ from mr2ct_lib.files import InputError
 class Tissue:
     """One tissue. Times in ms, `pd` relative to CSF = 1, `hu` and its spread within a tissue `hu_sd` in HU.
 
-    `hu_sd` is what one measures in a real CT, so it holds that scan's noise (about 12 HU) beside the tissue's own texture.
+    `hu_sd` is measured in a real CT, so it includes that scan's noise (about 12 HU) besides the tissue's texture.
     """
 
     name: str
@@ -60,9 +60,13 @@ _MUSCLES = (
     "gluteus_maximus gluteus_medius gluteus_minimus iliacus iliopsoas obturator_externus obturator_internus pectineus "
     "piriformis psoas_major adductor_muscles biceps_femoris gracilis rectus_femoris sartorius semimembranosus "
     "semitendinosus tensor_fasciae_latae vastus_lateralis_and_intermedius vastus_medialis erector_spinae autochthon "
-    "quadratus_lumborum rectus_abdominis latissimus_dorsi oblique_muscles abdominal_wall gemelli psoas muscles heart diaphragm"
+    "quadratus_lumborum rectus_abdominis latissimus_dorsi oblique_muscles abdominal_wall gemelli psoas "
+    "muscles heart diaphragm"
 )
-_BONES = "pelvis hip femur sacrum spine vertebra vertebrae bone bones ribs rib lumbar_spine skull_diploe humerus scapula clavicula sternum"
+_BONES = (
+    "pelvis hip femur sacrum spine vertebra vertebrae bone bones ribs rib lumbar_spine skull_diploe humerus scapula "
+    "clavicula sternum"
+)
 _MEMBERS = {
     "air": "background air outside",
     "gas": "gas bowel_gas bowel_lumen stomach_gas sinus lung",
@@ -71,7 +75,8 @@ _MEMBERS = {
     "trabecular_bone": _BONES,
     "cortical_bone": "cortex_of_bone skull table_of_skull",
     "cartilage": "disc discs intervertebral_discs intervertebral_disc",
-    "blood": "vessels femoral_vessels vessel aorta aorta_lumen lumen inferior_vena_cava vena_cava portal_vein iliac_artery iliac_vena",
+    "blood": "vessels femoral_vessels vessel aorta aorta_lumen lumen inferior_vena_cava vena_cava portal_vein "
+    "iliac_artery iliac_vena",
     "fluid": "bladder urinary_bladder csf cerebrospinal_fluid ventricles ventricle spinal_canal gallbladder",
     "grey_matter": "cortical_grey_matter cerebral_cortex cerebellar_grey_matter brain",
     "white_matter": "cerebral_white_matter cerebellar_white_matter brainstem brain_stem corpus_callosum",
@@ -111,7 +116,7 @@ def tissue_of(structure: str) -> Tissue:
 
 
 def lookup(names: dict[int, str], field: str) -> np.ndarray:
-    """Return a float32 array such that `array[labels]` is the tissue's `field` at each voxel; values without a name are NaN.
+    """Return a float32 array such that `array[labels]` is the tissue's `field` at each voxel; NaN for nameless values.
 
     >>> lookup({0: "background", 2: "muscle"}, "hu").tolist()
     [-1000.0, nan, 35.0]

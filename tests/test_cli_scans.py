@@ -147,6 +147,8 @@ def test_a_dicom_scan_becomes_a_dicom_ct_on_its_place(chain, mr2ct, tmp_path):
         assert header.FrameOfReferenceUID == image.FrameOfReferenceUID
         patients.append(header.PatientID == "P7" and header.StudyInstanceUID == image.StudyInstanceUID)
     assert patients == [False, True]
+    code, _, err = mr2ct("synthesize", chain / "run", tmp_path / "kept", "--out", f"{tmp_path}/mr2/", "--reverse")
+    assert code == 2 and "gives MR in %; expected CT in HU" in err and not (tmp_path / "mr2").exists()
 
 
 # ----------------------------------------------------------------------------------------------------- several

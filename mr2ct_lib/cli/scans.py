@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from mr2ct_lib.cli.entry import Out, Overwrite, app, segmenting
-from mr2ct_lib.cli.outputs import check_file, check_folder, with_ending
+from mr2ct_lib.cli.outputs import check_file, check_folder, is_nifti_name, with_ending
 from mr2ct_lib.files import InputError, write_json
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -110,6 +110,7 @@ def synthesize(
             check_folder(place, [scan], "*.dcm", overwrite)
         else:
             check_file(place, [scan], overwrite, also=", or a folder's name with / at its end for a DICOM series")
+    dicom = dicom if scans is not None else not is_nifti_name(place)
     synthesis = synthesizing.load_synthesis(folders, reverse, qa=qa, dicom=dicom, keep_patient=keep_patient)
     if scans is None:
         result, spread = synthesizing.synthesize_one(synthesis, scan, place)

@@ -25,7 +25,7 @@ class Synthesis:
     """How scans are translated: by one translator, or by several of the same kind of slices (other seeds), whose mean
     is the result.
 
-    qa: also draw a picture per scan. dicom: in a folder of scans, write DICOM series instead of NIfTI files.
+    qa: also draw a picture per scan. dicom: write DICOM series instead of NIfTI files.
     keep_patient: put DICOM series into the study of their scans, with the patient's data.
     """
 
@@ -57,6 +57,9 @@ def load_synthesis(folders: list[Path], reverse: bool, **options: bool) -> Synth
                 f"{folder}: gives {own}, {folders[0]} gives {first}; expected translators of the same slices. "
                 "Leave one out"
             )
+    unit = translators[0].preparation.windows[domain].unit
+    if options.get("dicom") and unit != "HU":
+        raise InputError(f"{folders[0]}: gives MR in {unit}; expected CT in HU for a DICOM series. Write name.nii.gz")
     return Synthesis(folders, translators, reverse, **options)
 
 

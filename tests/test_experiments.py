@@ -58,16 +58,55 @@ def test_compared_runs_differ_only_in_what_is_compared():
 
 def test_no_person_is_in_two_cohorts_of_different_purpose():
     seeds = {name: plan.arguments["seed"] for name, plan in catalogue.COHORTS.items()}
-    for name in {training.cohort for training in catalogue.TRAININGS.values()}:
-        assert len({seeds[name], seeds[f"{name}_test"], seeds[f"{name}_validation"]}) == 3
-    assert len({seeds[f"hip{part}"] for part in ("", "_test", "_validation", "_labelled")}) == 4
+    for training in catalogue.TRAININGS.values():
+        of_test = {seeds[f"{training.tested_on}_{split}"] for split in ("test", "validation")}
+        assert len(of_test) == 2
+        for seed in (0, 7):
+            assert catalogue.cohort_plan(training.data(seed)).arguments["seed"] not in of_test
+    assert len({seeds[f"hip{part}"] for part in ("", "_test", "_validation", "_labelled", "_paired")}) == 5
+
+
+def test_resampled_runs_learn_from_other_people_for_each_seed():
+    training = catalogue.TRAININGS["hip_few_gc_resampled"]
+    plans = [catalogue.cohort_plan(training.data(seed)) for seed in (1, 2)]
+    assert [plan.arguments["seed"] for plan in plans] == [101, 102] and plans[0].patients["full"] == 20
+    same = catalogue.TRAININGS["hip_few_gc"]
+    assert same.data(1) == same.data(2) == "hip"
+    with pytest.raises(InputError, match="'hips' is unknown"):
+        catalogue.cohort_plan("hips_people3")
+
+
+def test_a_supervised_experiment_learns_from_pairs_and_no_other_does():
+    for training in catalogue.TRAININGS.values():
+        plan = catalogue.cohort_plan(training.data(7))
+        assert bool(plan.arguments.get("paired")) == (training.method == "supervised")
+
+
+def test_equal_time_is_twice_the_steps():
+    names = ("head_distorted_cyclegan", "head_distorted_cyclegan_equal_time")
+    once, twice = (catalogue.training_settings(name, "quick", seed=7) for name in names)
+    assert (twice.iterations, twice.decay_iterations) == (2 * once.iterations, 2 * once.decay_iterations)
+
+
+def test_profiles_that_share_scans_take_their_first_patients(monkeypatch, tmp_path):
+    """One word makes quick use full's scans: same folders, patients as a setting."""
+    monkeypatch.setitem(catalogue.SCANS, "quick", "full")
+    assert catalogue.training_settings("head_cyclegan", "quick", seed=7).patients == 38
+    assert catalogue.training_settings("hip_many", "quick", seed=7).patients == 60
+    assert catalogue.training_settings("hip_few", "quick", seed=7).patients == 3
+    assert catalogue.training_settings("hip_many", "full", seed=7).patients is None
+    ids = [f"p{i:04d}" for i in range(1, 29)]
+    write_json({"complete": True, "patients": dict.fromkeys(ids)}, tmp_path / "full/cohorts/head_test/cohort.json")
+    assert experiments.cohort("head_test", "quick", tmp_path) == tmp_path / "full/cohorts/head_test"
 
 
 def test_compared_runs_of_the_second_paper_see_as_many_slices():
     """Quick: the same steps, as in the second paper. Paper: the same epochs, patience and augmentation."""
     wang = make_settings("dicyclegan", "paper")
     for cohort in ("head", "head_distorted", "abdomen"):
-        quick = [catalogue.training_settings(f"{cohort}_{method}", "quick", seed=7) for method in ("cyclegan", "dicyclegan")]
+        quick = [
+            catalogue.training_settings(f"{cohort}_{method}", "quick", seed=7) for method in ("cyclegan", "dicyclegan")
+        ]
         assert quick[0].iterations == quick[1].iterations and quick[0].decay_iterations == quick[1].decay_iterations
         settings = catalogue.training_settings(f"{cohort}_cyclegan", "paper", seed=7)
         for name in ("epochs", "decay_epochs", "patience", "decay_patience", "augment", "lambda_cycle", "batch_size"):

@@ -38,10 +38,13 @@ def test_the_plan_names_what_the_catalogue_knows_each_once_the_hips_first():
 def test_at_least_three_seeds_of_each_training_and_five_with_and_without_gc():
     seeds = pd.DataFrame(record.jobs(), columns=["kind", "name", "seed"]).query("kind == 'translator'").groupby("name")
     counts = seeds["seed"].nunique()
-    assert counts.min() >= 3 and (counts[["hip_many", "hip_many_gc"]] == 5).all()
-    assert {run for claims in catalogue.CLAIMS.values() for c in claims for run in (c.better, c.against)} <= {
-        *counts.index
+    bounds = [name for name, training in catalogue.TRAININGS.items() if training.method == "supervised"]
+    assert counts.drop(bounds).min() >= 3 and (counts[["hip_many", "hip_many_gc"]] == 5).all()
+    frames = {"curve fitted on test pairs", "mean training slice", "histogram matching"}
+    compared = {
+        run for claims in catalogue.CLAIMS.values() for claim in claims for run in (claim.better, claim.against)
     }
+    assert compared <= {*counts.index} | frames
     assert set(catalogue.SHOWN) <= {*counts.index}
 
 

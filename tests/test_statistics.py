@@ -231,6 +231,15 @@ def test_only_seeds_and_patients_of_both_are_compared():
     assert (table.seeds[0], table.patients[0]) == (3, 5)
 
 
+def test_an_opponent_without_a_network_stands_against_every_seed():
+    d = crossed(np.random.default_rng(7), 4, 6, mean=-3)
+    records = records_of(d)
+    once = records[(records.run == "no GC") & (records.seed == 1)].assign(run="curve", seed=0)
+    table = weigh_claims(pd.concat([records, once]), [Claim("GC", "curve", "MAE", True)])
+    assert (table.seeds[0], table.patients[0]) == (4, 6)
+    assert table.difference[0] == pytest.approx(d.mean()) and table.p[0] == pytest.approx(crossed_test(d).p)
+
+
 def restricted_likelihood(variances, d):
     """-2 log of the restricted likelihood of the mixed model, and the variance of its mean."""
     seeds, patients = d.shape

@@ -1,4 +1,4 @@
-"""What `tools.record` measures: translators, opponents without a network, and U-Nets, on patients that none of them saw."""
+"""What `tools.record` measures: translators, opponents without a network and U-Nets, on patients that none has seen."""
 
 from collections.abc import Callable
 
@@ -17,6 +17,18 @@ from mr2ct_lib.patients.tissues import tissue_of
 
 Translate = Callable[[PreparedSlices, str], np.ndarray]  # (test set, direction) -> its synthetic slices (N, H, W)
 SPLITS = ("test", "validation")
+TISSUES = (
+    "muscle",
+    "fat",
+    "trabecular_bone",
+    "cortical_bone",
+    "cartilage",
+    "gas",
+    "blood",
+    "thrombus",
+    "liver",
+    "kidney",
+)
 
 
 def measure_images(cohort: str, translate: Translate, profile: str, seed: int, run: str) -> dict[str, pd.DataFrame]:
@@ -78,11 +90,11 @@ def measure_frames(cohort: str, profile: str) -> dict[str, pd.DataFrame]:
 
 
 def tissues(data: PreparedSlices) -> dict[str, list[int]]:
-    """Return the label values of each tissue in prepared slices of virtual patients, without the background."""
+    """Return the label values of each of TISSUES in prepared slices of virtual patients."""
     values: dict[str, list[int]] = {}
     for value, name in data.meta["label_names"].items():
-        if int(value):
-            values.setdefault(tissue_of(name).name, []).append(int(value))
+        if (tissue := tissue_of(name).name) in TISSUES:
+            values.setdefault(tissue, []).append(int(value))
     return values
 
 

@@ -99,6 +99,8 @@ def provenance_of_run(name: str, seed: int, profile: str) -> dict[str, Any]:
     other = [key for key in today if key in settings and settings[key] != today[key] and today[key] is not None]
     rows = config["data"].get("patients", {})
     return {
+        "cohort": TRAININGS[name].data(seed),
+        "method": TRAININGS[name].method,
         "settings": settings,
         "steps": log[-1]["step"],
         "minutes": round(log[-1]["seconds"] / 60, 2),
@@ -134,12 +136,14 @@ def do(job: Job, profile: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]
     if kind == "frames":
         return measure_frames(name, profile), stamp
     if kind == "translator":
-        cohort = TRAININGS[name].cohort.removesuffix("_paired")
+        cohort = TRAININGS[name].tested_on
         translator = finished_translator(name, profile, seed)
         if torch.cuda.is_available():
             translator = translator.cuda()
         return measure_translator(cohort, translator, profile, seed, name), provenance_of_run(name, seed, profile)
-    return {"segmentation": measure_segmentation(kind, name, seed, profile)}, {"unet": dataclasses.asdict(PROFILES[profile].unet)} | stamp
+    return {"segmentation": measure_segmentation(kind, name, seed, profile)}, {
+        "unet": dataclasses.asdict(PROFILES[profile].unet)
+    } | stamp
 
 
 def add(tables: dict[str, pd.DataFrame], folder: Path) -> None:

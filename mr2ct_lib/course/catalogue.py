@@ -4,6 +4,7 @@ Only data; `experiments` does the work. All numbers of patients are here, and al
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +57,10 @@ COHORTS: dict[str, CohortPlan] = {
 
 @dataclass(frozen=True)
 class Training:
-    """A training run: its cohort, its method, and the settings that differ from the method's in the profile."""
+    """A training run: its cohort, its method, and the settings that differ from the method's in the profile.
+
+    method: "cyclegan", "dicyclegan", or "supervised", the same generators on pairs (see `supervised`).
+    """
 
     cohort: str
     method: str
@@ -64,15 +68,16 @@ class Training:
     few: bool = False  # train on the profile's smaller number of patients of each domain
     longer: int = 1  # so many times the profile's steps
 
-    @property
-    def test(self) -> str:
-        """The cohort of test patients."""
-        return f"{self.cohort.removesuffix('_paired')}_test"
+    resampled: bool = False  # with `few`: each seed has people of its own, so that their choice varies, too
 
     @property
-    def validation(self) -> str:
-        """The cohort of validation patients."""
-        return f"{self.cohort.removesuffix('_paired')}_validation"
+    def tested_on(self) -> str:
+        """What the cohorts of test and validation patients begin with."""
+        return self.cohort.removesuffix("_paired")
+
+    def data(self, seed: int) -> str:
+        """Return the cohort that the run with this seed learns from."""
+        return f"{self.cohort}_people{seed}" if self.resampled else self.cohort
 
 
 # The second paper's CycleGAN has that paper's cycle weight and no GC.
@@ -101,6 +106,14 @@ TRAININGS: dict[str, Training] = {
     "head_dicyclegan_augmented": Training("head", "dicyclegan", {"augment": True}),
     "head_distorted_dicyclegan_augmented": Training("head_distorted", "dicyclegan", {"augment": True}),
     "abdomen_dicyclegan_augmented": Training("abdomen", "dicyclegan", {"augment": True}),
+    # the bound from above
+    "hip_supervised": Training("hip_paired", "supervised"),
+    "head_supervised": Training("head_paired", "supervised"),
+    "head_distorted_supervised": Training("head_distorted_paired", "supervised"),
+    "abdomen_supervised": Training("abdomen_paired", "supervised"),
+    # does the gain hold for other people, too?
+    "hip_few_resampled": Training("hip", "cyclegan", {"lambda_gc": 0.0}, few=True, resampled=True),
+    "hip_few_gc_resampled": Training("hip", "cyclegan", few=True, resampled=True),
 }
 
 # U-Nets of one channel, on labelled scans of that domain: name -> (domain, channel)
@@ -123,6 +136,7 @@ RECORDED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ("frames", ("hip",), (0,)),
     ("translator", _HIPS, SEEDS[:3]),
     ("translator", _HIPS[:2], SEEDS[3:]),
+    ("translator", ("hip_supervised",), SEEDS[:1]),
     ("frames", ("head_distorted",), (0,)),
     ("translator", ("head_distorted_cyclegan", "head_distorted_dicyclegan"), SEEDS[:3]),
     ("frames", ("abdomen",), (0,)),
@@ -131,8 +145,10 @@ RECORDED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ("translator", ("head_cyclegan", "head_dicyclegan"), SEEDS[:3]),
     ("unet", ("hip_many_gc", "mr_only", "mr_alone", "hip_many", "hip_few_gc", "hip_few"), SEEDS[:3]),
     ("ct_unet", _HIPS, SEEDS[:3]),
+    ("translator", ("head_distorted_supervised", "abdomen_supervised", "head_supervised"), SEEDS[:1]),
     ("translator", _ABLATIONS, SEEDS[:1]),
     ("translator", _ABLATIONS, SEEDS[1:3]),
+    ("translator", ("hip_few_gc_resampled", "hip_few_resampled"), SEEDS[:3]),
 )
 # Translators kept in results/translators/, of the first seed, in half precision
 SHOWN = (
@@ -140,6 +156,7 @@ SHOWN = (
     "head_dicyclegan", "abdomen_cyclegan", "abdomen_dicyclegan",
 )  # fmt: skip
 
+_TRIVIAL = ("mean training slice", "histogram matching")
 _TO_TARGET = (("direction", "source_to_target"), ("cohort", "hip"))
 
 
@@ -157,11 +174,21 @@ CLAIMS: dict[str, list[Claim]] = {
         Claim("hip_many", "hip_few", "MAE", True, _TO_TARGET),
         Claim("hip_many_gc", "hip_few_gc", "MAE", True, _TO_TARGET),
         Claim("hip_many_gc", "hip_many", "MI", False, _TO_TARGET),
+        Claim("hip_few_gc_resampled", "hip_few_resampled", "MAE", True, _TO_TARGET),
     ],
     "Wang et al.": [
         *_heads("head_distorted_dicyclegan", "head_distorted_cyclegan", "head_distorted"),
         *_heads("head_dicyclegan", "head_cyclegan", "head"),
         *_heads("abdomen_dicyclegan", "abdomen_cyclegan", "abdomen"),
+    ],
+    "opponents without a network": [
+        *[Claim("hip_many_gc", frame, "MAE", True, _TO_TARGET) for frame in ("curve fitted on test pairs", *_TRIVIAL)],
+        *[
+            claim
+            for cohort in ("head_distorted", "head", "abdomen")
+            for frame in _TRIVIAL
+            for claim in _heads(f"{cohort}_dicyclegan", frame, cohort)
+        ],
     ],
     "changes of a method": [
         Claim("hip_many_gc", "hip_many_signed_gc", "MAE", True, _TO_TARGET),
@@ -183,6 +210,15 @@ def known(table: dict[str, Any], name: str) -> Any:
     return table[name]
 
 
+def cohort_plan(name: str) -> CohortPlan:
+    """Return the plan of a cohort: of COHORTS, or of "<cohort>_people<seed>", as many other people as `few` takes."""
+    if match := re.fullmatch(r"(\w+)_people(\d+)", name):
+        plan = known(COHORTS, match[1])
+        few = {profile: PROFILES[profile].few for profile in PROFILES}
+        return CohortPlan(plan.arguments | {"seed": 100 + int(match[2])}, few)
+    return known(COHORTS, name)
+
+
 def training_settings(name: str, profile: str, seed: int, **changes: Any) -> Settings:
     """Return the settings of the training `name`: the method's in the profile, the experiment's own, `changes` on top.
 
@@ -198,9 +234,8 @@ def training_settings(name: str, profile: str, seed: int, **changes: Any) -> Set
     if SCANS[profile] != profile and not training.few:  # the cohort may hold more patients than this profile takes
         patients = COHORTS[training.cohort].patients[profile]
         shared = {"patients": patients} if isinstance(patients, int) else {}
-    settings = make_settings(
-        training.method, profile, seed=seed, **(training.settings | few | shared | schedule | changes)
-    )
+    method = "cyclegan" if training.method == "supervised" else training.method
+    settings = make_settings(method, profile, seed=seed, **(training.settings | few | shared | schedule | changes))
     steps = {"iterations", "decay_iterations", "epochs", "decay_epochs"} - set(changes)
     longer = {step: training.longer * getattr(settings, step) for step in steps if getattr(settings, step) is not None}
     return dataclasses.replace(settings, **longer)

@@ -19,7 +19,8 @@ import torch
 
 import mr2ct_lib
 from mr2ct_lib import cores
-from mr2ct_lib.course.catalogue import ALONE, COHORTS, SCANS, TRAININGS, known, training_settings
+from mr2ct_lib.course.catalogue import ALONE, SCANS, TRAININGS, cohort_plan, known, training_settings
+from mr2ct_lib.course.supervised import SupervisedTrainer
 from mr2ct_lib.files import InputError, atomic, read_json
 from mr2ct_lib.images.prepare import prepare
 from mr2ct_lib.images.slices import DOMAINS, PreparedSlices
@@ -34,6 +35,7 @@ from mr2ct_lib.methods.segmentation import (
     training_channels,
 )
 from mr2ct_lib.methods.settings import PROFILES
+from mr2ct_lib.methods.training import Trainer
 from mr2ct_lib.methods.translator import Translator, load_translator
 from mr2ct_lib.patients.cohort import make_cohort
 from mr2ct_lib.patients.hip import STRUCTURES, structure_labels
@@ -51,7 +53,7 @@ def cohort(name: str, profile: str = "quick", root: Path | None = None) -> Path:
     It may hold more patients than the profile asks for, when profiles share their scans. Raises InputError for an
     unknown name.
     """
-    plan = known(COHORTS, name)
+    plan = cohort_plan(name)
     folder = (root or RUNS) / SCANS[profile] / "cohorts" / name
     index = folder / "cohort.json"
     if index.is_file() and read_json(index).get("complete"):
@@ -92,7 +94,7 @@ def first_patients(data: PreparedSlices, counts: tuple[int, int]) -> PreparedSli
 
 def _counts(name: str, profile: str) -> tuple[int, int]:
     """Return how many (source, target) patients a profile takes of a cohort."""
-    patients = known(COHORTS, name).patients[profile]
+    patients = cohort_plan(name).patients[profile]
     return patients if isinstance(patients, tuple) else (patients, patients)
 
 
@@ -115,12 +117,14 @@ def run(name: str, profile: str = "quick", seed: int = 7, root: Path | None = No
     """
     settings = training_settings(name, profile, seed, **changes)
     folder = run_folder(name, profile, seed, root, **changes)
-    data = prepared(TRAININGS[name].cohort, profile, root)
+    data = prepared(TRAININGS[name].data(seed), profile, root)
+    trainer = SupervisedTrainer if TRAININGS[name].method == "supervised" else Trainer
     finished = (folder / "translator" / "translator.json").is_file()
     steps = settings.in_steps(max(data.count(domain, settings.patients) for domain in DOMAINS)).total_iterations
     with nullcontext() if finished else _announced(f"run {folder.name}: training {steps} steps"):
         try:
-            train(settings, data.folder, folder, resume=True)  # a finished run is only compared
+            # a finished run is only compared
+            train(settings, data.folder, folder, resume=True, trainer_class=trainer)
         except AnotherRun as error:
             difference = str(error).split(";")[0]
             raise InputError(
@@ -289,7 +293,7 @@ def side_by_side(*jobs: tuple, profile: str = "quick", seed: int = 7, root: Path
     at_once = min(len(missing), cores.available())
     if at_once > 1 and not torch.cuda.is_available():
         for function, *names in missing:  # data that two jobs need are made once
-            for data in [known(TRAININGS, names[0]).cohort] if function is run else ["hip_labelled", "hip_test"]:
+            for data in [known(TRAININGS, names[0]).data(seed)] if function is run else ["hip_labelled", "hip_test"]:
                 prepared(data, profile, root)
             if function is segmenter and names[0] not in ALONE:
                 run(names[0], profile, seed, root)

@@ -115,11 +115,13 @@ def test_interrupted_cohort_is_taken_up_again(tmp_path, spheres, monkeypatch):
         make_cohort("hip", tmp_path / "part", 3, seed=1, paired=True, workers=1)
     with pytest.raises(InputError, match="unfinished"):
         read_cohort(tmp_path / "part")
+    (tmp_path / "part" / "source" / ".p0003.nii.gz.k2x").mkdir()  # what SIGKILL leaves
     monkeypatch.setattr(
         cohort, "make_patient", lambda *arguments: made.append(arguments[3]) or make_patient(*arguments)
     )
     make_cohort("hip", tmp_path / "part", 3, seed=1, paired=True, workers=1)
     assert made == ["p0001", "p0002", "p0003"]  # finished patients were kept
+    assert not list((tmp_path / "part").rglob(".*"))
     assert bits(tmp_path / "part") == bits(tmp_path / "whole")
     assert (tmp_path / "part" / "cohort.json").read_text() == (tmp_path / "whole" / "cohort.json").read_text()
     make_cohort("hip", tmp_path / "part", 4, seed=1, paired=True, workers=1)  # and a cohort may grow

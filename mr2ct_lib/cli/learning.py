@@ -31,11 +31,16 @@ def cohort(
     distort_target: Annotated[
         bool, typer.Option("--distort-target", help="one fixed distortion of the target domain (head)")
     ] = False,
+    scheduler: Annotated[
+        str | None, typer.Option(help="address or file of a Dask scheduler whose workers scan the patients")
+    ] = None,
 ) -> None:
     """Scan virtual patients: unpaired MR and CT with their labels, written as NIfTI."""
     from mr2ct_lib.patients.cohort import make_cohort
 
-    scans = make_cohort(anatomy, out, patients, seed, paired, profile, labels, names, body, distort_target)
+    scans = make_cohort(
+        anatomy, out, patients, seed, paired, profile, labels, names, body, distort_target, scheduler=scheduler
+    )
     print(
         f"{len(scans.source)} source and {len(scans.target)} target scans in {out}. "
         f"Next: mr2ct prepare {quoted(out)} --out {quoted(f'prepared/{out.name}')}"

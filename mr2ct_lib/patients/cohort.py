@@ -7,6 +7,7 @@ machines make them.
 
 import hashlib
 import platform
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -286,6 +287,8 @@ def make_cohort(
     todo = [id_ for id_ in ids if not all(path.exists() for path in _files_of(settings, folder, id_))]
     meta = {"format": FORMAT, "complete": False, "settings": described, "patients": {}}
     if todo:
+        for left in folder.glob("*/.*.nii.gz.*"):  # half-written files of a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
         atlas = read_atlas(settings.labels, settings.names[0], settings.body) if settings.labels else ()
         write_json(meta, index)  # after the atlas: a bad map is refused before anything is written
         jobs = [(id_,) for id_ in todo]

@@ -26,8 +26,7 @@ from mr2ct_lib.methods.runs import read_log
 ROOT = Path(__file__).parents[1]
 
 
-# ------------------------------------------------------------------------------------------------------------- what
-# works
+# ---- what works
 
 
 def test_a_scan_becomes_a_ct_on_its_own_grid_and_back(chain, mr2ct, tmp_path):
@@ -54,8 +53,10 @@ def test_evaluate_prints_a_table_or_json(chain, mr2ct, tmp_path):
     values = json.loads(out)
     assert code == 0 and values["unit"] == "HU"
     assert values["MAE (HU)"] == pytest.approx(10) and values["MSE (HU squared)"] == pytest.approx(100)
-    assert values["PSNR (dB, range 500)"] == pytest.approx(20 * np.log10(500 / 10))
-    assert values["MAE (grey levels of 255)"] == pytest.approx(5.1)
+    clipped = "clipped to [-150, 350] HU"
+    assert values[f"PSNR (dB, range 500, {clipped})"] == pytest.approx(20 * np.log10(500 / 10))
+    assert values[f"MAE (grey levels of 255, {clipped})"] == pytest.approx(5.1)
+    assert values["SynthRAD"]["PSNR (dB)"] == pytest.approx(20 * np.log10(4095 / 10))
     code, out, _ = mr2ct(*words)
     assert code == 0 and re.search(r"MAE \(HU\) +10\b", out)
 
@@ -146,8 +147,7 @@ def test_the_module_is_the_command_and_says_what_is_wrong(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-# ---------------------------------------------------------------------------------------------------------- help and
-# texts
+# ---- help and texts
 
 
 def commands(group=None, words=()):
@@ -193,8 +193,7 @@ def test_every_command_in_the_texts_parses(page):
         parse(line)
 
 
-# ------------------------------------------------------------------------------------------------------------- bad
-# input
+# ---- bad input
 
 
 def image(path: Path, array, affine=None) -> Path:

@@ -57,8 +57,7 @@ def other(chain):
     return chain / "other"
 
 
-# ------------------------------------------------------------------------------------------------------- folders of
-# scans
+# ---- folders of scans
 
 
 def test_a_folder_is_synthesized_and_failures_come_last(chain, scans, mr2ct, tmp_path):
@@ -151,8 +150,7 @@ def test_a_dicom_scan_becomes_a_dicom_ct_on_its_place(chain, mr2ct, tmp_path):
     assert code == 2 and "gives MR in %; expected CT in HU" in err and not (tmp_path / "mr2").exists()
 
 
-# ----------------------------------------------------------------------------------------------------- several
-# translators
+# ---- several translators
 
 
 def test_several_translators_give_their_mean_and_spread(chain, other, mr2ct, tmp_path):
@@ -208,8 +206,7 @@ def test_a_picture_shows_what_went_in_and_came_out(chain, mr2ct, tmp_path):
     assert all(quarter.std() > 10 for quarter in quarters)  # an empty panel is white throughout
 
 
-# ------------------------------------------------------------------------------------------------- inspection,
-# registration
+# ---- inspection, registration
 
 
 def test_inspect_says_what_a_scan_is_and_what_it_fits(chain, mr2ct):
@@ -267,8 +264,52 @@ def test_register_refuses_a_mask_of_another_grid(chain, mr2ct, tmp_path):
     assert code == 2 and "lies on another grid" in err and files(tmp_path) == {}
 
 
-# --------------------------------------------------------------------------------------------------- nothing is
-# destroyed
+# ---- evaluation
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """truth.nii.gz: blocks of 40 and 200 HU in air; made.nii.gz: 5 too low in the first, 20 too high in the second."""
+    labels = np.zeros((16, 16, 16), np.uint8)
+    labels[2:7, 2:14, 2:14], labels[9:14, 2:14, 2:14] = 1, 2
+    arrays = {"truth": np.array([-1000.0, 40, 200], np.float32)[labels]}
+    arrays["made"] = np.array([-1000.0, 35, 220], np.float32)[labels]
+    for name, array in arrays.items():
+        write_volume(Volume(array, np.diag([3.0, 3, 3, 1]), "HU"), tmp_path / f"{name}.nii.gz")
+    write_volume(Volume(labels, np.diag([3.0, 3, 3, 1]), "label"), tmp_path / "labels.nii.gz")
+    (tmp_path / "names.json").write_text('{"1": "muscle", "2": "bone"}')
+    return tmp_path
+
+
+def test_evaluate_tells_the_error_of_each_structure(pair, mr2ct):
+    words = ["evaluate", pair / "made.nii.gz", pair / "truth.nii.gz", "--labels", pair / "labels.nii.gz"]
+    structures = json.loads(mr2ct(*words, "--names", pair / "names.json", "--json")[1])["structures"]
+    assert [structures[name]["mean error"] for name in ("muscle", "bone")] == [-5, 20]
+    assert structures["bone"]["median"] == 220 and structures["bone"]["true median"] == 200
+    code, out, _ = mr2ct(*words)
+    assert code == 0 and "label 1" in out and "SynthRAD2025" in out
+    (pair / "names.json").write_text('{"1": "muscle"}')
+    code, _, err = mr2ct(*words, "--names", pair / "names.json")
+    assert code == 2 and "no name for the values [2]" in err
+
+
+def test_evaluate_reslices_only_when_asked(pair, mr2ct):
+    truth = read_volume(pair / "truth.nii.gz")
+    wide = np.pad(truth.array, 4, constant_values=-1000.0)  # the same patient in a larger field of view
+    affine = truth.affine.copy()
+    affine[:3, 3] -= 12
+    write_volume(Volume(wide, affine, "HU"), pair / "wide.nii.gz")
+    words = ["evaluate", pair / "wide.nii.gz", pair / "truth.nii.gz"]
+    code, _, err = mr2ct(*words)
+    assert code == 2 and "lies on another grid (24 x 24 x 24" in err and "(16 x 16 x 16" in err and "--reslice" in err
+    assert json.loads(mr2ct(*words, "--reslice", "--json")[1])["MAE (HU)"] < 1e-3
+    affine[:3, 3] += 500
+    write_volume(Volume(wide, affine, "HU"), pair / "away.nii.gz")
+    code, _, err = mr2ct("evaluate", pair / "away.nii.gz", pair / "truth.nii.gz", "--reslice")
+    assert code == 2 and "does not overlap" in err
+
+
+# ---- nothing is destroyed
 
 
 def test_an_output_never_takes_the_place_of_an_input_a_link_or_a_result(chain, mr2ct, tmp_path):
@@ -312,8 +353,7 @@ def test_names_of_files_end_as_they_should():
     assert quoted("a b") == "'a b'" and quoted("plain/name-1.nii.gz") == "plain/name-1.nii.gz"
 
 
-# -------------------------------------------------------------------------------------------------- one sentence,
-# before work
+# ---- one sentence, before work
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,9 @@ def fitness(path: Path, folder: Path) -> str:
         return f"no: the values look like {kind}, it knows {known_kinds}"
     direction = " --reverse" if domains[0] == "target" else ""
     scan = " x ".join(f"{mm:.4g}" for mm in volume.spacing)
-    return f"yes{direction}: {known.plane} slices of {known.pixel:.4g} mm pixels, made from this scan's {scan} mm voxels"
+    return (
+        f"yes{direction}: {known.plane} slices of {known.pixel:.4g} mm pixels, made from this scan's {scan} mm voxels"
+    )
 
 
 def _kind(path: Path) -> str:

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import numpy as np
-
-from mr2ct_lib.files import InputError
+from mr2ct_lib.cli.evaluating import read_mask
 from mr2ct_lib.images.folders import guess_modality
 from mr2ct_lib.images.intensity import body_mask
 from mr2ct_lib.images.registration import register
@@ -20,7 +18,7 @@ def register_files(moving: Path, fixed: Path, out: Path, mask: Path | None, spac
     cannot be read, and for a mask of another grid or without voxels.
     """
     move, still = (_with_unit(read_volume(path)) for path in (moving, fixed))
-    inside = None if mask is None else _read_mask(mask, still, fixed)
+    inside = None if mask is None else read_mask(still, fixed, mask)
     result, _ = register(move, still, mask=inside, spacing=spacing)
     where = body_mask(still) if inside is None else inside
     unmoved = reslice(move, still.array.shape, still.affine)
@@ -31,16 +29,3 @@ def register_files(moving: Path, fixed: Path, out: Path, mask: Path | None, spac
 
 def _with_unit(volume: Volume) -> Volume:
     return volume.replace(unit="HU") if guess_modality(volume) == "CT" else volume
-
-
-def _read_mask(path: Path, still: Volume, fixed: Path) -> np.ndarray:
-    mask = read_volume(path, "label")
-    if mask.array.shape != still.array.shape or np.abs(mask.affine - still.affine).max() > 0.01:
-        raise InputError(
-            f"{path}: lies on another grid ({mask.array.shape}, {np.round(mask.spacing, 3).tolist()} mm) than {fixed} "
-            f"({still.array.shape}, {np.round(still.spacing, 3).tolist()} mm); expected the same. Draw the mask "
-            f"on {fixed}"
-        )
-    if not (mask.array > 0).any():
-        raise InputError(f"{path}: marks no voxel; expected values above 0 where to compare. Choose another mask")
-    return mask.array > 0

@@ -130,88 +130,31 @@ def synthesize(
 @app.command(epilog="Example: mr2ct evaluate sct.nii.gz truth.nii.gz --mask body.nii.gz --json")
 def evaluate(
     prediction: Annotated[Path, typer.Argument(help="a synthetic scan")],
-    truth: Annotated[Path, typer.Argument(help="the true scan on the same grid")],
+    truth: Annotated[Path, typer.Argument(help="the true scan")],
     mask: Annotated[Path | None, typer.Option(help="where to measure: a NIfTI mask")] = None,
+    labels: Annotated[Path | None, typer.Option(help="a label map: also measure each structure")] = None,
+    names: Annotated[Path | None, typer.Option(help="JSON from the label map's values to structure names")] = None,
+    reslice: Annotated[bool, typer.Option("--reslice", help="bring everything to the true scan's grid")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two scans on one grid: MAE, MSE, PSNR, SSIM, mutual information.
+    """Compare two scans on one grid: MAE, MSE, PSNR, SSIM, mutual information, and the measures of SynthRAD.
 
-    CT is compared in HU inside the paper's window, [-150, 350] HU. An MR has no unit: a truth as the scanner wrote it
-    is first brought to the unit of the synthetic MR (standard deviations, or percent of its bright tissue).
+    CT is compared in HU as it is, and clipped to the paper's window, [-150, 350] HU. An MR has no unit: a truth as the
+    scanner wrote it is first brought to the unit of the synthetic MR (standard deviations, or percent of its bright
+    tissue).
     """
-    made, real = _same_grid(prediction, truth)
-    inside = None
-    if mask is not None:
-        inside = _same_grid(mask, truth, "label")[0].array > 0
-        if not inside.any():
-            raise InputError(f"{mask}: marks no voxel; expected values above 0 where to measure. Choose another mask")
-    real = _alike(made, real, prediction, truth)
-    values = _measure(made.array, real.array, inside, _is_ct(real), real.unit)
+    from mr2ct_lib.cli.evaluating import evaluate_files, lines
+
+    if names is not None and labels is None:
+        raise InputError(f"--names {names}: has no label map to name; expected --labels with it. Give both or none")
+    result = evaluate_files(prediction, truth, mask, labels, names, reslice)
     if as_json:
-        named = {"prediction": str(prediction), "truth": str(truth), "mask": str(mask) if mask else None}
-        print(json.dumps({**named, "unit": real.unit, **values}, indent=1))
+        paths = {"prediction": prediction, "truth": truth, "mask": mask, "labels": labels}
+        named = {name: str(path) for name, path in paths.items() if path is not None}
+        print(json.dumps({**named, **result.pop("measures"), **result}, indent=1))
     else:
         where = f"inside {mask}" if mask else "over the whole scan"
-        print(f"{prediction} against {truth}, {where}:")
-        print("\n".join(f"  {name:<28}{value:10.4g}" for name, value in values.items()))
-
-
-def _same_grid(path: Path, truth: Path, unit: str | None = None):
-    """Both volumes; InputError when their grids differ."""
-    from mr2ct_lib.images.volumes import read_volume
-
-    made, real = read_volume(path, unit), read_volume(truth)
-    if made.array.shape != real.array.shape or np.abs(made.affine - real.affine).max() > 0.01:
-        raise InputError(
-            f"{path}: lies on another grid ({made.array.shape}, spacing {np.round(made.spacing, 3).tolist()} "
-            f"mm) than {truth} "
-            f"({real.array.shape}, {np.round(real.spacing, 3).tolist()} mm); expected the same shape and affine. "
-            "Register one to the other (docs/own_data.md)"
-        )
-    return made, real
-
-
-def _is_ct(volume) -> bool:
-    return volume.unit == "HU" or volume.array.min() <= -100  # a synthetic CT that lost its unit still reaches -150
-
-
-def _alike(made, real, prediction: Path, truth: Path):
-    """The truth in the unit of the prediction; InputError when one is CT and the other is not."""
-    from mr2ct_lib.images.intensity import normalise_mr
-
-    kinds = ["CT" if _is_ct(volume) else "MR" for volume in (made, real)]
-    if kinds[0] != kinds[1]:
-        raise InputError(
-            f"{truth}: looks like {kinds[1]}, {prediction} like {kinds[0]}; expected two scans of one kind. "
-            "Exchange one"
-        )
-    if kinds[0] == "CT":
-        return real.replace(unit="HU")
-    method = {"%": "percentile", "SD": "zscore"}.get(made.unit)
-    return normalise_mr(real, method) if method and real.unit == "a.u." else real
-
-
-def _measure(made: np.ndarray, real: np.ndarray, inside: np.ndarray | None, ct: bool, unit: str) -> dict[str, float]:
-    """The measures of both papers; for CT in HU inside the paper's window and on its [0, 255] scale."""
-    from mr2ct_lib.images.intensity import CT_WINDOW
-    from mr2ct_lib.measures import metrics
-
-    if ct:
-        made, real = (np.clip(x, CT_WINDOW.low, CT_WINDOW.high) for x in (made, real))
-        span = CT_WINDOW.high - CT_WINDOW.low
-    else:
-        span = float(real.max() - real.min())
-    values = {
-        f"MAE ({unit})": metrics.mae(made, real, inside),
-        f"MSE ({unit} squared)": metrics.mse(made, real, inside),
-        f"PSNR (dB, range {span:.4g})": metrics.psnr(made, real, inside, data_range=span),
-        "SSIM": metrics.ssim(made, real, inside, data_range=span),
-        "mutual information (nats)": metrics.mutual_information(made, real, inside),
-        "NMI [0, 1]": metrics.normalised_mutual_information(made, real, inside),
-    }
-    if ct:
-        values["MAE (grey levels of 255)"] = values["MAE (HU)"] * 255 / span
-    return values
+        print("\n".join([f"{prediction} against {truth}, {where}:", *lines(result)]))
 
 
 @segmenting.command(

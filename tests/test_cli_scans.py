@@ -109,6 +109,11 @@ def test_a_dicom_series_is_one_scan_and_folders_of_series_are_many(tmp_path):
     assert scans_of(tmp_path / "patients") is None  # perhaps one patient's series in a folder of its own
     (tmp_path / "patients/two").mkdir()
     assert list(scans_of(tmp_path / "patients")) == ["one", "two"]
+    series = tmp_path / os.fsdecode("Müller".encode("latin-1"))
+    write_dicom_series(Volume(np.arange(8.0).reshape(2, 2, 2), np.eye(4), "HU"), series)
+    (series / "more").mkdir()
+    (series / "other").mkdir()
+    assert scans_of(series) is None
 
 
 def test_a_result_has_the_forms_of_its_scan(chain, mr2ct, tmp_path):

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from tqdm.auto import tqdm
 
 from mr2ct_lib.cli.entry import check_encoding
 from mr2ct_lib.cli.outputs import check_folder, is_nifti_name, with_ending
 from mr2ct_lib.files import InputError, read_json, write_json
+from mr2ct_lib.images.dicom_reading import holds_images
 from mr2ct_lib.images.folders import scans_in
 from mr2ct_lib.images.volumes import Volume, read_volume, write_volume
 from mr2ct_lib.methods.synthesis import synthesize
@@ -87,8 +87,7 @@ def scans_of(path: Path) -> dict[str, Path] | None:
     series."""
     if not path.is_dir():
         return None
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    if sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(path)):  # slices lie right here
+    if holds_images(path):  # slices lie right here
         return None
     scans = scans_in(path)
     return None if len(scans) <= 1 and all(scan.is_dir() for scan in scans.values()) else scans

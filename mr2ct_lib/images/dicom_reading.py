@@ -2,6 +2,7 @@
 
 import tempfile
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,13 +94,24 @@ def open_series(folder: str | Path) -> Series:
     return Series(folder, slices, affine)
 
 
+def holds_images(folder: Path) -> bool:
+    """Return whether DICOM images lie right in a folder, not only in folders below it."""
+    return any(True for _ in _images(folder.iterdir()))
+
+
+def _images(paths: Iterable[Path]) -> "Iterator[tuple[Path, Dataset]]":
+    """Yield the DICOM images among files, in the order of their names, with their headers."""
+    for path in sorted(path for path in paths if path.is_file() and not path.name.startswith(".")):
+        header = _header(path)
+        if header is not None and header.get("Rows") and header.get("Columns"):  # plans and reports have no pixels
+            yield path, header
+
+
 def _slices(folder: Path) -> list[Slice]:
     """Return the images of the one series in a folder or below it, in the order of their file names."""
     series: dict[str, list[tuple[Path, Dataset]]] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        header = _header(path)
-        if header is not None and header.get("Rows") and header.get("Columns"):  # plans and reports have no pixels
-            series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
+    for path, header in _images(folder.rglob("*")):
+        series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
     if len(series) != 1:
         parts = (f"one of {len(files)} files in {files[0][0].parent.relative_to(folder)}" for files in series.values())
         listed = f" ({', '.join(parts)})" if series else ""

@@ -123,3 +123,15 @@ def test_mr_units_by_hand():
     assert np.isclose(np.percentile(percent.array[body_mask(scan)], 99.5), 100, rtol=1e-4)
     assert abs(sd.array.mean()) < 1e-4
     assert np.isclose(sd.array.std(), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_n4_takes_a_single_slice(axis):
+    """ITK's filter fails on one: it is corrected as if the next slice looked the same."""
+    shape = np.insert([24, 28], axis, 1)
+    along = np.linspace(0, 1, shape.max())
+    bias = np.exp(0.4 * np.moveaxis(along.reshape(1, 1, -1), 2, int(shape.argmax())))
+    scan = Volume((100 * np.broadcast_to(bias, shape)).astype(np.float32), np.diag([8.0, 8, 8, 1]))
+    corrected = n4(scan, profile="quick").array
+    assert corrected.shape == tuple(shape)
+    assert corrected.std() / corrected.mean() < 0.5 * scan.array.std() / scan.array.mean()

@@ -155,6 +155,8 @@ def n4(volume: Volume, mask: np.ndarray | None = None, profile: str = "full") ->
     image = to_sitk(volume.replace(array=volume.array[box].astype(np.float32) + lift))
     inside = to_sitk(volume.replace(array=mask[box].astype(np.uint8)))
     shape = mask[box].shape
+    short = [max(0, 2 - n) for n in shape]  # the field's spline needs two voxels along each axis
+    image, inside = (sitk.ZeroFluxNeumannPad(scan, [0, 0, 0], short) for scan in (image, inside))
     extent = np.array(shape) * volume.spacing
     voxel = extent.max() / size
     shrink = [int(np.clip(round(voxel / mm), 1, max(1, n // 4))) for n, mm in zip(shape, volume.spacing, strict=True)]
@@ -167,6 +169,7 @@ def n4(volume: Volume, mask: np.ndarray | None = None, profile: str = "full") ->
     with one_thread():
         correct.Execute(sitk.Shrink(image, shrink), sitk.Shrink(inside, shrink))
         log_field = sitk.GetArrayFromImage(correct.GetLogBiasFieldAsImage(image)).transpose(2, 1, 0)
+    log_field = log_field[tuple(slice(n) for n in shape)]
     log_field -= log_field[mask[box]].mean()
     beyond = [(part.start, n - part.stop) for part, n in zip(box, mask.shape, strict=True)]
     return volume.replace(array=(volume.array / np.exp(np.pad(log_field, beyond, mode="edge"))).astype(np.float32))

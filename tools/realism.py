@@ -1,7 +1,8 @@
 """How like real scans the virtual ones are: python -m tools.realism [dice] [tissues] [noise] [--profile quick]
 
-Writes results/realism.json (and realism.csv, the Dice of each structure), the pictures of docs/realism.md and the tables in it. Real
-scans are taken from the folder that MR2CT_REAL_DATA names, else ../shared/real beside the project; without them it says so and ends.
+Writes results/realism.json (and realism.csv, the Dice of each structure), and the pictures and tables of
+docs/realism.md. Real scans are read from the folder that MR2CT_REAL_DATA names, by default ../shared/real beside the
+project; without them it ends with a message.
 """
 
 import argparse
@@ -41,16 +42,18 @@ PAGE = DOCS / "realism.md"
 # label value in the real maps (117 classes for CT, 50 for MR) -> structures of the virtual abdomen; both sides together
 CT_TISSUES = {
     "liver": ([5], ["liver"]), "spleen": ([1], ["spleen"]), "kidney": ([2, 3], ["kidney"]),
-    "blood": ([52, 63], ["aorta_lumen", "vena_cava"]), "back muscle": ([86, 87], ["erector_spinae"]), "psoas": ([88, 89], ["psoas"]),
+    "blood": ([52, 63], ["aorta_lumen", "vena_cava"]), "back muscle": ([86, 87], ["erector_spinae"]),
+    "psoas": ([88, 89], ["psoas"]),
     "vertebra, inside": ([30, 31, 32], ["vertebra"]),
 }  # fmt: skip
 MR_TISSUES = {
-    "liver": ([5], ["liver"]), "kidney": ([2, 3], ["kidney"]), "spleen": ([1], ["spleen"]), "back muscle": ([46, 47], ["erector_spinae"]),
+    "liver": ([5], ["liver"]), "kidney": ([2, 3], ["kidney"]), "spleen": ([1], ["spleen"]),
+    "back muscle": ([46, 47], ["erector_spinae"]),
 }  # fmt: skip
 # a T1-weighted gradient echo in one breath, as abdomens are commonly scanned; the real scan's own times are not known
 T1_ABDOMEN = Sequence("T1 gradient echo", "spgr", tr=150.0, te=4.6, flip=80.0)
 SEEDS = range(1, 9)  # of the virtual abdomens
-PATCH = 48  # pixels a side of the squares in which noise is measured
+PATCH = 48  # pixels per side of the squares in which noise is measured
 
 
 def real_folder() -> Path | None:
@@ -78,7 +81,11 @@ def structures(slices: PreparedSlices) -> np.ndarray:
 
 def measure_dice(real: Path, profile: str) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train a U-Net on MR of virtual hips, use it on other virtual hips and on the real one; draws the picture, too."""
-    training, test, person = experiments.prepared("hip", profile), experiments.prepared("hip_test", profile), real_slices(real, profile)
+    training, test, person = (
+        experiments.prepared("hip", profile),
+        experiments.prepared("hip_test", profile),
+        real_slices(real, profile),
+    )
     names, settings = dict(enumerate(STRUCTURES, 1)), PROFILES[profile].unet
     folder = experiments.RUNS / profile / "realism" / "unet"
     if not folder.is_dir():
@@ -87,29 +94,33 @@ def measure_dice(real: Path, profile: str) -> tuple[dict[str, Any], pd.DataFrame
             iterations=settings.iterations, learning_rate=settings.learning_rate,
         )  # fmt: skip
         save_segmenter(unet, folder)
-    unet, table, shown = load_segmenter(folder), pd.DataFrame({"structure": list(names.values())}), {}
+    unet, table, examples = load_segmenter(folder), pd.DataFrame({"structure": list(names.values())}), {}
     for who, slices in (("virtual", test), ("real", person)):
         images, truth = np.array(slices.source), structures(slices)
-        found = predict(unet, images[:, None])
-        shown[who] = images, truth, found
+        predicted = predict(unet, images[:, None])
+        examples[who] = images, truth, predicted
         # a structure of less than 50 pixels in all is hardly in the field of view
-        overlap = dice(found, truth, names)
+        overlap = dice(predicted, truth, names)
         table[who] = [overlap[name] if (truth == v).sum() >= 50 else np.nan for v, name in names.items()]
-    draw_hips(shown, len(person.source) // 2, DOCS / "realism_hips.jpg")
+    draw_hips(examples, len(person.source) // 2, DOCS / "realism_hips.jpg")
     table = table.dropna().round(3)
     return table.set_index("structure").to_dict("index"), table
 
 
-def draw_hips(shown: dict, middle: int, path: Path) -> None:
-    """MR, true and found structures of two slices of the first patient, virtual above real."""
+def draw_hips(examples: dict, middle: int, path: Path) -> None:
+    """MR, true and predicted structures of two slices of the first patient, virtual above real."""
     fig, axes = plt.subplots(2, 6, figsize=(12.5, 4.6), layout="constrained")
     for row, who in zip(axes, ("virtual", "real"), strict=True):
         for column, number in enumerate((middle - 2, middle + 2)):
-            titles = (f"{who}: MR", "structures", "found")
-            for ax, images, title in zip(row[3 * column :], shown[who], titles, strict=False):
+            titles = (f"{who}: MR", "structures", "predicted")
+            for ax, images, title in zip(row[3 * column :], examples[who], titles, strict=False):
                 grey = images.dtype.kind == "f"
-                ax.imshow(images[number], cmap="gray" if grey else "nipy_spectral", vmin=-1 if grey else 0, vmax=1 if grey else 23,
-                          interpolation="nearest")  # fmt: skip
+                limits = (
+                    {"cmap": "gray", "vmin": -1, "vmax": 1}
+                    if grey
+                    else {"cmap": "nipy_spectral", "vmin": 0, "vmax": 23}
+                )
+                ax.imshow(images[number], interpolation="nearest", **limits)
                 ax.set_title(title, fontsize=11)
                 ax.set_axis_off()
     save(fig, path)
@@ -132,7 +143,9 @@ def fat_of(hu: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return ndimage.binary_erosion((labels == 0) & (hu > -200) & (hu < -20))
 
 
-def virtual_abdomen(seed: int, modality: str, shape: tuple, spacing: np.ndarray) -> tuple[Volume, np.ndarray, dict[str, int]]:
+def virtual_abdomen(
+    seed: int, modality: str, shape: tuple, spacing: np.ndarray
+) -> tuple[Volume, np.ndarray, dict[str, int]]:
     """A scan of a virtual abdomen with the real one's voxels: (scan, labels, value of each name)."""
     person = abdomen_patient(seed, {"MR": "mr", "CT": "ct"}[modality])
     affine = np.diag([*spacing, 1.0])
@@ -145,31 +158,45 @@ def virtual_abdomen(seed: int, modality: str, shape: tuple, spacing: np.ndarray)
 
 
 def measure_tissues(real: Path) -> dict[str, Any]:
-    """Median and spread of HU, and the order of MR signals, in a real and in virtual abdomens; draws the picture, too."""
-    ct, ct_labels = read_volume(real / "ct/abdomen_ct_small.nii.gz", "HU"), read_volume(real / "ct/abdomen_ct_small_labels.nii.gz", "label")
-    mr, mr_labels = read_volume(real / "mr/abdomen_mr.nii.gz"), read_volume(real / "mr/abdomen_mr_labels.nii.gz", "label")
-    made = {m: [virtual_abdomen(seed, m, (128, 104, 30), np.array([3.0, 3.0, 3.0])) for seed in SEEDS] for m in ("CT", "MR")}
+    """Return median and spread of HU, and the order of MR signals, in real and virtual abdomens; draw the picture."""
+    ct, ct_labels = (
+        read_volume(real / "ct/abdomen_ct_small.nii.gz", "HU"),
+        read_volume(real / "ct/abdomen_ct_small_labels.nii.gz", "label"),
+    )
+    mr, mr_labels = (
+        read_volume(real / "mr/abdomen_mr.nii.gz"),
+        read_volume(real / "mr/abdomen_mr_labels.nii.gz", "label"),
+    )
+    scans = {
+        m: [virtual_abdomen(seed, m, (128, 104, 30), np.array([3.0, 3.0, 3.0])) for seed in SEEDS] for m in ("CT", "MR")
+    }
     hu: dict[str, Any] = {}
     for tissue, (values, names) in ({"fat": ([], [])} | CT_TISSUES).items():
         if tissue == "fat":
-            found = [ct.array[fat_of(ct.array, ct_labels.array)]]
-            unlabelled = [(scan.array, np.where(np.isin(labels, fats(value)), 0, labels)) for scan, labels, value in made["CT"]]
-            drawn = [hu_values[fat_of(hu_values, labels)] for hu_values, labels in unlabelled]
+            real_parts = [ct.array[fat_of(ct.array, ct_labels.array)]]
+            unlabelled = [
+                (scan.array, np.where(np.isin(labels, fats(value)), 0, labels)) for scan, labels, value in scans["CT"]
+            ]
+            virtual_parts = [hu_values[fat_of(hu_values, labels)] for hu_values, labels in unlabelled]
         else:
-            found = [ct.array[inside(ct_labels.array, values)]]
-            drawn = [scan.array[inside(labels, [value[name] for name in names])] for scan, labels, value in made["CT"]]
-        (rm, rs), (vm, vs) = (middle_and_spread(np.concatenate(parts)) for parts in (found, drawn))
+            real_parts = [ct.array[inside(ct_labels.array, values)]]
+            virtual_parts = [
+                scan.array[inside(labels, [value[name] for name in names])] for scan, labels, value in scans["CT"]
+            ]
+        (rm, rs), (vm, vs) = (middle_and_spread(np.concatenate(parts)) for parts in (real_parts, virtual_parts))
         hu[tissue] = {"real": rm, "real_sd": rs, "virtual": vm, "virtual_sd": vs}
     signal: dict[str, Any] = {}
     for tissue, (values, names) in MR_TISSUES.items():
-        theirs = float(np.median(mr.array[inside(mr_labels.array, values)]))
-        ours = np.concatenate([scan.array[inside(labels, [value[n] for n in names])] for scan, labels, value in made["MR"]])
-        signal[tissue] = {"real": theirs, "virtual": float(np.median(ours))}
+        real_signal = float(np.median(mr.array[inside(mr_labels.array, values)]))
+        virtual_signal = np.concatenate(
+            [scan.array[inside(labels, [value[n] for n in names])] for scan, labels, value in scans["MR"]]
+        )
+        signal[tissue] = {"real": real_signal, "virtual": float(np.median(virtual_signal))}
     for who in ("real", "virtual"):
         liver = signal["liver"][who]
         for tissue in signal.values():
             tissue[who] = round(tissue[who] / liver, 2)  # MR has no unit: liver is 1
-    draw_abdomens(ct, mr, made, DOCS / "realism_abdomens.jpg")
+    draw_abdomens(ct, mr, scans, DOCS / "realism_abdomens.jpg")
     return {"hu": hu, "mr": signal}
 
 
@@ -184,10 +211,10 @@ def middle_and_spread(values: np.ndarray) -> tuple[float, float]:
     return round(float(median), 1), round(float((high - low) / 1.349), 1)
 
 
-def draw_abdomens(ct: Volume, mr: Volume, made: dict, path: Path) -> None:
+def draw_abdomens(ct: Volume, mr: Volume, scans: dict, path: Path) -> None:
     """An axial slice of each: virtual and real, CT and T1-weighted MR."""
-    bright = {"MR, virtual": made["MR"][2][0].array, "MR, real": mr.array}
-    images = {"CT, virtual": made["CT"][2][0].array, "CT, real": ct.array} | bright
+    bright = {"MR, virtual": scans["MR"][2][0].array, "MR, real": mr.array}
+    images = {"CT, virtual": scans["CT"][2][0].array, "CT, real": ct.array} | bright
     windows = dict.fromkeys(("CT, virtual", "CT, real"), CT_WINDOW)
     windows |= {title: Window(0.0, float(np.percentile(array, 99)), "a.u.") for title, array in bright.items()}
     slices = {title: array[::-1, ::-1, array.shape[2] // 2].T for title, array in images.items()}
@@ -195,7 +222,7 @@ def draw_abdomens(ct: Volume, mr: Volume, made: dict, path: Path) -> None:
 
 
 def spectrum(images: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Radial noise power of square patches, each without its slow parts, as (cycles a pixel, share of the largest power)."""
+    """Return cycles per pixel and the radial noise power (share of the largest) of square patches, high-pass filtered."""
     window = np.hanning(PATCH)[:, None] * np.hanning(PATCH)
     power = np.mean([np.abs(np.fft.fft2((p - ndimage.gaussian_filter(p, 6.0)) * window)) ** 2 for p in images], axis=0)
     frequency = np.hypot(np.fft.fftfreq(PATCH)[:, None], np.fft.fftfreq(PATCH)[None])
@@ -206,19 +233,19 @@ def spectrum(images: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 def quiet_patches(hu: np.ndarray, count: int = 24) -> list[np.ndarray]:
     """The most even squares of soft tissue in axial slices: low SD after smoothing, 0 to 90 HU throughout."""
-    found = []
+    patches = []
     for k in range(hu.shape[2]):
         smooth = ndimage.gaussian_filter(hu[:, :, k].astype(float), 4.0)
         for i in range(0, hu.shape[0] - PATCH, PATCH // 3):
             for j in range(0, hu.shape[1] - PATCH, PATCH // 3):
                 part = smooth[i : i + PATCH, j : j + PATCH]
                 if part.min() > 0 and part.max() < 90:
-                    found.append((float(part.std()), hu[i : i + PATCH, j : j + PATCH, k].astype(float)))
-    return [patch for _, patch in sorted(found, key=lambda pair: pair[0])[:count]]
+                    patches.append((float(part.std()), hu[i : i + PATCH, j : j + PATCH, k].astype(float)))
+    return [patch for _, patch in sorted(patches, key=lambda pair: pair[0])[:count]]
 
 
 def measure_noise(real: Path) -> dict[str, Any]:
-    """The power spectrum of noise in even soft tissue of a real CT and of a virtual liver with the same pixels; draws the picture, too."""
+    """Return and draw the noise power spectra in even soft tissue of a real CT and of a virtual liver, same pixels."""
     series, shape = read_volume(real / "dicom_ct"), (384, 288, 12)
     affine = np.diag([*series.spacing, 1.0])
     affine[:3, 3] = -(np.array(shape) - 1) / 2 * series.spacing + (0, 0, 50)  # where the liver is large
@@ -238,7 +265,7 @@ def measure_noise(real: Path) -> dict[str, Any]:
         ax.imshow(images[0] - images[0].mean(), cmap="gray", vmin=-60, vmax=60)
         ax.set_title(f"{who}, {PATCH} x {PATCH} pixels")
         ax.set_axis_off()
-    axes[0].set(xlabel="cycles a pixel", ylabel="noise power, share of the peak", ylim=(0, None))
+    axes[0].set(xlabel="cycles per pixel", ylabel="noise power, share of the peak", ylim=(0, None))
     axes[0].legend()
     save(fig, DOCS / "realism_noise.png")
     return values
@@ -246,25 +273,30 @@ def measure_noise(real: Path) -> dict[str, Any]:
 
 def tables(values: dict[str, Any]) -> dict[str, str]:
     """The page's tables in Markdown, by name, of what was measured."""
-    found = {}
+    pieces = {}
     if "dice" in values:
-        rows = [[name.replace("_", " "), f"{row['virtual']:.2f}", f"{row['real']:.2f}"] for name, row in values["dice"].items()]
-        found["dice"] = _markdown(["structure", "virtual", "real"], rows)
+        rows = [
+            [name.replace("_", " "), f"{row['virtual']:.2f}", f"{row['real']:.2f}"]
+            for name, row in values["dice"].items()
+        ]
+        pieces["dice"] = _markdown(["structure", "virtual", "real"], rows)
     if "tissues" in values:
         rows = [
             [tissue, *(f"{row[who]:.0f} ± {row[f'{who}_sd']:.0f}" for who in ("real", "virtual"))]
             for tissue, row in values["tissues"]["hu"].items()
         ]
-        found["hu"] = _markdown(["tissue", "real", "virtual"], rows)
-        rows = [[tissue, f"{row['real']:.2f}", f"{row['virtual']:.2f}"] for tissue, row in values["tissues"]["mr"].items()]
-        found["mr"] = _markdown(["tissue", "real", "virtual"], rows)
+        pieces["hu"] = _markdown(["tissue", "real", "virtual"], rows)
+        rows = [
+            [tissue, f"{row['real']:.2f}", f"{row['virtual']:.2f}"] for tissue, row in values["tissues"]["mr"].items()
+        ]
+        pieces["mr"] = _markdown(["tissue", "real", "virtual"], rows)
     if "noise" in values:
         rows = [
             [who, f"{row['sd']:.1f}", f"{row['peak']:.2f}", f"{row['half_from']:.2f} to {row['half_to']:.2f}"]
             for who, row in values["noise"].items()
         ]
-        found["noise"] = _markdown(["", "SD / HU", "peak / cycles a pixel", "above half the peak"], rows)
-    return found
+        pieces["noise"] = _markdown(["", "SD / HU", "peak / cycles per pixel", "above half the peak"], rows)
+    return pieces
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -278,7 +310,9 @@ def with_tables(text: str, values: dict[str, Any]) -> str:
         before, mark, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition("<!-- end -->")
         if not mark or not end:
-            raise SystemExit(f"{PAGE.name}: has no place for the table {name}; write <!-- {name} --> and <!-- end --> around it")
+            raise SystemExit(
+                f"{PAGE.name}: has no place for the table {name}; write <!-- {name} --> and <!-- end --> around it"
+            )
         text = f"{before}{mark}{table}\n{end}{after}"
     return text
 

@@ -222,7 +222,7 @@ def draw_abdomens(ct: Volume, mr: Volume, scans: dict, path: Path) -> None:
 
 
 def spectrum(images: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return cycles per pixel and the radial noise power (share of the largest) of square patches, high-pass filtered."""
+    """Return cycles per pixel and radial noise power (share of the largest) of square patches, high-pass filtered."""
     window = np.hanning(PATCH)[:, None] * np.hanning(PATCH)
     power = np.mean([np.abs(np.fft.fft2((p - ndimage.gaussian_filter(p, 6.0)) * window)) ** 2 for p in images], axis=0)
     frequency = np.hypot(np.fft.fftfreq(PATCH)[:, None], np.fft.fftfreq(PATCH)[None])

@@ -1,18 +1,22 @@
 """Laws of whole-volume synthesis: same grid, right place, right unit, refusals."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW
+from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, body_mask
 from mr2ct_lib.images.preparation import Preparation
 from mr2ct_lib.images.volumes import Volume, read_volume, write_volume
 from mr2ct_lib.methods.networks import initialise
 from mr2ct_lib.methods.segmentation import Segmenter, build_network, segment
 from mr2ct_lib.methods.synthesis import synthesize
 from mr2ct_lib.methods.translator import Architecture, Translator
+from tools import ROOT
 
 
 class Identity(nn.Module):
@@ -129,3 +133,64 @@ def test_bf16_in_batches_is_within_two_hu_of_float32_slice_by_slice():
     assert single.std() > 0.1
     assert np.abs(real.translate(slices, batch_size=4) - single).max() < 1e-4  # float32 in another order
     assert 0 < np.abs(batched - single).mean() * 250 < 2  # the CT window is 500 HU wide
+
+
+def untrained() -> Translator:
+    """Fixed random generators, whose instance normalisation sees the whole slice."""
+    random = Translator(Architecture(4, 1, None, "resize"), translator(pixel=5.0, shape=(32, 32), n4=True).preparation, {})
+    initialise(random.source_to_target, 0)
+    return random.eval()
+
+
+def noisy_patient(shape=(26, 8, 28), spacing=(5.0, 6.0, 5.0)) -> Volume:
+    """A body with inner structure and a bias field in noisy air, not in the middle of the scan."""
+    i, j, k = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    body = ((i - 0.1) / 0.75) ** 2 + ((k + 0.08) / 0.8) ** 2 < 1
+    array = body * (300 + 150 * np.sin(5 * i) + 100 * np.cos(7 * k)) * np.exp(0.2 * i + 0.1 * j)
+    noise = np.random.default_rng(0).normal(0, 4, (2, *shape))
+    return Volume(np.hypot(array + noise[0], noise[1]).astype(np.float32), np.diag([*spacing, 1.0]))
+
+
+@pytest.mark.parametrize("millimetres", [((20, 20),) * 3, ((200, 200),) * 3, ((0, 200), (0, 0), (110, 0)), ((-10, 35),) * 3])
+@pytest.mark.parametrize("noise", [0.0, 4.0])
+def test_air_around_the_patient_does_not_change_the_synthetic_ct(millimetres, noise):
+    """Up to 200 mm of it, on both sides or one, with and without noise; and air that is cropped away."""
+    scan, random = noisy_patient(), untrained()
+    margins = [[round(mm / step) for mm in pair] for pair, step in zip(millimetres, scan.spacing, strict=True)]
+    margins[1] = [max(0, n) for n in margins[1]]  # in this direction the body fills the scan
+    cut = tuple(slice(max(0, -before), n - max(0, -after)) for (before, after), n in zip(margins, scan.array.shape, strict=True))
+    added = [tuple(max(0, n) for n in pair) for pair in margins]
+    array = np.pad(scan.array[cut], added, constant_values=np.nan)
+    air = np.hypot(*np.random.default_rng(1).normal(0, max(noise, 1e-9), (2, *array.shape)))
+    affine = scan.affine.copy()
+    affine[:3, 3] = [-before * step for (before, _), step in zip(margins, scan.spacing, strict=True)]
+    other = Volume(np.where(np.isnan(array), air, array).astype(np.float32), affine)
+    inside = tuple(slice(a, n - b) for (a, b), n in zip(added, array.shape, strict=True))
+    one, two = synthesize(scan, random).array[cut], synthesize(other, random).array[inside]
+    body = body_mask(scan)[cut]
+    assert one[body].std() > 30  # of 500 HU
+    assert np.abs(one - two)[body].mean() < 2
+
+
+def test_a_body_larger_than_the_field_of_view_gets_several_without_seams():
+    """Fields that overlap are blended: an identity translator returns the scan, also where one field ends."""
+    volume = mr(shape=(50, 6, 60))
+    out = synthesize(volume, translator()).array
+    scale = np.percentile(volume.array[volume.array > 0], 99.5)
+    expected = np.clip(volume.array / scale, 0, 1) * 500 - 150
+    np.testing.assert_allclose(out, expected, atol=8)
+    preparation = translator().preparation
+    slices, place = preparation.to_slices(volume, "source")
+    assert len(slices) == len(place.origins) > 9 * 6 and slices.shape[1:] == (16, 16)
+    labels = preparation.to_volume((slices > 0).astype(np.uint8), place, volume, "label", fill=0)
+    np.testing.assert_array_equal(labels.array, volume.array / place.scale > 50)
+
+
+HEAVY = ("mr2ct_lib.patients", "mr2ct_lib.course", "matplotlib", "SimpleITK", "scipy", "pandas", "nibabel", "lightning_fabric", "monai")
+
+
+def test_inference_loads_no_anatomy_and_nothing_heavy_but_torch():
+    code = "import torch, sys; import mr2ct_lib.methods.synthesis as s; print(*sys.modules)"
+    modules = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split())
+    assert "mr2ct_lib.methods.translator" in modules
+    assert not modules & set(HEAVY)

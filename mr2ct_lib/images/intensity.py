@@ -9,7 +9,6 @@ import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.volumes import Volume, one_thread, to_sitk
@@ -67,32 +66,66 @@ WHOLE_BODY_WINDOW = Window(-1024.0, 1500.0, "HU")  # air to cortical bone
 ZSCORE_WINDOW = Window(-1.0, 6.0, "SD")  # stripped heads: background about -0.7, fluid on T2 about 5
 MR_WINDOWS = {"percentile": MR_WINDOW, "zscore": ZSCORE_WINDOW}
 MASK_MM = 3.0  # of voxels on which the body is found: finer ones take minutes and show the same outline
+BOX_MM2 = 100.0  # of the body in the first and last plane of its box: less is noise
 COIL_MM = 110.0  # over which a coil's sensitivity may bend: shorter, and N4 takes muscles for it
 # N4's longest side in voxels, iterations, and full width of the histogram's blur: a wider one gets there in fewer iterations
 N4_PROFILES = {"quick": (16, 14, 0.4), "full": (24, 30, 0.3), "paper": (48, 50, 0.2)}
 
 
-def body_mask(volume: Volume) -> np.ndarray:
-    """Return where the patient is, bool (I, J, K); all False for a blank volume.
+@dataclass(frozen=True)
+class Body:
+    """Where the patient is in a scan. `mask` bool (I, J, K); all False in a blank scan. `box`: its ends to the voxel."""
 
-    CT above -300 HU; MR above a tenth of its bright tissue, however much air was scanned. Opened, so that the table's
-    shell goes; the largest piece and those at least a quarter as large, such as a second leg; holes filled in each axial
-    slice. It is found on voxels of about MASK_MM, means of the scan's own.
+    mask: np.ndarray
+    box: tuple[slice, slice, slice]
+
+
+def find_body(volume: Volume) -> Body:
+    """Find the patient, however much air was scanned around.
+
+    CT above -300 HU; MR above a tenth of its bright tissue. Opened, so that the table's shell goes; the largest piece and
+    those at least a quarter as large, such as a second leg; holes filled in each axial slice. The mask is found on voxels
+    of about MASK_MM, means of the scan's own. The box, which decides where fields of view lie, is found on the scan's own
+    voxels near the mask: planes where at least BOX_MM2 are above the threshold. Its ends are those of the scan where there
+    is no body.
     """
-    block = np.maximum(MASK_MM // volume.spacing, 1).astype(int)
+    from scipy import ndimage
+
+    shape, block = volume.array.shape, np.maximum(MASK_MM // volume.spacing, 1).astype(int)
+    whole = tuple(slice(0, n) for n in shape)
     array = _block_means(volume.array, block)
     if array.min() == array.max():
-        return np.zeros(volume.array.shape, bool)
+        return Body(np.zeros(shape, bool), whole)
     if volume.unit == "HU":
-        mask, radius = array > -300, 6.0  # mm: the opening, thicker than a table's shell
+        level, radius = -300.0, 6.0  # mm: of the opening, thicker than a table's shell
+        mask = array > level
     else:
-        smooth = ndimage.median_filter(np.clip(array, 0, None), [3 if n > 4 else 1 for n in array.shape])
-        mask, radius = smooth > 0.1 * _bright_tissue(smooth), 3.0
-    reach = np.maximum(np.round(radius / (volume.spacing * block)), 0).astype(int)
+        width = [3 if n > 4 else 1 for n in array.shape]
+        smooth = ndimage.median_filter(np.clip(array, 0, None), width, mode="constant")  # beyond the scan lies air
+        level, radius = 0.1 * _bright_tissue(smooth), 3.0
+        mask = smooth > level
+    mask = _solid(mask, np.maximum(np.round(radius / (volume.spacing * block)), 0).astype(int))
+    near = _enlarged(ndimage.binary_dilation(mask, np.ones((3, 3, 3))), block, shape) & (volume.array > level)
+    least, box = BOX_MM2 / np.prod(volume.spacing) * volume.spacing, list(whole)  # voxels in a plane across each axis
+    for axis in range(3):
+        planes = np.flatnonzero(near.sum(axis=tuple({0, 1, 2} - {axis})) >= least[axis])
+        if len(planes):
+            box[axis] = slice(int(planes[0]), int(planes[-1]) + 1)
+    return Body(_enlarged(mask, block, shape), tuple(box))
+
+
+def body_mask(volume: Volume) -> np.ndarray:
+    """Return where the patient is, bool (I, J, K), as `find_body` does; all False for a blank volume."""
+    return find_body(volume).mask
+
+
+def _solid(mask: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """The mask opened by an ellipsoid of `reach` voxels (3,), without its small pieces, its axial holes filled."""
+    from scipy import ndimage
+
     offsets = np.indices(2 * reach + 1).reshape(3, -1).T - reach
     ball = ((offsets / np.maximum(reach, 1)) ** 2).sum(axis=1) <= 1.0
-    opened = ndimage.binary_opening(np.pad(mask, [(r, r) for r in reach], mode="edge"), ball.reshape(2 * reach + 1))
-    opened = opened[tuple(slice(r, r + n) for r, n in zip(reach, mask.shape, strict=True))]
+    opened = ndimage.binary_opening(mask, ball.reshape(2 * reach + 1))
     mask = opened if opened.any() else mask
     pieces, count = ndimage.label(mask)
     if count > 1:
@@ -100,9 +133,14 @@ def body_mask(volume: Volume) -> np.ndarray:
         mask = np.isin(pieces, np.flatnonzero(sizes >= sizes.max() / 4) + 1)
     for k in range(mask.shape[2]):
         mask[:, :, k] = ndimage.binary_fill_holes(mask[:, :, k])
+    return mask
+
+
+def _enlarged(mask: np.ndarray, block: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Each voxel of the mask as a block of voxels, cut to `shape`: the way back from `_block_means`."""
     for axis, n in enumerate(block):
         mask = mask.repeat(n, axis)
-    return mask[tuple(slice(n) for n in volume.array.shape)]
+    return mask[tuple(slice(n) for n in shape)]
 
 
 def _block_means(array: np.ndarray, block: np.ndarray) -> np.ndarray:
@@ -130,27 +168,21 @@ def _bright_tissue(smooth: np.ndarray) -> float:
     return bright
 
 
-def box_of(mask: np.ndarray) -> tuple[slice, slice, slice]:
-    """The smallest box (I, J, K) that holds everything that `mask`, a bool array that is not all False, marks."""
-    ends = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in range(3)]
-    return tuple(slice(int(first), int(last) + 1) for first, last in ends)
+def n4(volume: Volume, body: Body | None = None, profile: str = "full") -> Volume:
+    """Return an MR without its bias field (N4, Tustison 2010, by SimpleITK); the mean log field inside the body is 0.
 
-
-def n4(volume: Volume, mask: np.ndarray | None = None, profile: str = "full") -> Volume:
-    """Return an MR without its bias field (N4, Tustison 2010, by SimpleITK); the mean log field inside the mask is 0.
-
-    The field is a cubic B-spline with a knot each COIL_MM or less over the box around the mask; beyond it, the field of
+    The field is a cubic B-spline with a knot each COIL_MM or less over the box around the body; beyond it, the field of
     its border holds. It is fitted to a shrunk copy with about equal voxels, the longest side about 16 of them in quick, 24
-    in full, 48 in paper, and divided out at full resolution. `mask` (I, J, K) bool; the body where None. A volume without
-    a body is returned as it is.
+    in full, 48 in paper, and divided out at full resolution. `body`: as `find_body` finds it, which None does here. A
+    volume without a body is returned as it is.
     """
-    mask = body_mask(volume) if mask is None else mask
-    if not mask.any():
+    body = find_body(volume) if body is None else body
+    mask, box = body.mask, body.box
+    if not mask[box].any():
         return volume
     import SimpleITK as sitk
 
     size, iterations, blur = N4_PROFILES[profile]
-    box = box_of(mask)
     lift = max(0.0, -float(volume.array.min()))  # N4 takes logarithms
     image = to_sitk(volume.replace(array=volume.array[box].astype(np.float32) + lift))
     inside = to_sitk(volume.replace(array=mask[box].astype(np.uint8)))

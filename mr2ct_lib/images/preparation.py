@@ -12,7 +12,7 @@ import numpy as np
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images import intensity
-from mr2ct_lib.images.intensity import Window, body_mask, mr_scale
+from mr2ct_lib.images.intensity import Body, Window, find_body, mr_scale
 from mr2ct_lib.images.volumes import Volume, plane_axes, reslice, slices_of, volume_from_slices
 
 SAME_SPACING = 0.01  # voxels whose size differs by less from the wanted one are kept: interpolation would blur more
@@ -51,9 +51,9 @@ class Place:
 class Preparation:
     """How every scan of a source and a target domain becomes slices of one size, and back.
 
-    Field of view: `shape` pixels around the middle of the body, but never beyond the scan where the scan fills it.
-    A body that is larger gets several overlapping ones. Slices are `slice_spacing` apart; thicker ones stay as they
-    are. Training takes the middle `slab` slices (None: all). Outside the scan lies air: 0 for MR, -1000 HU for CT.
+    Field of view: `shape` pixels around the middle of the body, so that it does not matter how much air was scanned. A
+    body that is larger gets several overlapping ones. Slices are `slice_spacing` apart; thicker ones stay as they are.
+    Training takes the middle `slab` slices (None: all). Outside the scan lies air: 0 for MR, -1000 HU for CT.
     """
 
     plane: str  # "coronal", "axial" or "sagittal"
@@ -125,7 +125,7 @@ class Preparation:
 
     def _in_place(self, volume: Volume, domain: str) -> tuple[Volume, np.ndarray, Place]:
         """The scan without its bias field, its slices (n, h, w) in the scan's own values, and their place."""
-        body = body_mask(volume)
+        body = find_body(volume)
         scan = intensity.n4(volume, body, self.n4_profile) if self.n4[domain] else volume
         place = self._place(scan, body)
         raw = slices_of(reslice(scan, *place.grid), self.plane)
@@ -135,7 +135,7 @@ class Preparation:
             last = place.field_start + place.field[0][plane_axes(self.plane)[0]]
             values = raw[place.field_start : last, row : row + self.shape[0], column : column + self.shape[1]]
         elif method == "percentile":
-            values = scan.array[body] if body.any() else scan.array
+            values = scan.array[body.mask] if body.mask.any() else scan.array
         if method:
             offset, scale = mr_scale(values, method)
             place = replace(place, offset=offset, scale=scale)
@@ -145,8 +145,8 @@ class Preparation:
         values = (raw - place.offset) / place.scale
         return np.ascontiguousarray(self.windows[domain].to_network(values), dtype=np.float32)
 
-    def _place(self, scan: Volume, body: np.ndarray) -> Place:
-        """Where the slices of a scan lie whose body is `body` (I, J, K) bool. Scale and offset are left open."""
+    def _place(self, scan: Volume, body: Body) -> Place:
+        """Where the slices of a scan lie whose body is `body`. Scale and offset are left open."""
         number, row, column, reverse = plane_axes(self.plane)
         wanted = np.empty(3)
         wanted[[number, row, column]] = self.slice_spacing, self.pixel, self.pixel
@@ -155,15 +155,14 @@ class Preparation:
         step[np.abs(step - 1) < SAME_SPACING] = 1.0
         size, before, after, first = np.zeros(3, int), np.zeros(3, int), np.zeros(3, int), np.zeros(3)
         for axis, length in enumerate(scan.array.shape):
-            inside = np.flatnonzero(body.any(axis=tuple({0, 1, 2} - {axis})))
-            middle = (inside[0], inside[-1] + 1) if len(inside) else (0, length)
+            ends = body.box[axis].start, body.box[axis].stop
             if axis == number:
                 size[axis] = _slab(self.slab, length / step[axis])
-                covered = (0, length)
+                covered = 0, length
             else:
                 size[axis] = self.shape[0] if axis == row else self.shape[1]
-                covered = middle
-            first[axis], before[axis], after[axis] = _along(length, step[axis], size[axis], middle, covered)
+                covered = ends
+            first[axis], before[axis], after[axis] = _along(step[axis], size[axis], ends, covered)
         whole, origin = before + size + after, first - before * step
         affine = scan.affine @ _move(step, origin)
         starts = {}
@@ -212,15 +211,14 @@ def _slab(slab: int | None, room: float) -> int:
     return max(1, slab - 2 * max(0, int(np.ceil((slab - room - 0.5) / 2))))
 
 
-def _along(length: int, step: float, size: int, middle: tuple[int, int], covered: tuple[int, int]) -> tuple[float, int, int]:
+def _along(step: float, size: int, body: tuple[int, int], covered: tuple[int, int]) -> tuple[float, int, int]:
     """Along one axis: the scan's voxel index of the first of `size` steps, and how many steps lie before and after them.
 
-    The steps lie around the middle of `middle` (first voxel, last + 1), but not beyond the scan where it fills them;
-    those before and after them reach to the ends of `covered`.
+    The steps lie around the middle of the body (first voxel, last + 1); those before and after them reach to the ends of
+    `covered`.
     """
     reach = size * step
-    low, high = sorted((reach / 2, length - reach / 2))
-    begin = min(max(sum(middle) / 2, low), high) - reach / 2  # edge of the first step, in voxels from the scan's edge
+    begin = (sum(body) - reach) / 2  # edge of the first step, in voxels from the scan's edge
     if step == 1:
         begin = np.floor(begin + 0.5)
     before = max(0, round((begin - covered[0]) / step))

@@ -15,6 +15,7 @@ import pytest
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.folders import read_cohort
+from mr2ct_lib.images.prepare import prepare
 from mr2ct_lib.images.volumes import Volume, read_volume, write_volume
 from mr2ct_lib.patients import cohort, scanner
 from mr2ct_lib.patients.cohort import make_cohort
@@ -388,8 +389,8 @@ def test_mixed_domain_is_refused(tmp_path, spheres):
     made = make_cohort("hip", tmp_path / "a", 1, seed=1, workers=1)
     folder = own_folder(made, tmp_path)
     shutil.copy(made.target["t0001"], folder / "source" / "x.nii.gz")
-    with pytest.raises(InputError, match=r"x\.nii\.gz"):
-        read_cohort(folder)
+    with pytest.raises(InputError, match=r"x\.nii\.gz: looks like CT.*expected MR, as the other source scans"):
+        prepare(folder, tmp_path / "prepared", progress=False)
 
 
 def test_empty_and_missing_cohorts_are_refused(tmp_path, spheres):

@@ -252,7 +252,7 @@ def test_a_patient_whose_scan_shows_nothing_is_left_out_and_named(tmp_path, caps
     assert "t0001" in capsys.readouterr().out
 
 
-def test_blank_slices_are_dropped(tmp_path):
+def test_blank_slices_are_dropped(tmp_path, capsys):
     cohort = make_cohort(tmp_path / "c")
     scan = read_volume(cohort / "source" / "s0001.nii.gz")
     scan.array[:, 0] = 0
@@ -260,7 +260,10 @@ def test_blank_slices_are_dropped(tmp_path):
     slices = PreparedSlices(prepare(cohort, tmp_path / "p", progress=False))
     assert len(slices.source) == len(slices.labels_source) == 11
     assert slices.patients("source") == [("s0001", slice(0, 5)), ("s0002", slice(5, 11))]
-    assert slices.meta["patients"]["source"][0]["slices"] == [1, 2, 3, 4, 5]
+    row = slices.meta["patients"]["source"][0]
+    places = [np.array(row["affine"]) @ [0, number, 0, 1] for number in row["slices"]]
+    np.testing.assert_allclose(places, [scan.affine @ [0, number, 0, 1] for number in range(1, 6)])
+    assert "source: 1 slices that show nothing are dropped" in capsys.readouterr().err
 
 
 def test_real_unpaired_folders_of_unlike_grids(real_data, tmp_path):
@@ -277,3 +280,72 @@ def test_real_unpaired_folders_of_unlike_grids(real_data, tmp_path):
     assert abs(np.median(hu[hu > -200]) - np.median(scan.array[scan.array > -200])) < 5
     middle = np.argwhere(hu > -200)[:, 1:].mean(axis=0)
     np.testing.assert_allclose(middle, [45.5, 59.5], atol=4)  # the body lies in the middle of the slices
+
+
+def test_prepare_says_which_modality_it_took_and_what_the_windows_cut(tmp_path, capsys):
+    prepare(make_cohort(tmp_path / "c"), tmp_path / "p", progress=False)
+    said = capsys.readouterr().err
+    assert "source: MR, s0001.nii.gz: its values" in said and "target: CT, t0001.nii.gz: it is in HU" in said
+    assert "source: 0.5% of the body lies beyond the window of 0 to 100 %" in said
+
+
+def test_a_given_modality_is_believed(tmp_path, capsys):
+    cohort = make_cohort(tmp_path / "c", "head")
+    for path in (cohort / "source").iterdir():
+        scan = read_volume(path)
+        write_volume(scan.replace(array=scan.array - 400), path)  # an MR that lost its mean reaches down to -300
+    with pytest.raises(InputError, match="holds CT .*name the modality if it is MR"):
+        prepare(cohort, tmp_path / "p", plane="coronal", progress=False)
+    with pytest.raises(InputError, match="source_modality: 'PET'; expected one of CT, MR"):
+        prepare(cohort, tmp_path / "p", plane="coronal", source_modality="PET", progress=False)
+    prepare(cohort, tmp_path / "p", plane="coronal", source_modality="MR", progress=False)
+    assert "source: MR, as given" in capsys.readouterr().err
+
+
+def test_a_window_that_cuts_nearly_everything_is_refused(tmp_path):
+    cohort = make_cohort(tmp_path / "c")
+    with pytest.raises(InputError, match="target_window: 100.0% of the body lies beyond the window of 2000 to 3000 HU"):
+        prepare(cohort, tmp_path / "p", target_window=Window(2000, 3000, "HU"), progress=False)
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("change", [lambda x: (x - x.mean()) / x.std(), lambda x: x - 50.0])
+def test_an_mr_below_zero_gives_the_slices_of_the_mr_that_it_was(tmp_path, capsys, change):
+    """But for the gain, which does not matter: z-scored, or without its offset; never half of it black."""
+    cohorts = make_cohort(tmp_path / "a"), make_cohort(tmp_path / "b")
+    for cohort, function in zip(cohorts, (lambda x: x, change), strict=True):
+        for path in (cohort / "source").iterdir():
+            scan = read_volume(path)
+            values = np.where(scan.array > 300, scan.array, 0)
+            write_volume(scan.replace(array=function(values).astype(np.float32)), path)
+    before, after = (PreparedSlices(prepare(one, one / "p", n4=False, progress=False)) for one in cohorts)
+    np.testing.assert_allclose(before.source, after.source, atol=1e-3)
+    assert "source: 2 scans reach below zero" in capsys.readouterr().err
+
+
+def offset_ct(cohort):
+    """The cohort with HU + 1024 in its target scans: air at 24, tissue around 1064, a bit of bone."""
+    for path in (cohort / "target").iterdir():
+        scan = read_volume(path)
+        values = scan.array + 1024
+        values[12, 12, 10:14] = 1600
+        write_volume(scan.replace(array=np.round(values), unit="a.u."), path)
+    return cohort
+
+
+def test_ct_with_an_offset_of_1024_is_recognised(tmp_path):
+    cohort = offset_ct(make_cohort(tmp_path / "c"))
+    for window in (None, CT_WINDOW):
+        with pytest.raises(InputError, match="t0001.nii.gz: looks like CT stored with an offset of 1024"):
+            prepare(cohort, tmp_path / "p", target_window=window, progress=False)
+
+
+def test_labels_on_another_grid_are_refused(tmp_path):
+    cohort = make_cohort(tmp_path / "c")
+    labels = read_volume(cohort / "labels" / "t0001.nii.gz", "label")
+    for affine in (np.eye(4), labels.affine @ move(3, 0, 0)):
+        write_volume(labels.replace(affine=affine), cohort / "labels" / "t0001.nii.gz")
+        with pytest.raises(InputError, match="t0001.nii.gz: lies on another grid .*24 x 24 x 24 voxels.* than its target scan"):
+            prepare(cohort, tmp_path / "p", progress=False)
+    write_volume(labels.replace(affine=labels.affine + 1e-3), cohort / "labels" / "t0001.nii.gz")
+    prepare(cohort, tmp_path / "p", progress=False)  # a header that was rounded

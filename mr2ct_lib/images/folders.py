@@ -1,23 +1,27 @@
 """Folders of scans: cohorts of virtual patients, and a user's own scans in the same form.
 
-On disk: source/<id>.nii.gz, target/<id>.nii.gz, labels/<id>.nii.gz and cohort.json. A user's own folder needs source/ and target/ only.
+On disk: source/<id>.nii.gz, target/<id>.nii.gz, labels/<id>.nii.gz and cohort.json. A user's own folder needs only source/
+and target/.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mr2ct_lib.files import InputError, read_json
 from mr2ct_lib.images.volumes import Volume, read_volume
 
 FORMAT = 1
 SCANS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
-NOT_SCANS = ("_labels", "_label", "_seg", "_segmentation", "_mask")  # ends of the names of label maps among a user's scans
+NOT_SCANS = ("_labels", "_label", "_seg", "_segmentation", "_mask")  # how names of label maps among the scans end
+MODALITIES = ("CT", "MR")
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Patients on disk: `source`, `target`, `labels` map a patient's id to its file; `meta` is the content of cohort.json."""
+    """Patients on disk: `source`, `target`, `labels` map a patient's id to its file; `meta` is what cohort.json holds."""
 
     folder: Path
     meta: dict[str, Any]
@@ -38,31 +42,75 @@ def scans_in(folder: Path) -> dict[str, Path]:
     """id -> scan file or DICOM folder, in the order of their names; hidden files are left alone."""
     if not folder.is_dir():
         return {}
-    found = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and (p.is_dir() or p.name.lower().endswith(SCANS))]
-    scans = {_stem(path): path for path in found}
-    if len(scans) < len(found):
-        raise InputError(f"{folder}: two scans have the same name; expected a name for each patient. Rename or remove one")
+    visible = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    paths = [path for path in visible if path.is_dir() or path.name.lower().endswith(SCANS)]
+    scans = {_stem(path): path for path in paths}
+    if len(scans) < len(paths):
+        raise InputError(f"{folder}: two scans have the same name; expected a name per patient. Rename or remove one")
     return {id_: path for id_, path in scans.items() if not id_.lower().endswith(NOT_SCANS)}
 
 
 def guess_modality(volume: Volume) -> str:
-    """Return "CT" when the values look like Hounsfield units (known unit, or air far below 0), else "MR".
+    """Return "CT" or "MR" by unit and values (see `modality_and_reason`). Raises InputError for CT that is not in HU.
 
     >>> guess_modality(Volume(np.array([[[-1000.0, 40.0]]]), np.eye(4)))
     'CT'
     """
-    return "CT" if volume.unit == "HU" or float(volume.array.min()) <= -200 else "MR"
+    return modality_and_reason(volume)[0]
 
 
-def read_cohort(folder: str | Path) -> Cohort:
-    """Read a cohort that make_cohort wrote, or a user's own folder with source/ and target/ (NIfTI, MetaImage or DICOM folders).
+def modality_and_reason(volume: Volume) -> tuple[str, str]:
+    """Return "CT" or "MR", and why. CT: in HU, or one voxel in 200 is at most -100, as air and fat are.
+
+    Raises InputError when the values look like CT that was stored with an offset of 1024.
+    """
+    if is_offset_ct(volume):
+        raise InputError(
+            f"looks like CT stored with an offset of 1024 (values {volume.array.min():g} to {volume.array.max():g}, air "
+            "near 0, soft tissue near 1060); expected Hounsfield units. Subtract 1024, or name the modality if it is MR"
+        )
+    if volume.unit == "HU":
+        return "CT", "it is in HU"
+    low, high = np.percentile(_sample(volume), (0.5, 99.5))
+    if low <= -100:
+        return "CT", f"its values, {low:.4g} to {high:.4g}, reach down to air or fat in HU"
+    return "MR", f"its values, {low:.4g} to {high:.4g}, do not reach down to air or fat in HU"
+
+
+def is_offset_ct(volume: Volume) -> bool:
+    """Return whether the values look like HU + 1024: whole numbers from 0, much air, most of the rest soft tissue."""
+    values = _sample(volume)
+    if values.min() < 0 or not 1200 <= values.max() <= 8191 or (values != np.round(values)).any():
+        return False
+    tissue = values[values > 300]
+    return (values < 150).mean() > 0.05 and ((tissue > 874) & (tissue < 1174)).mean() > 0.5
+
+
+def _sample(volume: Volume) -> np.ndarray:
+    """At most about a million of the voxels, evenly spread."""
+    return volume.array.ravel()[:: max(1, volume.array.size // 1_000_000)]
+
+
+def read_cohort(
+    folder: str | Path, source_modality: str | None = None, target_modality: str | None = None
+) -> Cohort:
+    """Read a cohort that make_cohort wrote, or a user's own folder with source/ and target/.
 
     A user's folder counts as unpaired unless its cohort.json says {"paired": true}; then equal names are the same patient.
     Label maps among a user's scans (names that end in _labels, _label, _seg, _segmentation or _mask) are passed over.
-    labels/ and names.json are optional. Modality and unit are guessed from the values.
+    labels/ and names.json are optional.
 
-    Raises InputError for a missing, empty or unfinished cohort, for CT offered as source, and for domains of mixed kinds.
+    Args:
+        folder: scans are NIfTI, MetaImage or NRRD files, or DICOM folders.
+        source_modality, target_modality: "CT" or "MR" of a user's scans; default: what the first scan looks like. `meta`
+            says under "domains" which it is and why.
+
+    Raises InputError for a missing, empty or unfinished cohort, and for CT offered as source.
     """
+    given = {"source": source_modality, "target": target_modality}
+    for domain, kind in given.items():
+        if kind not in (None, *MODALITIES):
+            raise InputError(f"{domain}_modality: {kind!r}; expected one of {', '.join(MODALITIES)}. Choose one of them")
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: does not exist; expected a cohort's folder. Check the path")
@@ -71,53 +119,77 @@ def read_cohort(folder: str | Path) -> Cohort:
     if not isinstance(meta, dict):
         raise InputError(f"{index}: holds no JSON object; expected what `mr2ct cohort` writes. Make the cohort again")
     if meta.get("complete") is False:
-        raise InputError(f"{folder}: is unfinished; expected a whole cohort. Start the same `mr2ct cohort` command again to finish it")
+        raise InputError(
+            f"{folder}: is unfinished; expected a whole cohort. Start the same `mr2ct cohort` command again to finish it"
+        )
     source, target, labels = (scans_in(folder / kind) for kind in ("source", "target", "labels"))
+    scans = {"source": source, "target": target}
     own = "settings" not in meta
     if not own:
-        people = meta["patients"]
-        source, target, labels = ({id_: paths[id_] for id_ in people if id_ in paths} for paths in (source, target, labels))
-        for domain, paths in (("source", source), ("target", target)):
-            absent = [id_ for id_, entry in people.items() if domain in entry["domains"] and id_ not in paths]
-            if absent:
-                raise InputError(f"{folder / domain}: {absent[0]} is missing; expected what cohort.json lists. Make the cohort again")
-    for domain, paths in (("source", source), ("target", target)):
+        scans = {domain: _listed(folder / domain, domain, meta["patients"], paths) for domain, paths in scans.items()}
+        labels = {id_: labels[id_] for id_ in meta["patients"] if id_ in labels}
+    for domain, paths in scans.items():
         if not paths:
-            raise InputError(f"{folder / domain}: holds no scans; expected at least one NIfTI file. Put the {domain} scans there")
-    kinds = {}
-    for domain, paths in (("source", source), ("target", target)):
-        for path in list(paths.values())[: None if own else 1]:
-            kind = guess_modality(read_volume(path))
-            if kinds.setdefault(domain, kind) != kind:
-                raise InputError(f"{path}: looks like {kind}, the other {domain} scans {kinds[domain]}; expected one modality a domain")
-    if kinds["source"] == "CT":
-        swapped = kinds["target"] == "MR"
+            raise InputError(
+                f"{folder / domain}: holds no scans; expected at least one NIfTI file. Put the {domain} scans there"
+            )
+    kinds = {domain: (given[domain], "as given") if given[domain] else _look(paths) for domain, paths in scans.items()}
+    if kinds["source"][0] == "CT":
+        swapped = kinds["target"][0] == "MR"
         raise InputError(
-            f"{folder / 'source'}: holds CT" + (" and target/ holds MR" if swapped else "") + "; expected MR as source. "
-            + ("Exchange the two folders" if swapped else "Put the MR scans there")
+            f"{folder / 'source'}: holds CT ({kinds['source'][1]})" + (" and target/ holds MR" if swapped else "")
+            + "; expected MR as source. " + ("Exchange the two folders" if swapped else "Put the MR scans there")
+            + ", or name the modality if it is MR"
         )  # fmt: skip
-    if not own and kinds["target"] != meta["domains"]["target"]["modality"]:
-        raise InputError(
-            f"{folder / 'target'}: looks like {kinds['target']}; expected {meta['domains']['target']['modality']}. Make the cohort again"
-        )
     if own:
-        meta = _own_meta(folder, meta, source, target, kinds)
-    return Cohort(folder, meta, source, target, labels)
+        meta = _own_meta(folder, meta, scans, kinds)
+    elif kinds["target"][0] != meta["domains"]["target"]["modality"]:
+        raise InputError(
+            f"{folder / 'target'}: looks like {kinds['target'][0]}; expected "
+            f"{meta['domains']['target']['modality']}. Make the cohort again"
+        )
+    return Cohort(folder, meta, scans["source"], scans["target"], labels)
 
 
-def _own_meta(folder: Path, meta: dict[str, Any], source, target, kinds) -> dict[str, Any]:
+def _listed(folder: Path, domain: str, people: dict[str, Any], paths: dict[str, Path]) -> dict[str, Path]:
+    """The scans of a domain in the order of cohort.json. Raises InputError when one is missing."""
+    absent = [id_ for id_, entry in people.items() if domain in entry["domains"] and id_ not in paths]
+    if absent:
+        raise InputError(f"{folder}: {absent[0]} is missing; expected what cohort.json lists. Make the cohort again")
+    return {id_: paths[id_] for id_ in people if id_ in paths}
+
+
+def _look(paths: dict[str, Path]) -> tuple[str, str]:
+    """The modality that the first scan looks like, and why."""
+    path = next(iter(paths.values()))
+    try:
+        kind, why = modality_and_reason(read_volume(path))
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
+    return kind, f"{path.name}: {why}"
+
+
+def _own_meta(
+    folder: Path, meta: dict[str, Any], scans: dict[str, dict[str, Path]], kinds: dict[str, tuple[str, str]]
+) -> dict[str, Any]:
     """cohort.json of a user's own folder, as far as it can be known."""
-    if meta.get("paired") and set(source) != set(target):
-        lone = sorted(set(source) ^ set(target))[0]
-        raise InputError(f"{folder}: {lone} lies in one domain only; expected the same names in source/ and target/ of a paired cohort")
+    lone = sorted(set(scans["source"]) ^ set(scans["target"]))
+    if meta.get("paired") and lone:
+        raise InputError(
+            f"{folder}: {lone[0]} lies in one domain only; expected the same names in source/ and target/ of a paired "
+            "cohort. Add or remove it"
+        )
     people: dict[str, Any] = {}
-    for domain, paths in (("source", source), ("target", target)):
+    for domain, paths in scans.items():
         for id_ in paths:
             people.setdefault(id_, {"seed": None, "domains": [], "landmarks": {}})["domains"].append(domain)
     names = read_json(folder / "names.json") if (folder / "names.json").exists() else {}
-    domains = {domain: {"modality": kind, "name": kind, "unit": "HU" if kind == "CT" else "a.u."} for domain, kind in kinds.items()}
+    domains = {
+        domain: {"modality": kind, "name": kind, "unit": "HU" if kind == "CT" else "a.u.", "why": why}
+        for domain, (kind, why) in kinds.items()
+    }
     default = {
         "format": FORMAT, "anatomy": "own", "profile": None, "seed": None, "paired": False, "distort_target": False,
         "domains": domains, "physics": {}, "label_names": names, "patients": people, "versions": {},
     }  # fmt: skip
-    return default | meta
+    return default | meta | {"domains": domains}

@@ -80,6 +80,16 @@ class Body:
     box: tuple[slice, slice, slice]
 
 
+def without_negative(volume: Volume) -> Volume:
+    """Return an MR whose air is 0: one that was z-scored, or lost its mean, is shifted by its 0.5th percentile.
+
+    A few values below zero, as of interpolation, stay.
+    """
+    values = volume.array.ravel()[:: max(1, volume.array.size // 1_000_000)]
+    low, high = np.percentile(values, (0.5, 99.5))
+    return volume if low >= -0.02 * high else volume.replace(array=volume.array - np.float32(low))
+
+
 def find_body(volume: Volume) -> Body:
     """Find the patient, however much air was scanned around.
 

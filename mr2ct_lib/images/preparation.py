@@ -12,12 +12,13 @@ import numpy as np
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images import intensity
-from mr2ct_lib.images.intensity import Body, Window, find_body, mr_scale
+from mr2ct_lib.images.intensity import Body, Window, find_body, mr_scale, without_negative
 from mr2ct_lib.images.volumes import Volume, plane_axes, reslice, slices_of, volume_from_slices
 
 SAME_SPACING = 0.01  # voxels whose size differs by less from the wanted one are kept: interpolation would blur more
 STRIDE = 0.75  # of a field of view: where the body needs several, neighbours overlap by at least a quarter
 BLANK = 0.1  # a slice is blank when the middle 98 % of its pixels, in [-1, 1], differ by less
+CUT_AT_MOST = 0.95  # of the body beyond the window: more, and the networks see black or white
 NORMALISATION = {"HU": None, "%": "percentile", "SD": "zscore"}  # what gives a scan the unit of its window
 Grid = tuple[tuple[int, int, int], np.ndarray]  # shape (I, J, K) and affine (4, 4)
 
@@ -40,6 +41,8 @@ class Place:
     field_start: int  # number of its first slice in the slices of `grid`
     offset: float = 0.0
     scale: float = 1.0
+    cut: float = 0.0  # share of the body's values beyond the window, which the networks see as its ends
+    shifted: bool = False  # the MR reached below zero and was shifted
 
     @property
     def numbers(self) -> np.ndarray:
@@ -118,28 +121,33 @@ class Preparation:
             result = reslice(Volume(array, affine, unit), volume.array.shape, volume.affine, fill=fill).array
         return volume.replace(array=result, unit=unit)
 
-    def on_grid(self, volume: Volume, domain: str, grid: Grid) -> np.ndarray:
-        """A scan of `domain` as slices (n, h, w) in [-1, 1] on the grid of another scan of the same patient."""
+    def on_grid(self, volume: Volume, domain: str, grid: Grid) -> tuple[np.ndarray, Place]:
+        """A scan of `domain` as slices (n, h, w) in [-1, 1] on the grid of another scan of the same patient.
+
+        Returns them and the scan's own place.
+        """
         scan, _, place = self._in_place(volume, domain)
-        return self._to_network(slices_of(reslice(scan, *grid), self.plane), place, domain)
+        return self._to_network(slices_of(reslice(scan, *grid), self.plane), place, domain), place
 
     def _in_place(self, volume: Volume, domain: str) -> tuple[Volume, np.ndarray, Place]:
         """The scan without its bias field, its slices (n, h, w) in the scan's own values, and their place."""
-        body = find_body(volume)
-        scan = intensity.n4(volume, body, self.n4_profile) if self.n4[domain] else volume
+        method, window = self.normalisation[domain], self.windows[domain]
+        lifted = without_negative(volume) if method else volume
+        body = find_body(lifted)
+        scan = intensity.n4(lifted, body, self.n4_profile) if self.n4[domain] else lifted
         place = self._place(scan, body)
         raw = slices_of(reslice(scan, *place.grid), self.plane)
-        method = self.normalisation[domain]
-        if method == "zscore":  # over the field of view of training, however much air was scanned around it
+        values, offset, scale = scan.array[body.mask] if body.mask.any() else scan.array, 0.0, 1.0
+        if method == "percentile":
+            offset, scale = mr_scale(values, method)
+        elif method == "zscore":  # over the field of view of training, however much air was scanned around it
             _, row, column = place.origins[0]
             last = place.field_start + place.field[0][plane_axes(self.plane)[0]]
-            values = raw[place.field_start : last, row : row + self.shape[0], column : column + self.shape[1]]
-        elif method == "percentile":
-            values = scan.array[body.mask] if body.mask.any() else scan.array
-        if method:
-            offset, scale = mr_scale(values, method)
-            place = replace(place, offset=offset, scale=scale)
-        return scan, raw, place
+            field_of_view = raw[place.field_start : last, row : row + self.shape[0], column : column + self.shape[1]]
+            offset, scale = mr_scale(field_of_view, method)
+        low, high = window.low * scale + offset, window.high * scale + offset
+        cut = float(((values < low) | (values > high)).mean())
+        return scan, raw, replace(place, offset=offset, scale=scale, cut=cut, shifted=lifted is not volume)
 
     def _to_network(self, raw: np.ndarray, place: Place, domain: str) -> np.ndarray:
         values = (raw - place.offset) / place.scale
@@ -196,6 +204,15 @@ class Preparation:
                 result[here] = np.where(share < 1, result[here] + share * (values - result[here]), values)
                 weights[here] += weight
         return result
+
+
+def check_window(cut: float, window: Window, what: str) -> None:
+    """Raise InputError when a window cuts nearly all of the body. cut: share of the body's values beyond it, 0 to 1."""
+    if cut > CUT_AT_MOST:
+        raise InputError(
+            f"{what}: {cut:.1%} of the body lies beyond the window of {window.low:g} to {window.high:g} {window.unit}; "
+            f"expected at most {CUT_AT_MOST:.0%}. Choose a window that holds the values of tissue"
+        )
 
 
 def blank(slices: np.ndarray) -> np.ndarray:

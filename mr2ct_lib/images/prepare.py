@@ -1,6 +1,7 @@
 """From a cohort to prepared slices on disk: one `Preparation` for all scans, then each patient's arrays."""
 
 import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -11,10 +12,10 @@ from tqdm.auto import tqdm
 
 from mr2ct_lib import cores
 from mr2ct_lib.files import InputError, atomic, write_json
-from mr2ct_lib.images.folders import Cohort, read_cohort
+from mr2ct_lib.images.folders import Cohort, modality_and_reason, read_cohort
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, N4_PROFILES, WHOLE_BODY_WINDOW, ZSCORE_WINDOW, Window
-from mr2ct_lib.images.preparation import Preparation, blank
-from mr2ct_lib.images.volumes import Volume, plane_axes, read_grid, read_volume, reslice, slices_of
+from mr2ct_lib.images.preparation import Preparation, blank, check_window
+from mr2ct_lib.images.volumes import Volume, check_same_grid, plane_axes, read_grid, read_volume, reslice, slices_of
 
 FORMAT = 2  # of prepared.json
 ARRAYS = (
@@ -30,6 +31,7 @@ class _Job:
 
     id: str
     scans: dict[str, Path] = field(default_factory=dict)
+    modality: dict[str, str] = field(default_factory=dict)  # by domain, what the scans must look like; a given one is believed
     labels: dict[str, Path] = field(default_factory=dict)
     truths: dict[str, Path] = field(default_factory=dict)
 
@@ -43,6 +45,8 @@ def prepare(
     n4: bool | None = None,
     source_window: Window | None = None,
     target_window: Window | None = None,
+    source_modality: str | None = None,
+    target_modality: str | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -53,7 +57,8 @@ def prepare(
     covers the source, and truth_source_to_target and truth_target_to_source follow where the cohort holds them.
 
     Every scan goes through `Preparation.to_slices`, as it does in `synthesize`. The target of a pair is resliced to the
-    grid of its source. Blank slices are dropped.
+    grid of its source. Slices that show nothing are dropped. What is found out about the scans, cut or dropped is said
+    on stderr.
 
     Args:
         cohort_folder: as `read_cohort` takes it.
@@ -65,6 +70,7 @@ def prepare(
         n4: whether the bias field of MR is removed. Default: yes, except for heads.
         source_window, target_window: what the networks see. Default: CT [-150, 350] HU for hips and abdomens,
             [-1024, 1500] HU for a user's own scans; MR [0, 100] % of its bright tissue; heads [-1, 6] SD.
+        source_modality, target_modality: "CT" or "MR" of a user's scans; default: what they look like.
         workers: processes; default: one per core.
         progress: a bar, shown at a terminal only.
 
@@ -77,18 +83,21 @@ def prepare(
     out = Path(out)
     if out.exists() and not (out / "prepared.json").exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: holds other things; expected a new folder or prepared slices. Choose another name")
-    cohort = read_cohort(cohort_folder)
+    cohort = read_cohort(cohort_folder, source_modality, target_modality)
+    for domain, entry in cohort.meta["domains"].items():
+        _say(f"{domain}: {entry['modality']}, {entry.get('why', 'as cohort.json says')}")
     preparation = _plan(cohort, plane, size, profile, n4, {"source": source_window, "target": target_window})
-    jobs = _jobs(cohort)
+    jobs = _jobs(cohort, {"source": source_modality, "target": target_modality})
     with atomic(out) as temporary:
         parts = temporary / "parts"
         parts.mkdir(parents=True)
         rows = _run(jobs, preparation, parts, workers, progress)
-        kept = [number for number, row in enumerate(rows) if row]
+        _report(rows, preparation)
+        kept = [number for number, row in enumerate(rows) if all(part["count"] for part in row.values())]
         for name in ARRAYS:
             _join([parts / f"{number}_{name}.npy" for number in kept], temporary / f"{name}.npy")
         parts.rmdir()
-        left_out = [job.id for job, row in zip(jobs, rows, strict=True) if not row]
+        left_out = [job.id for number, job in enumerate(jobs) if number not in kept]
         if left_out:
             print(f"left out, blank in the field of view: {', '.join(left_out)}")
         provenance = {key: cohort.meta.get(key) for key in ("profile", "seed", "distort_target", "domains", "versions")}
@@ -164,8 +173,27 @@ def _window(given: Window | None, modality: str, anatomy: str | None, domain: st
     return given or default
 
 
-def _jobs(cohort: Cohort) -> list[_Job]:
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _report(rows: list[dict[str, dict]], preparation: Preparation) -> None:
+    """Say what the windows cut and what was dropped or shifted. Raises InputError when a window cuts nearly all."""
+    for domain, window in preparation.windows.items():
+        found = [row[domain] for row in rows if domain in row]
+        cut = float(np.mean([row["cut"] for row in found]))
+        _say(f"{domain}: {cut:.1%} of the body lies beyond the window of {window.low:g} to {window.high:g} {window.unit}")
+        check_window(cut, window, f"{domain}_window")
+        dropped, shifted = sum(row["dropped"] for row in found), sum(row["shifted"] for row in found)
+        if dropped:
+            _say(f"{domain}: {dropped} slices that show nothing are dropped")
+        if shifted:
+            _say(f"{domain}: {shifted} scans reach below zero; their values are shifted so that their air is 0")
+
+
+def _jobs(cohort: Cohort, believed: dict[str, str | None]) -> list[_Job]:
     """One job for each patient of a paired cohort, and for each scan of an unpaired one."""
+    modality = {domain: how["modality"] for domain, how in cohort.meta["domains"].items() if not believed[domain]}
 
     def beside(kind: str, id_: str) -> dict[str, Path]:
         path = cohort.folder / kind / f"{id_}.nii.gz"
@@ -180,12 +208,15 @@ def _jobs(cohort: Cohort) -> list[_Job]:
             labels = dict.fromkeys(("labels_source", "labels_target"), cohort.labels[id_]) if id_ in cohort.labels else {}
             labels |= beside("labels_target", id_) if labels else {}
             truths = beside("truth_source_to_target", id_) | beside("truth_target_to_source", id_)
-            jobs.append(_Job(id_, {"source": path, "target": cohort.target[id_]}, labels, truths))
+            both = {"source": path, "target": cohort.target[id_]}
+            jobs.append(_Job(id_, both, modality, labels, truths))
         groups = [jobs]
     else:
         groups = [
             [
-                _Job(id_, {domain: path}, {f"labels_{domain}": cohort.labels[id_]} if id_ in cohort.labels else {})
+                _Job(
+                    id_, {domain: path}, modality, {f"labels_{domain}": cohort.labels[id_]} if id_ in cohort.labels else {}
+                )
                 for id_, path in paths.items()
             ]
             for domain, paths in scans.items()
@@ -217,33 +248,56 @@ def _run(
 
 
 def _prepare_patient(number: int, job: _Job, preparation: Preparation, parts: Path) -> dict[str, dict]:
-    """Write one patient's arrays as parts/<number>_<name>.npy and return the domains' rows of prepared.json: {} if blank."""
-    first, *others = job.scans.items()
-    scan = _read(first[1], first[0], preparation)
-    slices, place = preparation.to_slices(scan, first[0])
-    arrays, grid, numbers = {first[0]: slices[place.training]}, place.field, place.numbers
-    for domain, path in others:
-        scan = _read(path, domain, preparation)
-        arrays[domain] = preparation.on_grid(scan, domain, grid)[numbers]
-        everywhere = Volume(np.ones(scan.array.shape, np.uint8), scan.affine, "label")
+    """Write one patient's arrays as parts/<number>_<name>.npy; return the rows of prepared.json by domain."""
+    scans = {domain: _read(path, domain, preparation, job.modality) for domain, path in job.scans.items()}
+    first, *others = scans
+    slices, place = preparation.to_slices(scans[first], first)
+    arrays, places, grid, numbers = {first: slices[place.training]}, {first: place}, place.field, place.numbers
+    for domain in others:
+        stack, places[domain] = preparation.on_grid(scans[domain], domain, grid)
+        arrays[domain] = stack[numbers]
+        everywhere = Volume(np.ones(scans[domain].array.shape, np.uint8), scans[domain].affine, "label")
         arrays["valid"] = slices_of(reslice(everywhere, *grid), preparation.plane)[numbers].astype(bool)
-    shown = np.logical_and.reduce([~blank(arrays[domain]) for domain in job.scans])
-    if not shown.any():
-        return {}
+    shown = np.logical_and.reduce([~blank(arrays[domain]) for domain in scans])
     for name, path in job.truths.items():
         domain = name.split("_")[-1]
-        arrays[name] = preparation.on_grid(_read(path, domain, preparation), domain, grid)[numbers]
+        arrays[name] = preparation.on_grid(_read(path, domain, preparation, job.modality), domain, grid)[0][numbers]
     for name, path in job.labels.items():
-        labels = slices_of(reslice(read_volume(path, "label"), *grid), preparation.plane)[numbers]
-        arrays[name] = labels.astype(np.uint8 if labels.max() < 256 else np.int16)
-    for name, array in arrays.items():
-        np.save(parts / f"{number}_{name}.npy", array[shown])
-    row = {"count": int(shown.sum()), "slices": numbers[shown].tolist(), "shape": list(grid[0]), "affine": grid[1].tolist()}
-    return dict.fromkeys(job.scans, row)
+        labels = _labels(path, name, scans)
+        stack = slices_of(reslice(labels, *grid), preparation.plane)[numbers]
+        arrays[name] = stack.astype(np.uint8 if labels.array.max() < 256 else np.int16)
+    if shown.any():
+        for name, array in arrays.items():
+            np.save(parts / f"{number}_{name}.npy", array[shown])
+    count = int(shown.sum())
+    where = {"slices": numbers[shown].tolist(), "shape": list(grid[0]), "affine": grid[1].tolist()}
+    how = {"count": count, "dropped": grid[0][plane_axes(preparation.plane)[0]] - count, **where}
+    return {domain: how | {"cut": one.cut, "shifted": one.shifted} for domain, one in places.items()}
 
 
-def _read(path: Path, domain: str, preparation: Preparation) -> Volume:
-    return read_volume(path, "HU" if preparation.windows[domain].unit == "HU" else "a.u.")
+def _labels(path: Path, name: str, scans: dict[str, Volume]) -> Volume:
+    """The label map at `path`. Raises InputError unless it lies on the grid of its scan, the source's where both share it."""
+    labels, domain = read_volume(path, "label"), name.removeprefix("labels_")
+    own_file = path.parent.name == "labels_target" or len(scans) == 1
+    scan = domain if own_file else "source"
+    check_same_grid(labels, path, scans[scan], f"its {scan} scan")
+    return labels
+
+
+def _read(path: Path, domain: str, preparation: Preparation, modality: dict[str, str]) -> Volume:
+    """A scan in the unit of its domain. Raises InputError when it does not look like the domain's modality."""
+    volume = read_volume(path)
+    if domain in modality:
+        try:
+            kind, why = modality_and_reason(volume)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        if kind != modality[domain]:
+            raise InputError(
+                f"{path}: looks like {kind} ({why}); expected {modality[domain]}, as the other {domain} scans. "
+                "Remove it, or name the modality"
+            )
+    return volume.replace(unit="HU" if preparation.windows[domain].unit == "HU" else "a.u.")
 
 
 def _patients(cohort: Cohort, rows: list[tuple[str, dict[str, dict]]]) -> dict[str, list[dict]]:

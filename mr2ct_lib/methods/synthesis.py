@@ -5,6 +5,7 @@ import numpy as np
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.folders import guess_modality
 from mr2ct_lib.images.intensity import Window
+from mr2ct_lib.images.preparation import check_window
 from mr2ct_lib.images.volumes import Volume
 from mr2ct_lib.methods.translator import Translator
 
@@ -35,6 +36,7 @@ def synthesize(
     preparation = translator.preparation
     check_kind(volume, preparation.windows[here], here)
     slices, place = preparation.to_slices(volume, here)
+    check_window(place.cut, preparation.windows[here], "the scan")
     translated = translator.translate(slices, f"{here}_to_{there}", deform, progress=progress, precision=precision)
     window = preparation.windows[there]
     units = window.from_network(translated).astype(np.float32)

@@ -150,6 +150,7 @@ def test_prepare_writes_the_slices_that_synthesize_feeds_to_the_networks(tmp_pat
         scan = read_volume(path)
         if change:
             write_volume(change(scan), path)
+            (cohort / "labels" / path.name).unlink()
     prepared = PreparedSlices(prepare(cohort, tmp_path / "p", plane="coronal", progress=False))
     preparation = Preparation.from_dict(json.loads(json.dumps(prepared.preparation.as_dict())))
     assert preparation == prepared.preparation
@@ -263,7 +264,7 @@ def test_blank_slices_are_dropped(tmp_path, capsys):
     row = slices.meta["patients"]["source"][0]
     places = [np.array(row["affine"]) @ [0, number, 0, 1] for number in row["slices"]]
     np.testing.assert_allclose(places, [scan.affine @ [0, number, 0, 1] for number in range(1, 6)])
-    assert "source: 1 slices that show nothing are dropped" in capsys.readouterr().err
+    assert "source: 1 slices that show nothing are dropped" in capsys.readouterr().out
 
 
 def test_real_unpaired_folders_of_unlike_grids(real_data, tmp_path):
@@ -284,7 +285,7 @@ def test_real_unpaired_folders_of_unlike_grids(real_data, tmp_path):
 
 def test_prepare_says_which_modality_it_took_and_what_the_windows_cut(tmp_path, capsys):
     prepare(make_cohort(tmp_path / "c"), tmp_path / "p", progress=False)
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "source: MR, s0001.nii.gz: its values" in said and "target: CT, t0001.nii.gz: it is in HU" in said
     assert "source: 0.5% of the body lies beyond the window of 0 to 100 %" in said
 
@@ -299,7 +300,7 @@ def test_a_given_modality_is_believed(tmp_path, capsys):
     with pytest.raises(InputError, match="source_modality: 'PET'; expected one of CT, MR"):
         prepare(cohort, tmp_path / "p", plane="coronal", source_modality="PET", progress=False)
     prepare(cohort, tmp_path / "p", plane="coronal", source_modality="MR", progress=False)
-    assert "source: MR, as given" in capsys.readouterr().err
+    assert "source: MR, as given" in capsys.readouterr().out
 
 
 def test_a_window_that_cuts_nearly_everything_is_refused(tmp_path):
@@ -320,7 +321,7 @@ def test_an_mr_below_zero_gives_the_slices_of_the_mr_that_it_was(tmp_path, capsy
             write_volume(scan.replace(array=function(values).astype(np.float32)), path)
     before, after = (PreparedSlices(prepare(one, one / "p", n4=False, progress=False)) for one in cohorts)
     np.testing.assert_allclose(before.source, after.source, atol=1e-3)
-    assert "source: 2 scans reach below zero" in capsys.readouterr().err
+    assert "source: 2 scans reach below zero" in capsys.readouterr().out
 
 
 def offset_ct(cohort):

@@ -74,7 +74,7 @@ def prepared(name: str, profile: str = "quick", root: Path | None = None) -> Pre
     if not (folder / "prepared.json").is_file() or not _holds(folder, counts):
         scans = cohort(name, profile, root)
         with _announced(f"slices of {name}: preparing"):
-            prepare(scans, folder, profile=SCANS[profile])
+            prepare(scans, folder, profile=SCANS[profile], say=lambda text: print(text, file=sys.stderr, flush=True))
     return first_patients(PreparedSlices(folder), counts)
 
 

@@ -1,7 +1,7 @@
 """From a cohort to prepared slices on disk: one `Preparation` for all scans, then each patient's arrays."""
 
 import math
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -49,6 +49,7 @@ def prepare(
     target_modality: str | None = None,
     workers: int | None = None,
     progress: bool = True,
+    say: Callable[[str], None] = print,
 ) -> Path:
     """Turn a cohort, or a user's own folders of scans, into training slices; returns the folder `out`, whole or not at all.
 
@@ -57,8 +58,7 @@ def prepare(
     covers the source, and truth_source_to_target and truth_target_to_source follow where the cohort holds them.
 
     Every scan goes through `Preparation.to_slices`, as it does in `synthesize`. The target of a pair is resliced to the
-    grid of its source. Slices that show nothing are dropped. What is found out about the scans, cut or dropped is said
-    on stderr.
+    grid of its source. Slices that show nothing are dropped.
 
     Args:
         cohort_folder: as `read_cohort` takes it.
@@ -73,6 +73,7 @@ def prepare(
         source_modality, target_modality: "CT" or "MR" of a user's scans; default: what they look like.
         workers: processes; default: one per core.
         progress: a bar, shown at a terminal only.
+        say: takes sentences about what was found in the scans, cut, dropped or left out.
 
     Raises InputError for an unknown plane or profile, a size below 16, a window of another unit, a scan that cannot be
     read, a domain that is blank throughout, and an `out` that holds other things. A patient without a slice that shows
@@ -84,22 +85,24 @@ def prepare(
     if out.exists() and not (out / "prepared.json").exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: holds other things; expected a new folder or prepared slices. Choose another name")
     cohort = read_cohort(cohort_folder, source_modality, target_modality)
-    for domain, entry in cohort.meta["domains"].items():
-        _say(f"{domain}: {entry['modality']}, {entry.get('why', 'as cohort.json says')}")
+    said = [
+        f"{domain}: {entry['modality']}, {entry.get('why', 'as cohort.json says')}"
+        for domain, entry in cohort.meta["domains"].items()
+    ]
     preparation = _plan(cohort, plane, size, profile, n4, {"source": source_window, "target": target_window})
-    jobs = _jobs(cohort, {"source": source_modality, "target": target_modality})
+    jobs = _jobs(cohort, {"source": source_modality, "target": target_modality}, said)
     with atomic(out) as temporary:
         parts = temporary / "parts"
         parts.mkdir(parents=True)
         rows = _run(jobs, preparation, parts, workers, progress)
-        _report(rows, preparation)
+        _report(rows, preparation, said)
         kept = [number for number, row in enumerate(rows) if all(part["count"] for part in row.values())]
         for name in ARRAYS:
             _join([parts / f"{number}_{name}.npy" for number in kept], temporary / f"{name}.npy")
         parts.rmdir()
         left_out = [job.id for number, job in enumerate(jobs) if number not in kept]
         if left_out:
-            print(f"left out, blank in the field of view: {', '.join(left_out)}")
+            said.append(f"left out, blank in the field of view: {', '.join(left_out)}")
         provenance = {key: cohort.meta.get(key) for key in ("profile", "seed", "distort_target", "domains", "versions")}
         write_record(
             temporary,
@@ -111,6 +114,8 @@ def prepare(
             label_names=cohort.meta.get("label_names", {}),
             cohort={"folder": cohort.folder.name, **provenance},
         )
+    for sentence in said:
+        say(sentence)
     return out
 
 
@@ -173,25 +178,21 @@ def _window(given: Window | None, modality: str, anatomy: str | None, domain: st
     return given or default
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _report(rows: list[dict[str, dict]], preparation: Preparation) -> None:
+def _report(rows: list[dict[str, dict]], preparation: Preparation, said: list[str]) -> None:
     """Say what the windows cut and what was dropped or shifted. Raises InputError when a window cuts nearly all."""
     for domain, window in preparation.windows.items():
         found = [row[domain] for row in rows if domain in row]
         cut = float(np.mean([row["cut"] for row in found]))
-        _say(f"{domain}: {cut:.1%} of the body lies beyond the window of {window.low:g} to {window.high:g} {window.unit}")
+        said.append(f"{domain}: {cut:.1%} of the body lies beyond the window of {window.low:g} to {window.high:g} {window.unit}")
         check_window(cut, window, f"{domain}_window")
         dropped, shifted = sum(row["dropped"] for row in found), sum(row["shifted"] for row in found)
         if dropped:
-            _say(f"{domain}: {dropped} slices that show nothing are dropped")
+            said.append(f"{domain}: {dropped} slices that show nothing are dropped")
         if shifted:
-            _say(f"{domain}: {shifted} scans reach below zero; their values are shifted so that their air is 0")
+            said.append(f"{domain}: {shifted} scans reach below zero; their values are shifted so that their air is 0")
 
 
-def _jobs(cohort: Cohort, believed: dict[str, str | None]) -> list[_Job]:
+def _jobs(cohort: Cohort, believed: dict[str, str | None], said: list[str]) -> list[_Job]:
     """One job for each patient of a paired cohort, and for each scan of an unpaired one."""
     modality = {domain: how["modality"] for domain, how in cohort.meta["domains"].items() if not believed[domain]}
 
@@ -225,7 +226,7 @@ def _jobs(cohort: Cohort, believed: dict[str, str | None]) -> list[_Job]:
         named = [set(job.labels) | set(job.truths) for job in jobs]
         common = set.intersection(*named)
         if any(names != common for names in named):
-            print("some patients have no labels or truth; prepared without them")
+            said.append("some patients have no labels or truth; prepared without them")
         for job, names in zip(jobs, named, strict=True):
             for name in names - common:
                 job.labels.pop(name, None)

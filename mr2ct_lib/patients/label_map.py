@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.images.volumes import Volume
+from mr2ct_lib.images.volumes import Volume, check_same_grid
 from mr2ct_lib.patients.grids import voxel_centres
 from mr2ct_lib.patients.shapes import Waves, smoothstep
 from mr2ct_lib.patients.tissues import tissue_of
@@ -216,11 +216,8 @@ class LabelMapPatient:
     completed: Volume = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.body is not None and self.body.array.shape != self.labels.array.shape:
-            raise InputError(
-                f"body mask: has shape {self.body.array.shape}; expected that of the label map, "
-                f"{self.labels.array.shape}. Reslice it onto the label map"
-            )
+        if self.body is not None:
+            check_same_grid(self.body, "body mask", self.labels, "the label map")
         body = None if self.body is None else self.body.array > 0
         array, names = complete_labels(self.labels.array, self.names, self.labels.spacing, body)
         object.__setattr__(self, "names", names)

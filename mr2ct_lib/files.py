@@ -11,14 +11,18 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Something that the user gave cannot be used: says which file or argument, what was found, what was expected, what to do."""
+    """What the user gave cannot be used.
+
+    The message says which file or argument, what was found, what was expected and what to do.
+    """
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write a file or a folder to; it takes the place of `path` only when the block ends well.
+    """Yield a temporary path beside `path` for a file or a folder; it replaces `path` only when the block succeeds.
 
-    The temporary name ends like `path`, so that writers that look at the suffix (NIfTI, PNG) work. On an error nothing is left behind.
+    The temporary name ends like `path`, so that writers that look at the suffix (NIfTI, PNG) work. An error leaves
+    nothing behind.
 
     Raises InputError when the disk refuses (no space, no permission, read-only).
     """
@@ -27,14 +31,18 @@ def atomic(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         room = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", dir=path.parent))
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose a folder that you may write to") from error
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); choose a folder that you may write to"
+        ) from error
     try:
         yield room / path.name
         if path.is_dir():
             path.rename(room / "previous")
         os.replace(room / path.name, path)
     except OSError as error:  # NumPy's has no strerror, only how much was written
-        raise InputError(f"{path}: writing failed ({error.strerror or error}); free some space or choose another place") from error
+        raise InputError(
+            f"{path}: writing failed ({error.strerror or error}); free some space or choose another place"
+        ) from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
 

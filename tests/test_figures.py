@@ -24,16 +24,24 @@ LABELS = (IMAGE > 0).astype(int) + (IMAGE > 500)
 NAMES = {0: "background", 1: "gluteus_medius", 2: "femur"}
 VOLUME = Volume(RNG.uniform(-1000, 1000, (10, 8, 6)), np.diag([1.0, 2.0, 3.0, 1.0]), "HU")
 LOG = [{"step": i, "seconds": 0.1 * i, "learning_rate": 2e-4, "cycle": 1 / (i + 1), "gc": 0.5} for i in range(30)]
-RECORDS = pd.DataFrame({"method": ["no GC", "GC"] * 3, "seed": [0, 0, 1, 1, 2, 2], "MAE": [5.0, 4.0, 6.0, 4.5, 5.5, 4.1]})
+RECORDS = pd.DataFrame(
+    {"method": ["no GC", "GC"] * 3, "seed": [0, 0, 1, 1, 2, 2], "MAE": [5.0, 4.0, 6.0, 4.5, 5.5, 4.1]}
+)
 SCORES = pd.DataFrame({"pelvis": [0.8, 0.9], "femur": [0.7, np.nan]}, index=["p1", "p2"])
 PSNR = papers.dicyclegan_errors()["PSNR"]
 
 DRAWINGS = {  # name: (draw, number of panels with colour bars)
     "show_images": (lambda: figures.show_images({"a": IMAGE, "b": MR}, unit="HU", plane="coronal"), 3),
-    "show_images, own windows": (lambda: figures.show_images({"a": IMAGE, "b": MR}, {"a": CT_WINDOW, "b": MR_WINDOW}), 4),
+    "show_images, own windows": (
+        lambda: figures.show_images({"a": IMAGE, "b": MR}, {"a": CT_WINDOW, "b": MR_WINDOW}),
+        4,
+    ),
     "synthesis_row": (lambda: figures.synthesis_row(MR, IMAGE, IMAGE + 9), 7),
     "synthesis_row, methods": (lambda: figures.synthesis_row(MR, {"plain": IMAGE, "GC": IMAGE}, IMAGE + 9), 8),
-    "label_overlay": (lambda: overlays.label_overlay(IMAGE, {"truth": LABELS, "prediction": LABELS}, NAMES, CT_WINDOW), 3),
+    "label_overlay": (
+        lambda: overlays.label_overlay(IMAGE, {"truth": LABELS, "prediction": LABELS}, NAMES, CT_WINDOW),
+        3,
+    ),
     "numbered_images": (lambda: figures.numbered_images({"a": IMAGE[:3, :3], "b": MR[:1]}, digits=".0f"), 2),
     "block_shapes": (lambda: figures.block_shapes({"input": (1, 64, 64), "strided": (32, 32, 32)}), 1),
     "joint_histogram, several": (lambda: overlays.joint_histogram(MR, {"a": IMAGE, "b": IMAGE + 9}), 3),
@@ -41,14 +49,20 @@ DRAWINGS = {  # name: (draw, number of panels with colour bars)
     "box_comparison": (lambda: charts.box_comparison(RECORDS, "method", "MAE", "seed", {"GC": 4.3}), 1),
     "bar_table": (lambda: charts.bar_table(PSNR, PSNR * 0 + 1, PSNR, "PSNR / dB"), 1),
     "dice_bars": (lambda: charts.dice_bars({"a": SCORES, "b": SCORES}, {"femur": (0.88, 0.03)}), 1),
-    "landscape": (lambda: charts.landscape([-1, 0, 1], {"L1": [1, 0, 1], "GC": {"abs": [1, 0, 1], "signed": [0, 1, 0]}}), 2),
+    "landscape": (
+        lambda: charts.landscape([-1, 0, 1], {"L1": [1, 0, 1], "GC": {"abs": [1, 0, 1], "signed": [0, 1, 0]}}),
+        2,
+    ),
     "misalignment": (lambda: overlays.misalignment(IMAGE, MR, [-1, 0, 1], {"L1": [1, 0, 1]}, 0), 3),
     "offset_field": (lambda: overlays.offset_field(MR / 50, -MR / 50, IMAGE), 3),
     "offset_field, none": (lambda: overlays.offset_field(0 * MR, 0 * MR), 3),
     "checkerboard": (lambda: overlays.checkerboard(IMAGE, MR), 3),
     "edge_overlay": (lambda: overlays.edge_overlay({"reference": MR, "b": MR}, IMAGE, plane="sagittal"), 2),
     "edge_overlay, blank": (lambda: overlays.edge_overlay(MR, 0 * IMAGE), 1),
-    "tissue_histogram": (lambda: charts.tissue_histogram({"air": [-1000.0, -990.0], "bone": IMAGE}, window=CT_WINDOW), 1),
+    "tissue_histogram": (
+        lambda: charts.tissue_histogram({"air": [-1000.0, -990.0], "bone": IMAGE}, window=CT_WINDOW),
+        1,
+    ),
     "receptive_field": (lambda: figures.receptive_field(IMAGE, {"small": 6, "large": 70}), 1),
     "three_planes": (lambda: figures.three_planes(VOLUME, window=CT_WINDOW, title="hip"), 4),
     "joint_histogram": (lambda: overlays.joint_histogram(MR, IMAGE), 2),
@@ -142,7 +156,9 @@ def test_what_does_not_fit_is_refused_and_no_empty_figure_stays(draw) -> None:
     assert plt.get_fignums() == []
 
 
-@pytest.mark.parametrize(("plane", "sides"), [("coronal", ["R", "L"]), ("axial", ["R", "L"]), ("sagittal", ["A", "P"]), (None, [])])
+@pytest.mark.parametrize(
+    ("plane", "sides"), [("coronal", ["R", "L"]), ("axial", ["R", "L"]), ("sagittal", ["A", "P"]), (None, [])]
+)
 def test_sides_are_marked_as_a_radiologist_expects(plane: str | None, sides: list[str]) -> None:
     (ax, _) = figures.show_images({"": MR}, plane=plane).axes
     marks = sorted((text.get_position()[0], text.get_text()) for text in ax.texts)
@@ -157,7 +173,10 @@ def test_three_planes_go_through_the_same_voxel() -> None:
 
 
 def test_a_structure_keeps_its_colour_whatever_else_is_there() -> None:
-    full, alone = overlays.label_overlay(IMAGE, LABELS, NAMES), overlays.label_overlay(IMAGE, np.where(LABELS == 2, 2, 0), NAMES)
+    full, alone = (
+        overlays.label_overlay(IMAGE, LABELS, NAMES),
+        overlays.label_overlay(IMAGE, np.where(LABELS == 2, 2, 0), NAMES),
+    )
     colour = [f.legends[0].legend_handles[-1].get_facecolor() for f in (full, alone)]
     assert colour[0] == colour[1]
 
@@ -195,15 +214,24 @@ def test_the_22_structures_are_told_apart_and_neighbours_over_muscle_too() -> No
 
 def test_many_structures_carry_their_numbers() -> None:
     many = np.repeat(np.repeat(np.arange(1, 10).reshape(3, 3), 8, axis=0), 8, axis=1)
-    fig = overlays.label_overlay(np.zeros(many.shape), many, {value: f"muscle {value}" for value in range(1, 10)}, plane=None)
+    fig = overlays.label_overlay(
+        np.zeros(many.shape), many, {value: f"muscle {value}" for value in range(1, 10)}, plane=None
+    )
     places = {text.get_text(): many[text.get_position()[::-1]] for text in fig.axes[0].texts}
     assert places == {str(value): value for value in range(1, 10)}  # each number stands on its structure
     assert fig.legends[0].texts[3].get_text() == "4 muscle 4"
 
 
 def test_checkerboard_takes_every_pixel_from_one_of_the_two() -> None:
-    board = overlays.checkerboard(np.zeros((16, 16)) + [[0, 1] * 8], np.full((16, 16), 0.5), tiles=4).axes[2].images[0].get_array()
-    assert set(np.unique(board[:4, :4])) == {0, 1} and set(np.unique(board[:4, 4:8])) == {0}  # a flat image is all black
+    board = (
+        overlays.checkerboard(np.zeros((16, 16)) + [[0, 1] * 8], np.full((16, 16), 0.5), tiles=4)
+        .axes[2]
+        .images[0]
+        .get_array()
+    )
+    assert set(np.unique(board[:4, :4])) == {0, 1} and set(np.unique(board[:4, 4:8])) == {
+        0
+    }  # a flat image is all black
 
 
 def test_blend_ends_are_the_two_images() -> None:
@@ -225,8 +253,12 @@ def test_points_of_one_seed_are_joined() -> None:
 
 def test_dice_boxes_stand_side_by_side_and_the_paper_beside_its_method() -> None:
     scores = pd.DataFrame({"femur": [0.8, 0.9], "pelvis": [0.7, np.nan]}, index=["p1", "p2"])
-    (ax,) = charts.dice_boxes({"one": scores, "other": scores}, ["femur", "pelvis"], {"other": {"femur": (0.5, 0.1)}}).axes
-    points = np.concatenate([c.get_offsets() for c in ax.collections if hasattr(c, "get_sizes") and len(c.get_offsets())])
+    (ax,) = charts.dice_boxes(
+        {"one": scores, "other": scores}, ["femur", "pelvis"], {"other": {"femur": (0.5, 0.1)}}
+    ).axes
+    points = np.concatenate(
+        [c.get_offsets() for c in ax.collections if hasattr(c, "get_sizes") and len(c.get_offsets())]
+    )
     assert len(points) == 6 and points[:, 0].min() < 0 < points[:, 0].max()
     assert [list(c[0].get_ydata()) for c in ax.containers] == [[0.5], []]
     with pytest.raises(InputError, match="sacrum of one"):
@@ -234,7 +266,9 @@ def test_dice_boxes_stand_side_by_side_and_the_paper_beside_its_method() -> None
 
 
 def test_channel_rows_frame_what_is_synthetic() -> None:
-    fig = overlays.channel_rows({"train": (IMAGE, IMAGE, LABELS), "test": (IMAGE, IMAGE, None)}, {"train": "MR", "test": "CT"}, NAMES)
+    fig = overlays.channel_rows(
+        {"train": (IMAGE, IMAGE, LABELS), "test": (IMAGE, IMAGE, None)}, {"train": "MR", "test": "CT"}, NAMES
+    )
     titles = [ax.get_title() for ax in fig.axes]
     assert titles == ["synthetic MR", "real CT", "labels on the CT", "real MR", "synthetic CT", "labels: none"]
     assert [len(ax.patches) for ax in fig.axes] == [1, 0, 0, 0, 1, 0]

@@ -15,7 +15,10 @@ from mr2ct_lib.files import InputError  # noqa: E402
 from mr2ct_lib.images.intensity import CT_WINDOW  # noqa: E402
 from mr2ct_lib.images.volumes import Volume  # noqa: E402
 
-pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")]
+pytestmark = [
+    pytest.mark.filterwarnings("error"),
+    pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive"),
+]
 IMAGE = np.random.default_rng(1).uniform(-1, 1, (24, 20))
 
 
@@ -45,7 +48,13 @@ def test_explore_draws_at_once_and_after_each_move() -> None:
 
 def test_sliders_begin_at_the_default_and_wait_until_let_go() -> None:
     slider = controls(widgets.explore(lambda blend_share=0.25: None, blend_share=(0.0, 1.0, 0.05)))["blend share"]
-    assert (slider.value, slider.min, slider.max, slider.step, slider.continuous_update) == (0.25, 0.0, 1.0, 0.05, False)
+    assert (slider.value, slider.min, slider.max, slider.step, slider.continuous_update) == (
+        0.25,
+        0.0,
+        1.0,
+        0.05,
+        False,
+    )
 
 
 def test_unknown_slider_and_strange_choice_are_refused() -> None:
@@ -62,7 +71,9 @@ def explorables() -> dict[str, widgets.Explorable]:
     names = {0: "background", 1: "subcutaneous_fat", 2: "muscle"}
     return {
         "slices": widgets.slice_viewer({"MR": volume(), "CT": volume()}, "axial"),
-        "transform": widgets.transform_explorer(IMAGE, IMAGE, {"L1": lambda a, b: np.abs(a - b).mean()}, reach=2, steps=5),
+        "transform": widgets.transform_explorer(
+            IMAGE, IMAGE, {"L1": lambda a, b: np.abs(a - b).mean()}, reach=2, steps=5
+        ),
         "offset": widgets.offset_explorer(IMAGE, np.stack([IMAGE, IMAGE]), np.stack([IMAGE, IMAGE])),
         "deform": widgets.deform_toggle(IMAGE, IMAGE[::-1]),
         "window": widgets.window_explorer(IMAGE * 1000),
@@ -116,14 +127,19 @@ def test_offsets_read_where_they_point() -> None:
     down = np.ones_like(IMAGE)  # every place shows what lies one row below it
     shown = widgets.offset_explorer(IMAGE, down, 0 * down)(strength=1.0).axes[0].images[0].get_array()
     np.testing.assert_allclose(shown[:-1], IMAGE[1:])
-    np.testing.assert_allclose(widgets.offset_explorer(IMAGE, down, 0 * down)(strength=0.0).axes[0].images[0].get_array(), IMAGE)
+    np.testing.assert_allclose(
+        widgets.offset_explorer(IMAGE, down, 0 * down)(strength=0.0).axes[0].images[0].get_array(), IMAGE
+    )
     with pytest.raises(InputError, match="expected fields of that shape"):
         widgets.offset_explorer(IMAGE, down[1:], down[1:])
 
 
 def test_sequence_shows_fat_brighter_than_muscle_at_the_hips_settings() -> None:
     fig = explorables()["sequence"]()
-    bars = {label.get_text(): bar.get_width() for label, bar in zip(fig.axes[1].get_yticklabels(), fig.axes[1].patches, strict=True)}
+    bars = {
+        label.get_text(): bar.get_width()
+        for label, bar in zip(fig.axes[1].get_yticklabels(), fig.axes[1].patches, strict=True)
+    }
     assert bars["fat"] == pytest.approx(0.0871, abs=1e-4) and bars["muscle"] == pytest.approx(0.0227, abs=1e-4)
 
 

@@ -118,6 +118,6 @@ def grey_limits(
 
 def colour_bar(fig: Figure, shown, axes, label: str, **settings) -> None:
     """Add a colour bar with this label to the axes."""
-    bar = fig.colorbar(shown, ax=axes, label=label, fraction=0.05, pad=0.015, aspect=22, **settings)
+    bar = fig.colorbar(shown, ax=axes, label=label, **({"fraction": 0.05, "pad": 0.015, "aspect": 22} | settings))
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=9)

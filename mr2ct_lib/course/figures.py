@@ -138,39 +138,34 @@ def synthesis_row(
         mask: where the error counts; it is grey elsewhere.
     """
     several = isinstance(synthetic, Mapping)
-    synthetics = {
-        f"{title}": as_image(image, title)
-        for title, image in (synthetic if several else {f"synthetic {names[1]}": synthetic}).items()
-    }
+    synthetics = (
+        {str(title): image for title, image in synthetic.items()} if several else {f"synthetic {names[1]}": synthetic}
+    )
     source_title, truth_title = names[0], f"true {names[1]}"
     if {source_title, truth_title, "mask"} & set(synthetics):
         raise InputError(
             f"synthetic: titles {list(synthetics)}; expected others than {source_title}, {truth_title} and mask"
         )
-    checked = checked_images(
-        {source_title: source, **synthetics, truth_title: truth} | ({} if mask is None else {"mask": mask})
-    )
-    real, true = checked[source_title], checked[truth_title]
-    inside = checked["mask"].astype(bool) if mask is not None else np.ones(real.shape, bool)
+    mask = np.ones(as_image(truth).shape) if mask is None else mask
+    checked = checked_images({source_title: source, **synthetics, truth_title: truth, "mask": mask})
+    real, true, inside = checked[source_title], checked[truth_title], checked["mask"].astype(bool)
+    synthetics = {title: checked[title] for title in synthetics}
     limit = (target_window.high - target_window.low) / 3 if error_limit is None else error_limit
-    errors = {title: np.where(inside, image.astype(float) - true, np.nan) for title, image in synthetics.items()}
+    errors = [np.where(inside, image.astype(float) - true, np.nan) for image in synthetics.values()]
+    cmap = plt.get_cmap("RdBu_r").with_extremes(bad="#bbbbbb")
     columns, rows = (2 + len(synthetics), 2) if several else (4, 1)
-    cell = (WIDTH - 1.6) / columns
-    height = rows * (cell * aspect * real.shape[0] / real.shape[1] + 0.42) + (0 if several else 0.85)
+    height = rows * ((WIDTH - 1.6) / columns * aspect * real.shape[0] / real.shape[1] + 0.42) + 0.85 * (not several)
     fig, axes = plt.subplots(rows, columns, squeeze=False, figsize=(WIDTH, height))
-    low_high = (target_window.low, target_window.high)
     fig.get_layout_engine().set(w_pad=0.02, wspace=0.01)
     mr = draw_image(axes[0, 0], real, source_title, (source_window.low, source_window.high), plane, aspect)
     order = [(truth_title, true), *synthetics.items()] if several else [*synthetics.items(), (truth_title, true)]
     for ax, (title, image) in zip(axes[0, 1:], order, strict=False):
-        ct = draw_image(ax, image, title, low_high, plane, aspect)
-    cmap = plt.get_cmap("RdBu_r").with_extremes(bad="#bbbbbb")
+        ct = draw_image(ax, image, title, (target_window.low, target_window.high), plane, aspect)
     error_axes = list(axes[1, 2:]) if several else [axes[0, 3]]
-    for ax, (_, error) in zip(error_axes, errors.items(), strict=True):
+    for ax, error in zip(error_axes, errors, strict=True):
         mean = f"MAE {np.nanmean(np.abs(error)):.3g} {target_window.unit}" if inside.any() else "no voxel"
-        wrong = draw_image(
-            ax, error, mean if len(synthetics) > 2 else f"error ({mean})", (-limit, limit), plane, aspect, cmap
-        )
+        title = mean if len(synthetics) > 2 else f"error ({mean})"
+        wrong = draw_image(ax, error, title, (-limit, limit), plane, aspect, cmap)
     label = f"synthetic - true / {target_window.unit}"
     if several:
         for ax in axes[1, :2]:
@@ -178,23 +173,10 @@ def synthesis_row(
         colour_bar(fig, ct, list(axes[0, 1:]), target_window.unit)
         colour_bar(fig, wrong, error_axes, label, extend="both")
     else:
-        for drawn, group, text, ends in (
-            (mr, axes[0, 0], source_window.unit, "neither"),
-            (ct, list(axes[0, 1:3]), target_window.unit, "neither"),
-            (wrong, axes[0, 3], label, "both"),
-        ):
-            bar = fig.colorbar(
-                drawn,
-                ax=group,
-                location="bottom",
-                label=text,
-                extend=ends,
-                pad=0.02,
-                fraction=0.06,
-                aspect=36 if group is not axes[0, 0] and group is not axes[0, 3] else 17,
-            )
-            bar.outline.set_visible(False)
-            bar.ax.tick_params(labelsize=9)
+        below = {"location": "bottom", "pad": 0.02, "fraction": 0.06}
+        colour_bar(fig, mr, axes[0, 0], source_window.unit, aspect=17, **below)
+        colour_bar(fig, ct, list(axes[0, 1:3]), target_window.unit, aspect=36, **below)
+        colour_bar(fig, wrong, axes[0, 3], label, aspect=17, extend="both", **below)
     return fig
 
 

@@ -29,7 +29,7 @@ def one_thread():
 
 
 def scripts() -> list[str]:
-    """The Python of docs/own_data.md: registration, then two contrasts of a head."""
+    """The Python of docs/own_data.md: two contrasts of a head."""
     return re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
@@ -90,13 +90,13 @@ def test_real_unpaired_folders_become_a_ct_on_the_mrs_grid_and_dicom_goes_back(r
 
 
 def test_a_ct_is_brought_to_the_grid_of_an_mr(real_data, tmp_path, monkeypatch):
-    """The script of docs/own_data.md; the two are other people, so only the grid and the values can be held."""
+    """The command of docs/own_data.md; the two are other people, so only the grid and the values can be held."""
     grid = tmp_path / "scan.nii.gz"
     mr = read_volume(real_data / "mr/abdomen_mr.nii.gz")
     write_volume(mr.replace(array=mr.array[::4, ::4], affine=mr.affine @ np.diag([4, 4, 1, 1])), grid)
     (tmp_path / "ct.nii.gz").symlink_to(real_data / "ct/abdomen_ct_small.nii.gz")
     monkeypatch.chdir(tmp_path)
-    exec(compile(scripts()[0], str(DOCS), "exec"), {})
+    mr2ct(monkeypatch, "register", "ct.nii.gz", "scan.nii.gz", "--out", "true_ct.nii.gz")
     registered, scan, ct = (read_volume(tmp_path / f"{name}.nii.gz") for name in ("true_ct", "scan", "ct"))
     assert registered.unit == "HU" and registered.array.shape == scan.array.shape
     np.testing.assert_allclose(registered.affine, scan.affine, atol=1e-3)

@@ -1,4 +1,4 @@
-"""Links lead somewhere, and the website holds every page, folds what is folded and needs no network."""
+"""The website holds every page, its links fit it, what is folded stays folded, and it needs no network."""
 
 import re
 import shutil
@@ -7,63 +7,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tools import NOTEBOOKS, ROOT, colab, hygiene, numbered_notebooks
+from tools import NOTEBOOKS, ROOT, colab, hygiene
 from tools import site as website
-
-PAGES = [ROOT / name for name in website.PAGES] + sorted((ROOT / "docs").glob("*.md")) + numbered_notebooks()
-
-
-def texts(path: Path) -> str:
-    """The Markdown of a page or a notebook, without code blocks."""
-    if path.suffix == ".ipynb":
-        cells = nbformat.read(path, as_version=4).cells
-        text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    else:
-        text = path.read_text(encoding="utf-8")
-    return re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
-
-
-def anchors(path: Path) -> set[str]:
-    """The anchors of a page's headings, made as GitHub makes them."""
-    text = (
-        texts(path)
-        if path.suffix == ".ipynb"
-        else re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-    )
-    slugs: dict[str, int] = {}
-    made = set(re.findall(r'<a (?:id|name)="([^"]+)"', text))
-    for heading in re.findall(r"^#{1,6} +(.+?)\s*$", text, flags=re.MULTILINE):
-        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
-        slug = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
-        made.add(slug if slug not in slugs else f"{slug}-{slugs[slug]}")
-        slugs[slug] = slugs.get(slug, 0) + 1
-    return made
-
-
-def dead_links(path: Path) -> list[str]:
-    """The links of a page to files or headings of the project that are not there."""
-    dead = []
-    for target in re.findall(r"\]\(([^)\s]+)\)", texts(path)) + re.findall(r'(?:src|href)="([^"]+)"', texts(path)):
-        name, _, anchor = target.partition("#")
-        if re.match(r"[a-z]+:", target):
-            continue
-        other = (path.parent / name).resolve() if name else path
-        if not other.exists() or anchor and other.suffix in (".md", ".ipynb") and anchor not in anchors(other):
-            dead.append(target)
-    return dead
-
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_every_local_link_leads_to_a_file_and_a_heading(path: Path) -> None:
-    assert dead_links(path) == []
-
-
-def test_dead_links_are_found(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(
-        "# One thing: first\n[a](#one-thing-first) [b](#two) [c](none.md) [d](page.md#one-thing-first) [e](https://x.org/none)\n"
-    )
-    assert dead_links(page) == ["#two", "none.md"]
 
 
 def test_links_of_the_site_lead_to_its_pages_or_to_the_repository() -> None:

@@ -62,7 +62,8 @@ def configuration() -> dict[str, object]:
         "napoleon_google_docstring": True,
         "napoleon_numpy_docstring": False,
         "add_module_names": False,
-        "suppress_warnings": ["mystnb.unknown_mime_type", "docutils"],
+        # docutils: docstrings are not quite reStructuredText; highlighting: Mermaid has no lexer
+        "suppress_warnings": ["mystnb.unknown_mime_type", "docutils", "misc.highlighting_failure"],
         "mathjax_path": "vendor/mathjax/tex-chtml.js",
         "mathjax3_config": {"options": {"enableMenu": False}},
         "html_theme": "sphinx_book_theme",

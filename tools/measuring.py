@@ -13,6 +13,7 @@ from mr2ct_lib.measures.baselines import fitted_curve
 from mr2ct_lib.measures.metrics import mutual_information, slicewise
 from mr2ct_lib.methods.segmentation import predict
 from mr2ct_lib.methods.translator import DIRECTIONS, Translator, load_translator
+from mr2ct_lib.patients.abdomen import aorta_mask
 from mr2ct_lib.patients.tissues import tissue_of
 
 Translate = Callable[[PreparedSlices, str], np.ndarray]  # (test set, direction) -> its synthetic slices (N, H, W)
@@ -47,11 +48,29 @@ def measure_images(cohort: str, translate: Translate, profile: str, seed: int, r
             table = table.merge(evaluation.measure_contrast(synthetic, data, direction), on="patient")
             source = np.asarray(getattr(data, direction.split("_to_")[0]))
             information = slicewise(mutual_information, synthetic, source, limits=((-1, 1), (-1, 1)))
+            if anatomy == "abdomen":
+                table = table.merge(measure_aorta(synthetic, data, direction), on="patient")
             table["MI"] = [float(information[where].mean()) for _, where in data.patients("source")]
             errors.append(table.assign(**keys))
             if anatomy != "head" and direction == "source_to_target":
                 tissue_rows.append(evaluation.measure_tissues(synthetic, data, tissues(data)).assign(**keys))
     return {anatomy: pd.concat(errors)} | ({"tissues": pd.concat(tissue_rows)} if tissue_rows else {})
+
+
+def measure_aorta(synthetic: np.ndarray, data: PreparedSlices, direction: str) -> pd.DataFrame:
+    """Measure errors inside the aorta as Wang et al. do in Table 3: columns patient, "MSE aorta", "PSNR aorta", ...
+
+    The MSE is in squared SD of the patient's true scan (their images are z-scored); SSIM windowed and by moments.
+    """
+    source, target = direction.split("_to_")
+    inside = aorta_mask(np.asarray(getattr(data, f"labels_{source}")))
+    table = evaluation.measure(synthetic, data, direction, inside)
+    truth = getattr(data, f"truth_{direction}")
+    truth = np.asarray(getattr(data, target) if truth is None else truth)
+    spread = [data.windows[target].from_network(truth[where]).std() for _, where in data.patients("source")]
+    table["MSE unit"] /= np.square(spread)
+    names = {"MSE unit": "MSE aorta", "PSNR unit": "PSNR aorta", "SSIM": "SSIM aorta", "SSIM whole": "SSIM whole aorta"}
+    return table[["patient", *names]].rename(columns=names)
 
 
 def measure_translator(

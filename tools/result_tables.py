@@ -13,11 +13,13 @@ IMAGES = {
     "MAE": 2, "PSNR": 2, "MSE unit": 4, "PSNR unit": 2, "SSIM": 3, "SSIM whole": 3, "MI": 3, "displacement": 2,
     "shift rows": 2, "shift columns": 2, "q98.5": 3, "true q98.5": 3, "q99.5": 3, "true q99.5": 3,
 }  # fmt: skip
+AORTA = {"MSE aorta": 3, "PSNR aorta": 2, "SSIM aorta": 3, "SSIM whole aorta": 3}
 TISSUES = {"mean error": 1, "MAE": 1, "median": 1, "true median": 1, "SD": 1, "true SD": 1}
 STRUCTURES = {"Dice": 3, "HD95": 1, "mL": 1, "true mL": 1}
 _OF_IMAGES = ["cohort", "split", "direction", "run"]
 FILES = {
-    **dict.fromkeys(("hip", "abdomen"), (_OF_IMAGES, IMAGES | {"MSE unit": 0})),  # HU squared
+    "hip": (_OF_IMAGES, IMAGES | {"MSE unit": 0}),  # HU squared
+    "abdomen": (_OF_IMAGES, IMAGES | {"MSE unit": 0} | AORTA),
     "head": (_OF_IMAGES, IMAGES),
     "tissues": (["cohort", "split", "run", "tissue"], TISSUES),
     "segmentation": (["split", "run", "structure"], STRUCTURES),

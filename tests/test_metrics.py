@@ -84,6 +84,49 @@ def test_masked_ssim_is_the_mean_of_the_map(pair):
     assert metrics.ssim(far, truth, mask, data_range=50) == pytest.approx(whole[8:16, 8:16].mean())
 
 
+def test_a_mask_of_ones_changes_no_ssim_and_the_border_counts_in_neither(pair):
+    prediction, truth = pair
+    everywhere = np.ones(truth.shape, dtype=bool)
+    assert metrics.ssim(prediction, truth, everywhere, data_range=50) == metrics.ssim(prediction, truth, data_range=50)
+    border = everywhere.copy()
+    border[3:-3, 3:-3] = False
+    with pytest.raises(InputError, match="border only"):
+        metrics.ssim(prediction, truth, border, data_range=50)
+
+
+def test_ssim_of_the_whole_volume_by_hand():
+    """Means 2 and 4, variances 1 and 4, covariance 2, range 10: c1 = 0.01, c2 = 0.09."""
+    prediction, truth = np.array([1.0, 3.0]), np.array([2.0, 6.0])
+    expected = (2 * 2 * 4 + 0.01) * (2 * 2 + 0.09) / ((4 + 16 + 0.01) * (1 + 4 + 0.09))
+    assert metrics.ssim_whole(prediction, truth, data_range=10) == pytest.approx(expected)
+    assert metrics.ssim_whole(truth, prediction, data_range=10) == pytest.approx(expected)
+
+
+def test_ssim_of_the_whole_volume_is_one_window_of_scikit_image(pair):
+    first, second = (image[:21, :21] for image in pair)
+    window = skimage_metrics.structural_similarity(
+        first, second, data_range=50, win_size=21, use_sample_covariance=False
+    )
+    assert metrics.ssim_whole(first, second, data_range=50) == pytest.approx(window)
+    mask = np.zeros(first.shape, dtype=bool)
+    mask[2:18, 3:15] = True
+    inside = metrics.ssim_whole(first[2:18, 3:15], second[2:18, 3:15], data_range=50)
+    assert metrics.ssim_whole(first, second, mask, data_range=50) == pytest.approx(inside)
+
+
+def test_ms_ssim_of_a_constant_shift_is_the_luminance_of_each_scale():
+    """Without structure only l = (2 m n + c1) / (m^2 + n^2 + c1) differs from 1; the five weights sum to 1."""
+    truth = np.full((128, 128, 128), 100.0)
+    c1 = (0.01 * 255) ** 2
+    luminance = (2 * 100 * 120 + c1) / (100**2 + 120**2 + c1)
+    mask = np.zeros(truth.shape, dtype=bool)
+    mask[64:80, 64:80, 64:80] = True  # whose windows stay clear of the border at the coarsest scale, too
+    value = metrics.ms_ssim(truth + 20, truth, mask, data_range=255)
+    assert value == pytest.approx(luminance ** sum(metrics.MS_SSIM_WEIGHTS), rel=1e-6)
+    with pytest.raises(InputError, match="volume"):
+        metrics.ms_ssim(truth[0], truth[0], data_range=255)
+
+
 # --- information ---
 
 
@@ -235,6 +278,25 @@ def test_mean_target_minimises_the_squared_error_over_the_training_images():
     assert all(metrics.mse(mean + rng.normal(0, 0.1, (6, 8)), training) > best for _ in range(5))
     volumes = rng.normal(size=(3, 5, 6, 8))
     assert baselines.mean_target(volumes, (5, 6, 8)) == pytest.approx(volumes.mean(axis=0), abs=1e-6)
+
+
+def test_no_curve_of_pixel_values_has_a_smaller_absolute_error_than_the_fitted_one():
+    rng = np.random.default_rng(6)
+    source = rng.integers(0, 8, (5, 20, 20)).astype(float)
+    target = np.sin(source) * 50 + rng.exponential(10, source.shape)
+    fitted = baselines.fitted_curve(source, target, source, bins=8)
+    medians = [np.median(target[source == value]) for value in range(8)]
+    assert fitted == pytest.approx(np.array(medians)[source.astype(int)], rel=1e-5)
+    best = metrics.mae(fitted, target)
+    for value in range(8):
+        other = fitted + np.where(source == value, rng.choice([-3, 3]), 0)
+        assert metrics.mae(other, target) > best
+
+
+def test_the_curve_is_fitted_inside_the_mask_and_drawn_across_gaps():
+    source, target = np.array([0.0, 1, 3, 3]), np.array([10.0, 20, 40, 999])
+    curve = baselines.fitted_curve(source, target, np.arange(4.0), mask=np.array([1, 1, 1, 0]), bins=4)
+    assert curve.tolist() == [10, 20, 30, 40]
 
 
 # --- displacement ---

@@ -21,7 +21,8 @@ def hips(monkeypatch):
     image = np.where(labels > 0, 0.8, -0.8).astype(np.float32)
     hips = SimpleNamespace(
         folder="prepared/scratch",
-        meta={"anatomy": "hip", "label_names": {str(v): n for v, n in HIP_NAMES.items()}, "spacing": [5.0, 5.0], "slice_spacing": 6.0},
+        meta={"anatomy": "hip", "label_names": {str(v): n for v, n in HIP_NAMES.items()}},
+        preparation=SimpleNamespace(spacing=(5.0, 5.0), slice_spacing=6.0),
         source=image, target=image, labels_source=labels, labels_target=labels,
         patients=lambda domain: [(f"p{n}", slice(n, n + 1)) for n in range(6)],
     )  # fmt: skip

@@ -107,6 +107,7 @@ def provenance_of_run(name: str, seed: int, profile: str) -> dict[str, Any]:
         "patients": {domain: len(ids[: settings["patients"]]) for domain, ids in rows.items()},
         "trained_with": {key: config[key] for key in ("mr2ct", "torch") if key in config},
         "date": datetime.date.today().isoformat(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "commit": commit(),
         **({"differs_from_catalogue": other} if other else {}),
@@ -132,7 +133,7 @@ def place(job: Job) -> tuple[str, str]:
 def do(job: Job, profile: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """Train and measure; returns {file: new rows} and the provenance."""
     kind, name, seed = job
-    stamp = {"date": datetime.date.today().isoformat(), "threads": torch.get_num_threads(), "commit": commit()}
+    stamp = {"date": datetime.date.today().isoformat(), "processor": processor(), "commit": commit()}
     if kind == "frames":
         return measure_frames(name, profile), stamp
     if kind == "translator":

@@ -215,7 +215,7 @@ def segmenter(name: str = "hip_many_gc", profile: str = "quick", seed: int = 7, 
     "ct_alone", "mr_alone": from labelled scans of one kind, one channel, as many patients. Trained now if it is not
     there; it lies in its run's folder. Its `training` holds "curve", the mean loss of each tenth of the steps.
     """
-    if name not in ALONE:
+    if name not in ALONE and not _is_done(run, name, base=(root or RUNS) / profile, seed=seed):
         run(name, profile, seed, root)
     folder = _segmenter_folder(name, (root or RUNS) / profile, seed)
     if not (folder / "segmenter.json").is_file():
@@ -248,10 +248,11 @@ def segment_test(
     "mr_alone": by the U-Net that learned from as many labelled MRs of other patients.
     """
     mr = np.array(prepared("hip_test", profile, root).source)
+    unet = segmenter(name, profile, seed, root)
     if name == "mr_alone":
-        return predict(segmenter(name, profile, seed, root), mr[:, None])
-    channels = np.stack([mr, translator(name, profile, seed, root).translate(mr)], axis=1)
-    return predict(segmenter(name, profile, seed, root), channels)
+        return predict(unet, mr[:, None])
+    synthetic = load_translator(run_folder(name, profile, seed, root)).translate(mr)
+    return predict(unet, np.stack([mr, synthetic], axis=1))
 
 
 def mr_only_prediction(profile: str = "quick", seed: int = 7, root: Path | None = None) -> np.ndarray:

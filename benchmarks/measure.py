@@ -16,7 +16,7 @@ from mr2ct_lib.images.intensity import MR_WINDOW
 from mr2ct_lib.images.preparation import Preparation
 from mr2ct_lib.images.prepare import write_record
 from mr2ct_lib.images.slices import PreparedSlices
-from mr2ct_lib.methods import fast
+from mr2ct_lib.methods import hardware
 from mr2ct_lib.methods.settings import make_settings
 from mr2ct_lib.methods.training import Trainer
 from tools.record import processor
@@ -29,8 +29,8 @@ SIZES = {"quick": 64, "paper": 256}
 def describe() -> str:
     """The machine, in a line or two."""
     return (
-        f"{processor()}, {torch.get_num_threads()} threads; measured on {DEVICE}, where bf16 convolves {fast.gain(DEVICE):.2f} times as "
-        f"fast; torch {torch.__version__}"
+        f"{processor()}, {torch.get_num_threads()} threads; measured on {DEVICE}, where bf16 convolves "
+        f"{hardware.gain(DEVICE):.2f} times as fast; torch {torch.__version__}"
     )
 
 

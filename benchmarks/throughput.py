@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import DEVICE, seconds, show, trainer
 from mr2ct_lib.course.experiments import RESULTS
 from mr2ct_lib.files import atomic
-from mr2ct_lib.methods import fast
+from mr2ct_lib.methods import hardware
 from tools.record import processor
 
 GPU = DEVICE.type == "cuda"
@@ -32,7 +32,7 @@ def peak(precision: str) -> float:
 def main() -> None:
     """Print and record: one row a method and batch; rows of other processors stay in the table."""
     table = RESULTS / "throughput.csv"
-    precision = fast.choose_precision("auto", DEVICE)
+    precision = hardware.choose_precision("auto", DEVICE)
     about = {"processor": f"{processor()}, {torch.get_num_threads()} threads", "precision": precision}
     about |= {"date": datetime.date.today().isoformat(), "torch": torch.__version__.split("+")[0]}
     best, rows = peak(precision), []

@@ -1,4 +1,4 @@
-"""Each fast form equals its formula in value and gradient, in both layouts; the precision is the faster one."""
+"""Each fast form equals its formula in value and gradient, in both layouts."""
 
 import pytest
 import torch
@@ -9,7 +9,6 @@ from mr2ct_lib.methods import fast, layers, losses, offsets
 from mr2ct_lib.methods.networks import Generator, initialise
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
-CPU = torch.device("cpu")
 
 
 def noise(*shape, seed=0, dtype=torch.float64):
@@ -128,27 +127,11 @@ def test_a_generator_is_the_same_function_with_and_without_fast_forms(n):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)  # the output is float32
 
 
-@pytest.mark.parametrize("gain, chosen", [(0.4, "float32"), (1.1, "float32"), (1.7, "bf16"), (5.0, "bf16")])
-def test_auto_is_the_lower_precision_where_it_gains(gain, chosen, monkeypatch):
-    monkeypatch.setattr(fast, "gain", lambda *_: gain)
-    assert fast.choose_precision("auto", CPU) == chosen
-    words = ("bf16", "float16", "float32")
-    assert tuple(fast.choose_precision(word, CPU) for word in words) == words
-
-
-@pytest.mark.parametrize("has_bf16, chosen", [(True, "bf16"), (False, "float16")])
-def test_a_gpu_without_bf16_takes_float16(has_bf16, chosen, monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
-    monkeypatch.setattr(fast, "gain", lambda *arguments: asked.append(arguments) or 2.0)
-    gpu = torch.device("cuda")
-    assert fast.choose_precision("auto", gpu, channels=256) == chosen
-    assert asked == [(gpu, chosen, 256)]  # measured in the type it would take, on layers of the run's own width
-
-
-def test_the_measurement_is_made_once_and_leaves_the_threads_alone():
-    threads = torch.get_num_threads()
-    fast.gain.cache_clear()
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):  # wherever it is asked for
-        assert fast.gain(CPU) > 0 and fast.gain(CPU) == fast.gain(CPU)
-    assert torch.get_num_threads() == threads
+@pytest.mark.parametrize("norm", [fast.instance_norm, layers.instance_norm.__wrapped__])
+def test_a_flat_channel_passes_no_gradient_and_the_others_are_as_they_were(norm):
+    x = noise(2, 3, 8, 8)
+    x[0, 1] = 0.3
+    _, gradient = values_and_gradients(norm, x)
+    assert gradient[0, 1].abs().max() == 0
+    alone = values_and_gradients(lambda y: torch.cat([norm(y[:, :1]), y[:, 1:2], norm(y[:, 2:])], dim=1), x)[1]
+    torch.testing.assert_close(gradient[:, [0, 2]], alone[:, [0, 2]])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.slices import epoch_indices
-from mr2ct_lib.methods import losses
+from mr2ct_lib.methods import hardware, losses
 from mr2ct_lib.methods.training import Trainer
 
 
@@ -24,10 +24,9 @@ class SupervisedTrainer(Trainer):
     def step(self) -> dict[str, Tensor]:
         """Update the generators; return both L1 losses, scalars."""
         slices = self.pairs()
-        for optimiser in self.optimisers.values():
-            optimiser.param_groups[0]["lr"] = self.settings.learning_rate_at(self.step_number)
+        self.set_learning_rate()
         generators = self.networks.translator
-        with self._autocast():
+        with hardware.autocast(self.fabric.device, self.precision):
             terms = {
                 direction: losses.cycle(truth, getattr(generators, direction)(real))  # L1, a mean over pixels
                 for direction, (real, truth) in slices.items()

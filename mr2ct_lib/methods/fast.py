@@ -1,16 +1,13 @@
-"""Speed, and nothing else: quicker forms of formulas that stand elsewhere, and the precision that this machine is quicker in.
+"""Speed, and nothing else: quicker forms of formulas that stand elsewhere.
 
 A function marked with `has_fast_form` where its formula stands is replaced by the function of the same name in FORMS
 below, on the devices listed there. Tests hold both forms to equal values and gradients. Without this module everything
-computes the same results in float32, two to four times as slowly.
+computes the same results, more slowly.
 """
 
-import ctypes
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, wraps
+from functools import wraps
 
 import torch
 from torch import Tensor
@@ -18,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 EPS = 1e-5  # added to the variance by instance normalisation, as in PyTorch
+FLAT = 1e-10  # a variance that is nothing but rounding
 CHANNELS_LAST = torch.channels_last
 FORMS: dict[str, dict[str, Callable[..., Tensor]]] = {}  # device type: {name of the formula: its fast form}; filled below
 _switched_off = False
@@ -120,6 +118,7 @@ class _InstanceNorm(torch.autograd.Function):
         for i in range(len(x)):
             parts = {"out": out[i : i + 1], "save_mean": means[i], "save_invstd": scales[i]}
             torch.ops.aten.native_batch_norm.out(x[i : i + 1], ones, zeros, None, None, True, 0.0, EPS, **parts)
+        scales.masked_fill_(scales > (EPS + FLAT) ** -0.5, 0)  # flat channels pass no gradient
         ctx.save_for_backward(x, ones, means, scales)
         return out
 
@@ -244,7 +243,7 @@ def _first_bin(values: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     """For values (n, pixels): the first of the four bins that each is spread over, and its position t in [0, 1] between
     the second and the third; both (n, 1, pixels)."""
     position = (values.clamp(-1, 1) + 1)[:, None] * ((bins - 3) / 2)  # one spare bin on either side
-    first = position.floor().clamp_max(bins - 4)
+    first = position.floor().clamp_max(bins - 4).nan_to_num(0)  # NaN stays in t, so that the loss is NaN
     return first.long(), position - first
 
 
@@ -266,84 +265,3 @@ FORMS["cpu"] = {
     "joint_histogram": joint_histogram,
 }
 FORMS["cuda"] = FORMS["cpu"] | {"padded_convolution": padded_convolution_gpu}
-
-
-# --- Precision and memory ---------------------------------------------------------------------------------------------
-
-# A 16-bit type rounds, so it must be worth it: bf16 is slower than float32 where a CPU emulates it, 1.7 to 2.1 times as
-# fast where it is built in, more with matrix units.
-GAIN = 1.2
-TYPES = {"bf16": torch.bfloat16, "float16": torch.float16}
-
-
-def choose_precision(wanted: str, device: torch.device, channels: int = 64) -> str:
-    """Return "bf16", "float16" or "float32": the wanted one, or for "auto" the faster one as measured by `gain`.
-
-    channels: width of the network's widest convolutions, those of the residual blocks. float16 is taken only on GPUs
-    without bf16, such as the T4; training in it needs loss scaling.
-    """
-    if wanted != "auto":
-        return wanted
-    lower = lower_precision(device)
-    return lower if gain(device, lower, channels) >= GAIN else "float32"
-
-
-def lower_precision(device: torch.device) -> str:
-    """The 16-bit type of a device: "bf16", or "float16" on a GPU that has no bf16."""
-    return "bf16" if device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Run networks in `precision`; weights, losses and optimisers stay float32. On a GPU it may be captured in a graph."""
-    dtype, lower = TYPES.get(precision, torch.bfloat16), precision != "float32"
-    return torch.autocast(device.type, dtype, enabled=lower, cache_enabled=device.type == "cpu")
-
-
-@lru_cache
-def gain(device: torch.device, precision: str = "bf16", channels: int = 64) -> float:
-    """How many times as fast a 3x3 convolution and its gradient are in `precision` as in float32, on this machine.
-
-    On a CPU: 64 channels, timed as the work of one thread, which other programs on the machine hardly change; about
-    50 ms. On a GPU: `channels` channels and enough pixels to fill the device, timed by its own events. The best of seven
-    turns each, measured once per process.
-    """
-    gpu, threads = device.type == "cuda", torch.get_num_threads()
-    shape = (64, channels, 64, 64) if gpu else (2, 64, 32, 32)
-    layout = CHANNELS_LAST if gpu else torch.contiguous_format
-    seconds = {torch.float32: float("inf"), TYPES[precision]: float("inf")}
-    torch.set_num_threads(1)
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        for dtype in list(seconds) * 7:
-            x = torch.ones(shape, device=device, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
-            weight = torch.ones(shape[1], shape[1], 3, 3, device=device, dtype=dtype, requires_grad=True)
-            work = lambda x=x, weight=weight: F.conv2d(x, weight, padding=1).sum().backward()  # noqa: E731
-            seconds[dtype] = min(seconds[dtype], (_device_seconds if gpu else _thread_seconds)(work))
-    torch.set_num_threads(threads)
-    return seconds[torch.float32] / seconds[TYPES[precision]]
-
-
-def _thread_seconds(work: Callable[[], None]) -> float:
-    started = time.thread_time()
-    work()
-    return time.thread_time() - started
-
-
-def _device_seconds(work: Callable[[], None]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    work()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
-
-
-@lru_cache
-def keep_memory() -> None:
-    """Keep freed memory for the next step instead of returning it to the system, which clears every page again.
-
-    Only with glibc. At paper size it saves 5 % of a step. It changes neither results nor the peak of memory in use.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
-        trim_threshold, top_pad, mmap_max = -1, -2, -4  # of malloc.h
-        for parameter, value in ((trim_threshold, 2**31 - 1), (top_pad, 2**26), (mmap_max, 0)):
-            libc.mallopt(parameter, value)

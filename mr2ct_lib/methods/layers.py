@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mr2ct_lib.methods.fast import EPS, has_fast_form
+from mr2ct_lib.methods.fast import EPS, FLAT, has_fast_form
 
 
 @has_fast_form
@@ -21,10 +21,15 @@ def padded_convolution(x: Tensor, weight: Tensor, bias: Tensor, borders: str) ->
 
 @has_fast_form
 def instance_norm(x: Tensor) -> Tensor:
-    """Bring each channel of each image (n, c, h, w) to mean 0 and variance 1: (x - mean) / sqrt(variance + 1e-5)."""
+    """Bring each channel of each image (n, c, h, w) to mean 0 and variance 1: (x - mean) / sqrt(variance + 1e-5).
+
+    A flat channel becomes 0 and passes no gradient. It has nothing to normalise, and the factor of 316 that the formula
+    leaves would multiply its gradient in every layer of a network that sees a blank slice.
+    """
     exact = x if x.dtype == torch.float64 else x.float()  # statistics in float32, also of bf16
     mean, variance = exact.mean((2, 3), keepdim=True), exact.var((2, 3), correction=0, keepdim=True)
-    return ((exact - mean) * (variance + EPS).rsqrt()).to(x.dtype)
+    scale = torch.where(variance > FLAT, (variance + EPS).rsqrt(), 0)
+    return ((exact - mean) * scale).to(x.dtype)
 
 
 class PaddedConvolution(nn.Conv2d):

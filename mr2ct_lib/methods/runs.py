@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 import mr2ct_lib
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
-from mr2ct_lib.images.slices import DOMAINS, PreparedSlices, epoch_indices
+from mr2ct_lib.images.slices import DOMAINS, PreparedSlices
 from mr2ct_lib.methods.distributed import check_on_first_process, make_fabric, report_lost_process
 from mr2ct_lib.methods.settings import Settings
 from mr2ct_lib.methods.training import Trainer
@@ -96,20 +96,26 @@ def _train_to_the_end(trainer: Trainer, out: Path, seconds: float, progress: boo
     first_process, total = fabric.is_global_zero, trainer.settings.total_iterations
     disable = (None if progress is None else not progress) if first_process else True  # None: tqdm looks for a terminal
     bar = tqdm(None, trainer.settings.method, total, initial=trainer.step_number, disable=disable, mininterval=1)
+    unread: list[tuple[float, dict[str, Any]]] = []  # learning rate and loss terms of the steps that were not looked at yet
     with bar, (out / "log.jsonl").open("a", encoding="utf-8") if first_process else open(os.devnull, "w") as log:
         while not trainer.finished:
             rate = trainer.settings.learning_rate_at(trainer.step_number)
-            terms = {name: float(value) for name, value in trainer.step().items()}
-            s, step = trainer.settings, trainer.step_number
-            trainer.collapse.check(terms, step, out, lambda step: _slices_of(trainer, step))
-            trainer.count_patience(sum(v for name, v in terms.items() if not name.startswith("discriminator_")))
+            unread.append((rate, trainer.step()))
             bar.update()
+            if not _must_read(trainer, len(unread)):
+                continue
+            rates, losses = _read(unread)
+            for step, terms in enumerate(losses, start=trainer.step_number - len(losses) + 1):
+                trainer.collapse.check(terms, step, out, lambda step: trainer.batches.describe(step - 1))
+                of_generators = sum(v for name, v in terms.items() if not name.startswith("discriminator_"))
+                trainer.count_patience(of_generators, step)
+            s, step, unread = trainer.settings, trainer.step_number, []
             if step % s.log_every == 0 or trainer.finished:
-                line = {"step": step, "seconds": round(time.perf_counter() - started, 2), "learning_rate": rate}
+                line = {"step": step, "seconds": round(time.perf_counter() - started, 2), "learning_rate": rates[-1]}
                 log.write(json.dumps(line | {name: round(value, 6) for name, value in terms.items()}) + "\n")
                 log.flush()
                 bar.set_postfix({name: f"{value:.3f}" for name, value in terms.items()}, refresh=False)
-                for name, value in ({"learning_rate": rate} | terms).items() if board else ():
+                for name, value in ({"learning_rate": rates[-1]} | terms).items() if board else ():
                     board.add_scalar(name, value, step)
             if first_process and s.sample_every and step % s.sample_every == 0:
                 sample = _save_sample(trainer, out, step)
@@ -122,15 +128,25 @@ def _train_to_the_end(trainer: Trainer, out: Path, seconds: float, progress: boo
         trainer.averaged.save(out / "translator")
 
 
-def _slices_of(trainer: Trainer, step: int) -> str:
-    """Name the slices that a step (from 1) was trained on: patient and number of the slice within the patient."""
-    s, data, names = trainer.settings, trainer.data, []
-    for i, domain in enumerate(DOMAINS):
-        chosen = epoch_indices(data.count(domain, s.patients), step - 1, s.batch_size, s.seed, i)
-        for index in chosen.tolist():
-            patient, where = next(row for row in data.patients(domain) if row[1].start <= index < row[1].stop)
-            names.append(f"{domain} {patient} slice {index - where.start}")
-    return ", ".join(names)
+def _must_read(trainer: Trainer, unread: int) -> bool:
+    """Whether to look at the losses of the last `unread` steps now.
+
+    On a CPU after every step. On a GPU, which would wait for it, only where a line, sample or checkpoint is due, or
+    where an epoch ends that early stopping counts.
+    """
+    s, step = trainer.settings, trainer.step_number
+    epoch_ends = (s.patience or s.decay_patience) and trainer.patience.steps + unread >= trainer.epoch
+    due = any(every and step % every == 0 for every in (s.log_every, s.sample_every, s.checkpoint_every))
+    phase_ends = step == s.iterations or trainer.finished
+    return bool(not trainer.asynchronous or due or epoch_ends or phase_ends)
+
+
+def _read(unread: list[tuple[float, dict[str, Any]]]) -> tuple[list[float], list[dict[str, float]]]:
+    """The learning rates and losses of steps, fetched from the device in one piece."""
+    names = list(unread[0][1])
+    values = torch.stack([torch.as_tensor(terms[name]) for _, terms in unread for name in names]).view(-1, len(names))
+    losses = [dict(zip(names, row, strict=True)) for row in values.tolist()]
+    return [rate for rate, _ in unread], losses
 
 
 def read_log(run: str | Path) -> list[dict[str, float]]:

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
 from mr2ct_lib.images.slices import PreparedSlices, epoch_indices
 from mr2ct_lib.images.volumes import Volume
-from mr2ct_lib.methods import fast
+from mr2ct_lib.methods import hardware
 from mr2ct_lib.methods.settings import PROFILES
 from mr2ct_lib.methods.synthesis import check_kind
 from mr2ct_lib.methods.translator import Translator
@@ -132,7 +132,7 @@ def train_segmenter(
     if not 0 < learning_rate < float("inf") or seed < 0:
         raise InputError(f"learning_rate: {learning_rate}, seed: {seed}; expected a rate above 0 and a seed of at least 0")
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    precision = fast.choose_precision(precision, device)
+    precision = hardware.choose_precision(precision, device)
     precision = "float32" if precision == "float16" else precision  # float16 would need loss scaling
 
     classes = np.zeros(256, dtype=np.int64)

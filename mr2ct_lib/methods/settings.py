@@ -45,7 +45,7 @@ class Settings:
     lambda_align: float = 0.9  # NMI alignment, dicyclegan only (W)
     lambda_dicycle: float = 10.0  # deformed cycle, dicyclegan only (W)
     offset_layers: str = "per_channel"  # or "shared", "convolution"; dicyclegan only
-    precision: str = "auto"  # "auto" takes bf16 where this machine is measured to gain by it; or "bf16", "float32"
+    precision: str = "auto"  # what this machine is measured to be faster in; or "bf16", "float16", "float32"
     log_every: int = 10  # steps between two lines of log.jsonl
     checkpoint_every: int = 500  # steps
     sample_every: int = 500  # steps between two sample images; 0 for none
@@ -248,7 +248,7 @@ def _check(s: Settings) -> None:
         "gc_operator": ("central", "sobel", "forward"),
         "upsampling": ("transposed", "resize"),
         "offset_layers": ("per_channel", "shared", "convolution"),
-        "precision": ("auto", "bf16", "float32"),
+        "precision": ("auto", "bf16", "float16", "float32"),
     }
     for name, allowed in choices.items():
         if getattr(s, name) not in allowed:

@@ -7,6 +7,7 @@ networks, optimisers, pools and step number to continue exactly as if it had nev
 
 import copy
 import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from mr2ct_lib.images.preparation import Preparation
-from mr2ct_lib.images.slices import DOMAINS, PreparedSlices, augment, unpaired_batch
-from mr2ct_lib.methods import cyclegan, dicyclegan, fast
+from mr2ct_lib.images.slices import DOMAINS, PreparedSlices
+from mr2ct_lib.methods import cyclegan, dicyclegan, hardware
+from mr2ct_lib.methods.captured import Batches, CapturedUpdate, CudaRecorder
 from mr2ct_lib.methods.networks import Discriminator, initialise
 from mr2ct_lib.methods.settings import Settings
 from mr2ct_lib.methods.stopping import CollapseWatch, Patience
@@ -79,22 +81,27 @@ class Trainer:
 
     def __init__(self, settings: Settings, data: PreparedSlices, fabric: Fabric):
         self.settings, self.data, self.fabric, self.step_number = settings, data, fabric, 0
-        fast.keep_memory()
-        self.precision = fabric.broadcast(fast.choose_precision(settings.precision, fabric.device, 4 * settings.filters))
-        self.networks = fabric.to_device(Networks(settings, data.preparation))
+        self.batches = Batches(data, settings, fabric.device)
+        hardware.keep_memory()
+        self.precision = fabric.broadcast(hardware.choose_precision(settings.precision, fabric.device, 4 * settings.filters))
+        layout = hardware.memory_format(fabric.device, self.precision)
+        self.networks = fabric.to_device(Networks(settings, data.preparation)).to(memory_format=layout)
         discriminators = (self.networks.discriminator_source, self.networks.discriminator_target)
         self.parameters = {
             "generators": list(self.networks.translator.parameters()),
             "discriminators": [p for network in discriminators for p in network.parameters()],
         }
-        self.optimisers = {
-            name: torch.optim.Adam(parameters, settings.learning_rate, betas=(settings.beta1, 0.999), fused=True)
-            for name, parameters in self.parameters.items()
-        }
+        self.optimisers = {name: self._adam(parameters) for name, parameters in self.parameters.items()}
+        self._reset_updates()
         self.averaged = copy.deepcopy(self.networks.translator).requires_grad_(False)  # the result of the run
         self.pools = {domain: ImagePool(settings.pool_size) for domain in DOMAINS}
         self.patience, self.collapse, self.stopped_early = Patience(), CollapseWatch(), False
         self.epoch = settings.steps_per_epoch(max(data.count(domain, settings.patients) for domain in DOMAINS))
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether a step returns before its work is done, so that reading its losses would make the device wait."""
+        return self.fabric.device.type == "cuda"
 
     @property
     def finished(self) -> bool:
@@ -106,30 +113,31 @@ class Trainer:
 
         Returns the loss terms of the step, each a scalar on the run's device, averaged over processes.
         """
-        real = self.batch()
-        for optimiser in self.optimisers.values():
-            optimiser.param_groups[0]["lr"] = self.settings.learning_rate_at(self.step_number)
-        terms, synthetic = self.update_generators(real)
-        terms = terms | self.update_discriminators(real, self.from_pools(synthetic))
+        self.set_learning_rate()
+        real = {domain: self._share(x) for domain, x in self.batches.of_step(self.step_number).items()}
+        terms, synthetic = self.updates["generators"](real)
+        terms = terms | self.updates["discriminators"](real, self.from_pools(synthetic))
         self.step_number += 1
         self.average_weights()
         means = self.fabric.all_reduce(torch.stack([term.float() for term in terms.values()]), reduce_op="mean")
         return dict(zip(terms, means, strict=True))
 
-    def batch(self) -> dict[str, Tensor]:
-        """The next step's real slices of each domain, (n, 1, h, w): this process's share of the batch."""
-        s = self.settings
-        slices = unpaired_batch(self.data, self.step_number, s.batch_size, s.seed, s.patients)
-        if s.augment:
-            slices = [augment(x, seed=(s.seed, self.step_number, i)) for i, x in enumerate(slices)]
-        return {domain: self.fabric.to_device(self._share(x)) for domain, x in zip(DOMAINS, slices, strict=True)}
+    def set_learning_rate(self) -> None:
+        """Give both optimisers the rate of the next step."""
+        rate = self.settings.learning_rate_at(self.step_number)
+        for optimiser in self.optimisers.values():
+            group = optimiser.param_groups[0]
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)  # recorded updates read it in this place
+            else:
+                group["lr"] = rate
 
     def update_generators(self, real: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One Adam step of both generators; the loss terms and the synthetic slices of each domain, without gradient."""
         s = self.settings
         for parameter in self.parameters["discriminators"]:
             parameter.requires_grad_(False)  # gradients pass through them to the generators
-        with self._autocast():
+        with hardware.autocast(self.fabric.device, self.precision):
             terms, *synthetic = METHODS[s.method].generator_losses(self.networks, real["source"], real["target"], s)
         self._descend("generators", sum(terms.values()))
         slices = {domain: x.detach() for domain, x in zip(DOMAINS, synthetic, strict=True)}
@@ -139,7 +147,7 @@ class Trainer:
         """One Adam step of both discriminators; their loss terms."""
         for parameter in self.parameters["discriminators"]:
             parameter.requires_grad_(True)
-        with self._autocast():
+        with hardware.autocast(self.fabric.device, self.precision):
             terms = METHODS[self.settings.method].discriminator_losses(self.networks, real, synthetic)
         self._descend("discriminators", sum(terms.values()))
         return {name: term.detach() for name, term in terms.items()}
@@ -163,35 +171,56 @@ class Trainer:
         kept = min(self.settings.average, 1 - 1 / self.step_number)
         torch._foreach_lerp_(list(self.averaged.parameters()), self.parameters["generators"], 1 - kept)
 
-    def count_patience(self, loss: float) -> None:
-        """Take the total generator loss of the last step into early stopping, which may end the phase or the run."""
-        s, first = self.settings, self.step_number <= self.settings.iterations
+    def count_patience(self, loss: float, step: int) -> None:
+        """Take the total generator loss of a step into early stopping, which may end the phase or the run."""
+        s, first = self.settings, step <= self.settings.iterations
         if self.patience.is_exhausted(loss, self.epoch, s.patience if first else s.decay_patience):
             if first:
-                self.settings = dataclasses.replace(s, iterations=self.step_number)
+                self.settings = dataclasses.replace(s, iterations=step)
             self.stopped_early = not first
-        if self.step_number == self.settings.iterations:
+        if step == self.settings.iterations:
             self.patience = Patience()  # the second phase counts anew
 
     def _share(self, batch: Tensor) -> Tensor:
         """This process's part of a whole batch (n, ...)."""
         return batch[self.fabric.global_rank :: self.fabric.world_size]
 
-    def _autocast(self) -> torch.autocast:
-        """Run the networks in bf16 where the run does; losses, weights and optimisers stay float32."""
-        return torch.autocast(self.fabric.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+    def _adam(self, parameters: list[nn.Parameter]) -> torch.optim.Adam:
+        """Adam as in Zhu et al. 2017; on a GPU with its rate in a tensor, so that it can be recorded."""
+        s, gpu = self.settings, self.fabric.device.type == "cuda"
+        rate = torch.tensor(s.learning_rate, device=self.fabric.device) if gpu else s.learning_rate
+        return torch.optim.Adam(parameters, rate, betas=(s.beta1, 0.999), fused=True, capturable=gpu)
+
+    def _reset_updates(self, scales: dict[str, Any] | None = None) -> None:
+        """Begin anew with warm-up and recording of both updates; scales: states of the loss scaling to continue with."""
+        device = self.fabric.device
+        scaled = self.precision == "float16"  # its range is small: losses are scaled up, and steps with overflow left out
+        self.scalers = {name: torch.amp.GradScaler(device.type, enabled=scaled) for name in self.parameters}
+        for name, scaler in self.scalers.items():
+            scaler.load_state_dict((scales or {}).get(name, {}) or scaler.state_dict())
+        recorder = CudaRecorder(device) if device.type == "cuda" and self.fabric.world_size == 1 else None
+        updates = {"generators": self.update_generators, "discriminators": self.update_discriminators}
+        self.updates = {
+            name: CapturedUpdate(update, recorder, partial(self._restart_scaling, name)) for name, update in updates.items()
+        }
+
+    def _restart_scaling(self, name: str) -> None:
+        """Forget an update that was broken off while it was recorded."""
+        enabled = self.scalers[name].is_enabled()
+        self.scalers[name] = torch.amp.GradScaler(self.fabric.device.type, enabled=enabled)
 
     def _descend(self, name: str, loss: Tensor) -> None:
         """Backward pass, mean of the gradients over processes, one Adam step."""
-        optimiser, parameters = self.optimisers[name], self.parameters[name]
+        optimiser, parameters, scaler = self.optimisers[name], self.parameters[name], self.scalers[name]
         optimiser.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
+        self.fabric.backward(scaler.scale(loss))
         if self.fabric.world_size > 1:
             used = [p for p in parameters if p.grad is not None]
             flat = self.fabric.all_reduce(torch.cat([p.grad.flatten() for p in used]), reduce_op="mean")
             for p, mean in zip(used, flat.split([p.numel() for p in used]), strict=True):
                 p.grad.copy_(mean.view(p.shape))
-        optimiser.step()
+        scaler.step(optimiser)
+        scaler.update()
 
     def state(self) -> dict[str, Any]:
         """All that the run needs to continue, as tensors and plain values."""
@@ -200,7 +229,8 @@ class Trainer:
             "precision": self.precision,
             "networks": self.networks.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
+            "optimisers": {name: optimiser.state_dict()["state"] for name, optimiser in self.optimisers.items()},
+            "scales": {name: scaler.state_dict() for name, scaler in self.scalers.items()},
             "pools": {domain: pool.images for domain, pool in self.pools.items()},
             "stopping": {
                 "iterations": self.settings.iterations,
@@ -216,7 +246,7 @@ class Trainer:
         self.networks.load_state_dict(state["networks"])
         self.averaged.load_state_dict(state["averaged"])
         for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
+            optimiser.load_state_dict(optimiser.state_dict() | {"state": state["optimisers"][name]})
         for domain, pool in self.pools.items():
             pool.images = [self.fabric.to_device(image) for image in state["pools"][domain]]
         torch.set_rng_state(state["random"].cpu())
@@ -225,3 +255,4 @@ class Trainer:
         self.patience, self.collapse = Patience(**stopping["patience"]), CollapseWatch(stopping["collapse"])
         self.stopped_early = stopping["stopped_early"]
         self.step_number, self.precision = state["step"], state["precision"]
+        self._reset_updates(state["scales"])

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
 from mr2ct_lib.images.preparation import Preparation
-from mr2ct_lib.methods import fast
+from mr2ct_lib.methods import fast, hardware
 from mr2ct_lib.methods.networks import Generator
 
 DIRECTIONS = ("source_to_target", "target_to_source")
@@ -70,7 +70,7 @@ class Translator(nn.Module):
         device = next(self.parameters()).device
         batches = torch.tensor(slices, dtype=torch.float32)[:, None].split(batch_size)
         batches = tqdm(batches, "translate", unit="batch", disable=None if progress else True)  # None: shown at a terminal only
-        with fast.autocast(device, fast.choose_precision(precision, device)):
+        with hardware.autocast(device, hardware.choose_precision(precision, device)):
             return torch.cat([self(b.to(device), direction, deform).cpu() for b in batches])[:, 0].numpy()
 
     def export_onnx(self, path: str | Path, direction: str = "source_to_target") -> None:

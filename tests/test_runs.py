@@ -119,7 +119,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused(data, tmp_path):
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     del state["format"]
     torch.save(state, run / "checkpoint.pt")
-    with pytest.raises(InputError, match="checkpoint.pt: is not of format 2.*start the run anew"):
+    with pytest.raises(InputError, match="checkpoint.pt: is not of format 3.*start the run anew"):
         train(settings(), data, run, resume=True)
 
 

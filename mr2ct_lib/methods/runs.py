@@ -27,7 +27,7 @@ from mr2ct_lib.methods.distributed import check_on_first_process, make_fabric, r
 from mr2ct_lib.methods.settings import Settings
 from mr2ct_lib.methods.training import Trainer
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 
 
 class AnotherRun(InputError):

@@ -1,5 +1,6 @@
 """Laws of a run's folder: resumed runs end in the same bits; what it holds; what is refused."""
 
+import json
 import os
 import sys
 import types
@@ -96,6 +97,15 @@ def test_a_second_run_in_the_same_folder_and_other_settings_are_refused(data, tm
     before = (run / "checkpoint.pt").read_bytes()
     train(settings(), data, run, resume=True)  # finished: left as it is
     assert (run / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_run_knows_the_patients_that_it_learns_from_and_no_others(data, tmp_path):
+    """So a cohort may grow without making the runs on its first patients those of other data."""
+    for patients in (1, None):
+        run = train(settings(patients=patients), data, tmp_path / f"run{patients}")
+        held = json.loads((data / "prepared.json").read_text())["patients"]
+        known = json.loads((run / "config.json").read_text())["data"]["patients"]
+        assert known == {domain: rows[:patients] for domain, rows in held.items()}
 
 
 def test_truncated_and_foreign_checkpoints_are_named(data, tmp_path):

@@ -118,15 +118,15 @@ def errors_by_label(
         inside = np.asarray(labels) == int(value)
         if int(value) == 0 or not inside.any():
             continue
-        made, real = (np.asarray(image, dtype=np.float64)[inside] for image in (prediction, truth))
+        predicted, actual = (np.asarray(image, dtype=np.float64)[inside] for image in (prediction, truth))
         rows[name] = {
             "voxels": int(inside.sum()),
-            "mean error": float((made - real).mean()),
-            "MAE": metrics.mae(made, real),
-            "median": float(np.median(made)),
-            "true median": float(np.median(real)),
-            "SD": float(made.std()),
-            "true SD": float(real.std()),
+            "mean error": float((predicted - actual).mean()),
+            "MAE": metrics.mae(predicted, actual),
+            "median": float(np.median(predicted)),
+            "true median": float(np.median(actual)),
+            "SD": float(predicted.std()),
+            "true SD": float(actual.std()),
         }
     if not rows:
         raise InputError(
@@ -238,20 +238,20 @@ def measure_tissues(
     rows = []
     for patient, where in test.patients("source"):
         covered = np.ones(truth[where].shape, bool) if test.valid is None else np.asarray(test.valid[where], bool)
-        made, real = (window.from_network(x[where]) for x in (synthetic, truth))
+        predicted, actual = (window.from_network(x[where]) for x in (synthetic, truth))
         for tissue, values in tissues.items():
             inside = np.isin(labels[where], list(values)) & covered
             if not inside.any():
                 continue
             core = binary_erosion(inside, np.ones((1, 3, 3), bool))
-            cores = [image[core] if core.any() else np.array([np.nan]) for image in (made, real)]
+            cores = [image[core] if core.any() else np.array([np.nan]) for image in (predicted, actual)]
             rows.append(
                 {
                     "patient": patient,
                     "tissue": tissue,
                     "voxels": int(inside.sum()),
-                    "mean error": float((made - real)[inside].mean()),
-                    "MAE": metrics.mae(made, real, inside),
+                    "mean error": float((predicted - actual)[inside].mean()),
+                    "MAE": metrics.mae(predicted, actual, inside),
                     "median": float(np.median(cores[0])),
                     "true median": float(np.median(cores[1])),
                     "SD": float(cores[0].std()),

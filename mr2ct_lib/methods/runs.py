@@ -66,7 +66,8 @@ def train(
     _check_data(prepared, settings)
     settings = settings.in_steps(max(prepared.count(domain, settings.patients) for domain in DOMAINS))
     fabric = make_fabric(settings.batch_size, device)
-    config = {"settings": dataclasses.asdict(settings), "data": prepared.meta}
+    used = {domain: rows[: settings.patients] for domain, rows in prepared.meta["patients"].items()}
+    config = {"settings": dataclasses.asdict(settings), "data": prepared.meta | {"patients": used}}
     config = json.loads(json.dumps(config | {"mr2ct": mr2ct_lib.__version__, "torch": torch.__version__}))
     _compare(fabric.broadcast(config), config, "the first process")
     check_on_first_process(fabric, lambda: _open_folder(out, config, resume))

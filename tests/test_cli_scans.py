@@ -237,6 +237,21 @@ def test_inspect_counts_what_a_window_cuts(mr2ct, tmp_path):
     assert facts["spacing (mm)"] == "1 x 1 x 3" and "oblique by up to 11.5 degrees" in facts["orientation"]
 
 
+def test_inspect_tells_a_ct_that_was_stored_with_an_offset(mr2ct, tmp_path):
+    array = np.random.default_rng(0).integers(1000, 1120, (20, 20, 20)).astype(np.float32)
+    array[:8] = np.random.default_rng(1).integers(0, 60, (8, 20, 20))
+    array[18:] = 2000
+    write_volume(Volume(array, np.eye(4)), tmp_path / "ct.nii.gz", dtype=np.int16)
+    code, out, _ = mr2ct("inspect", tmp_path / "ct.nii.gz")
+    assert code == 0 and "CT stored with an offset of 1024" in out
+
+
+def test_prepare_takes_the_modality_that_it_is_told(chain, mr2ct, tmp_path):
+    words = ["prepare", chain / "cohort", "--out", tmp_path / "out", "--target-modality", "PET"]
+    code, _, err = mr2ct(*words)
+    assert code == 2 and "PET" in err and files(tmp_path) == {}
+
+
 @pytest.mark.parametrize("values, kind", [([0, 1, 1], "a mask"), ([0.0, 0.4, 2.0], "MR"), ([-1000.0, 0.0, 50.0], "CT")])
 def test_values_tell_what_a_file_is(values, kind):
     assert values_look_like(Volume(np.array(values, np.float32)[:, None, None], np.eye(4))) == kind

@@ -7,11 +7,12 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
-from mr2ct_lib.images.folders import guess_modality
+from mr2ct_lib.images.folders import guess_modality, is_offset_ct
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, WHOLE_BODY_WINDOW, Window, body_mask, mr_scale
 from mr2ct_lib.images.volumes import Volume, read_volume
 from mr2ct_lib.methods.translator import load_translator
 
+OFFSET_CT = "CT stored with an offset of 1024; subtract it first"
 LABELS_AT_MOST = 256  # different whole numbers; a scan has more
 
 
@@ -44,6 +45,8 @@ def values_look_like(volume: Volume) -> str:
     >>> values_look_like(Volume(np.array([[[0.0, 1.0, 3.0]]]), np.eye(4)))
     'a label map'
     """
+    if is_offset_ct(volume):
+        return OFFSET_CT
     different = np.unique(volume.array)
     if len(different) <= LABELS_AT_MOST and different[0] >= 0 and (different == np.round(different)).all():
         return "a mask" if len(different) == 2 else "a label map"
@@ -106,6 +109,8 @@ def _tilt(affine: np.ndarray) -> str:
 
 def _usual_windows(volume: Volume) -> list[tuple[Window, str]]:
     """The windows that this project uses for such values, in the volume's own unit."""
+    if is_offset_ct(volume):
+        return []
     if guess_modality(volume) == "CT":
         return [(CT_WINDOW, "[-150, 350] HU"), (WHOLE_BODY_WINDOW, "[-1024, 1500] HU")]
     body = body_mask(volume)

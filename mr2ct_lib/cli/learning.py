@@ -63,6 +63,12 @@ def prepare(
         bool | None, typer.Option("--n4/--no-n4", help="correct the bias field of MR; by default all but heads")
     ] = None,
     profile: Annotated[str, typer.Option(help="quick, full or paper: how thorough N4 is")] = "quick",
+    source_modality: Annotated[
+        str | None, typer.Option(help="CT or MR; by default what the source scans look like")
+    ] = None,
+    target_modality: Annotated[
+        str | None, typer.Option(help="CT or MR; by default what the target scans look like")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Bring scans to slices that a network can learn from: N4, field of view, intensity windows."""
@@ -76,9 +82,9 @@ def prepare(
     if (folder / "names.json").exists():
         check_names(folder / "names.json")
     ct = None if window is None else Window(*window, "HU")
-    slices = PreparedSlices(
-        prepare_cohort(folder, out, plane=plane, size=size, profile=profile, n4=n4, target_window=ct)
-    )
+    modalities = {"source_modality": source_modality, "target_modality": target_modality}
+    prepare_cohort(folder, out, plane=plane, size=size, profile=profile, n4=n4, target_window=ct, **modalities)
+    slices = PreparedSlices(out)
     height, width = slices.preparation.shape
     print(
         f"{len(slices.source)} source and {len(slices.target)} target slices of {height} x {width} pixels in {out}. "

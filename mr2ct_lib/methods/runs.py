@@ -26,6 +26,7 @@ from mr2ct_lib.images.slices import DOMAINS, PreparedSlices
 from mr2ct_lib.methods.distributed import check_on_first_process, make_fabric, report_lost_process
 from mr2ct_lib.methods.settings import Settings
 from mr2ct_lib.methods.training import Trainer
+from mr2ct_lib.methods.training_data import describe_training_data
 
 CHECKPOINT_FORMAT = 3
 
@@ -126,6 +127,7 @@ def _train_to_the_end(trainer: Trainer, out: Path, seconds: float, progress: boo
                 os.fsync(log.fileno())
                 _save_checkpoint(trainer, out, time.perf_counter() - started)
     if first_process:
+        trainer.averaged.training_data = describe_training_data(trainer.averaged, trainer.data)
         trainer.averaged.save(out / "translator")
 
 

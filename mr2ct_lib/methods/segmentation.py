@@ -18,11 +18,13 @@ from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
 
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
+from mr2ct_lib.images.preparation import check_window
 from mr2ct_lib.images.slices import PreparedSlices, epoch_indices
 from mr2ct_lib.images.volumes import Volume
 from mr2ct_lib.methods import hardware
 from mr2ct_lib.methods.settings import PROFILES
 from mr2ct_lib.methods.synthesis import check_kind
+from mr2ct_lib.methods.training_data import check_scan
 from mr2ct_lib.methods.translator import Translator
 
 PRECISIONS = ("auto", "float32", "bf16")
@@ -221,12 +223,12 @@ def training_channels(prepared: PreparedSlices, translator: Translator) -> np.nd
     return np.stack([translator.translate(ct, "target_to_source"), ct], axis=1)
 
 
-def segment(volume: Volume, translator: Translator, segmenter: Segmenter) -> Volume:
+def segment(volume: Volume, translator: Translator, segmenter: Segmenter, strict: bool = False) -> Volume:
     """The structures in an MR, by its two channels MR and synthetic CT (Hiasa et al. 2018).
 
     volume: a scan of the translator's source domain, any grid. segmenter: trained on the channels (MR, CT), in this
-    order. Returns label values on the volume's own grid. Raises InputError for a network of other channels, and as
-    `synthesize`.
+    order. strict: refuse a scan that is unlike the training scans, in place of a warning. Returns label values on the
+    volume's own grid. Raises InputError for a network of other channels, and as `synthesize`.
     """
     if tuple(segmenter.channels) != ("MR", "CT"):
         raise InputError(
@@ -236,6 +238,10 @@ def segment(volume: Volume, translator: Translator, segmenter: Segmenter) -> Vol
     preparation = translator.preparation
     check_kind(volume, preparation.windows["source"], "source")
     slices, place = preparation.to_slices(volume, "source")
+    check_window(place.cut, preparation.windows["source"], "the scan")
+    if not len(slices):
+        raise InputError("the scan: shows nothing in the window; expected a patient. Choose another scan")
+    check_scan(slices[place.training], translator, "source", strict)
     channels = np.stack([slices, translator.translate(slices)], axis=1)  # (n, 2, h, w)
     return preparation.to_volume(predict(segmenter, channels), place, volume, "label", fill=0)
 

@@ -7,6 +7,7 @@ from mr2ct_lib.images.folders import guess_modality
 from mr2ct_lib.images.intensity import Window
 from mr2ct_lib.images.preparation import check_window
 from mr2ct_lib.images.volumes import Volume
+from mr2ct_lib.methods.training_data import check_scan
 from mr2ct_lib.methods.translator import Translator
 
 
@@ -17,6 +18,7 @@ def synthesize(
     deform: bool = False,
     progress: bool = False,
     precision: str = "auto",
+    strict: bool = False,
 ) -> Volume:
     """The other domain's scan of the patient in `volume`, on the volume's own grid: same shape and affine.
 
@@ -27,16 +29,20 @@ def synthesize(
         reverse: from the target domain to the source domain.
         deform: the deformed pass of a DicycleGAN, to look at; the undeformed one is the aligned result.
         progress: a bar, shown at a terminal only.
+        strict: refuse a scan that is unlike the training scans, in place of a warning.
         precision: "auto" translates in bf16 where this machine gains by it, less than 2 HU from "float32".
 
     Returns CT in HU, cut to the window of the training; MR in the unit of the training ("%" or "SD").
-    Raises InputError when the volume is of the wrong kind (CT in place of MR, or the reverse).
+    Raises InputError when the volume is of the wrong kind (CT in place of MR, or the reverse), or shows nothing.
     """
     here, there = ("target", "source") if reverse else ("source", "target")
     preparation = translator.preparation
     check_kind(volume, preparation.windows[here], here)
     slices, place = preparation.to_slices(volume, here)
     check_window(place.cut, preparation.windows[here], "the scan")
+    if not len(slices):
+        raise InputError("the scan: shows nothing in the window; expected a patient. Choose another scan")
+    check_scan(slices[place.training], translator, here, strict)
     translated = translator.translate(slices, f"{here}_to_{there}", deform, progress=progress, precision=precision)
     window = preparation.windows[there]
     units = window.from_network(translated).astype(np.float32)

@@ -20,6 +20,7 @@ from mr2ct_lib.methods.networks import Generator
 
 DIRECTIONS = ("source_to_target", "target_to_source")
 FORMAT = 2
+PIXELS = 2**18  # of the slices that are translated at once: about 1 GB at 64 filters
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,12 @@ class Translator(nn.Module):
     """Both generators, `source_to_target` and `target_to_source`, with all that is needed to apply them to a scan.
 
     preparation: how a scan becomes the slices that they know. training: the settings of the run that made them.
+    training_data: what `describe_training_data` says of the slices that they have seen; None where it is not known.
     """
 
     def __init__(self, architecture: Architecture, preparation: Preparation, training: dict[str, Any]):
         super().__init__()
+        self.training_data: dict[str, Any] | None = None
         self.architecture, self.preparation, self.training_record = architecture, preparation, training
         self.source_to_target, self.target_to_source = architecture.build(), architecture.build()
 
@@ -59,14 +62,16 @@ class Translator(nn.Module):
         slices: Any,
         direction: str = "source_to_target",
         deform: bool = False,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         progress: bool = False,
         precision: str = "float32",
     ) -> Any:
         """As `forward`, for a NumPy array (n, h, w) of any n, in batches and without gradients -> (n, h, w) float32.
 
+        batch_size: default 16, or fewer of slices larger than 128x128, so that memory does not grow with their size.
         precision: "float32", "bf16", or "auto" for bf16 where this machine gains by it.
         """
+        batch_size = batch_size or max(1, min(16, PIXELS // slices[0].size)) if len(slices) else 1
         device = next(self.parameters()).device
         batches = torch.tensor(slices, dtype=torch.float32)[:, None].split(batch_size)
         batches = tqdm(batches, "translate", unit="batch", disable=None if progress else True)  # None: shown at a terminal only
@@ -95,7 +100,7 @@ class Translator(nn.Module):
                 weights = {k: v.detach().cpu().contiguous() for k, v in getattr(self, direction).state_dict().items()}
                 (temporary / f"{direction}.safetensors").write_bytes(save(weights))  # a full disk is an OSError so
             record = {"format": FORMAT, "architecture": asdict(self.architecture)}
-            record |= {"preparation": self.preparation.as_dict(), "training": self.training_record}
+            record |= {"preparation": self.preparation.as_dict(), "training": self.training_record, "training_data": self.training_data}
             write_json(record, temporary / "translator.json")
 
 
@@ -117,6 +122,7 @@ def load_translator(folder: str | Path) -> Translator:
     try:
         preparation = Preparation.from_dict(record["preparation"])
         translator = Translator(Architecture(**record["architecture"]), preparation, record["training"])
+        translator.training_data = record.get("training_data")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{folder}/translator.json: cannot be used ({error}); expected what `mr2ct train` wrote. Train again"

@@ -1,0 +1,94 @@
+"""What a translator has seen in training, and whether a scan is like it.
+
+A network gives an image for any input. Two signs tell a scan that is unlike the training scans: its values are distributed
+otherwise, and it does not come back when it is translated there and back.
+"""
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from mr2ct_lib.files import InputError
+from mr2ct_lib.images.slices import DOMAINS, PreparedSlices
+from mr2ct_lib.methods.translator import DIRECTIONS, Translator
+
+BINS = np.linspace(-1, 1, 65)  # of histograms of network values
+SLICES = 32  # of which cycles are computed, evenly spread
+# Measured with a translator of hips. Unseen hips: Wasserstein distance 0.01 to 0.03, cycle L1 1.05 to 1.27 times that of
+# training. Heads, abdomens, masks: 0.48 to 0.89, 2.3 to 5.5 times. Label map: 0.28, 2.1 times. Hip upside down: 1.8 times.
+VALUES_APART = 0.2
+CYCLE_TIMES = 1.6
+
+
+def describe_training_data(translator: Translator, prepared: PreparedSlices) -> dict[str, Any]:
+    """What is stored in a translator at the end of training, ready for JSON.
+
+    By domain: "histogram" of the values of its slices (64 shares from -1 to 1), "coverage", the mean share of their pixels
+    that show more than air, and "cycle", the mean absolute difference in [-1, 1] between some of them and what comes back
+    from both generators. Plane and pixel size are in `translator.preparation`.
+    """
+    record = {}
+    for domain in DOMAINS:
+        slices = _some(getattr(prepared, domain), 4 * SLICES)
+        record[domain] = {
+            "histogram": _histogram(slices).round(6).tolist(),
+            "coverage": round(float((slices > -0.9).mean()), 4),
+            "cycle": round(cycle_error(translator, slices, domain), 5),
+        }
+    return record
+
+
+def check_scan(slices: np.ndarray, translator: Translator, domain: str, strict: bool = False) -> None:
+    """Warn, in one sentence that names the signs, when a scan is unlike the training scans.
+
+    Args:
+        slices: the scan's slices (n, H, W) in [-1, 1], of the field of view of training.
+        translator: a warning says so where it has no record of its training data.
+        domain: "source" or "target".
+        strict: raise InputError in place of the warning.
+    """
+    if not translator.training_data:
+        warnings.warn("the translator has no record of its training data, so the scan is not compared", stacklevel=3)
+        return
+    known, signs = translator.training_data[domain], []
+    distance = wasserstein(_histogram(slices), np.array(known["histogram"]))
+    cycle = cycle_error(translator, slices, domain)
+    if distance > VALUES_APART:
+        signs.append(f"its values are others (Wasserstein distance {distance:.2f}, expected below {VALUES_APART})")
+    if cycle > CYCLE_TIMES * known["cycle"]:
+        signs.append(
+            f"it does not come back from both generators (cycle L1 {cycle:.2f}, in training {known['cycle']:.2f})"
+        )
+    if signs:
+        sentence = f"this scan is unlike the training scans: {' and '.join(signs)}; do not trust the result"
+        if strict:
+            raise InputError(f"{sentence}. Give a scan like those, train with such scans, or leave --strict out")
+        warnings.warn(sentence, stacklevel=3)
+
+
+def cycle_error(translator: Translator, slices: np.ndarray, domain: str) -> float:
+    """The mean absolute difference between some slices of `domain` and what comes back from both generators."""
+    there, back = DIRECTIONS if domain == "source" else DIRECTIONS[::-1]
+    some = _some(slices, SLICES)
+    returned = translator.translate(translator.translate(some, there), back)
+    return float(np.abs(returned - some).mean())
+
+
+def wasserstein(one: np.ndarray, other: np.ndarray) -> float:
+    """The Wasserstein distance of two histograms over BINS: the area between their cumulative sums.
+
+    >>> low, high = np.eye(64)[0], np.eye(64)[32]
+    >>> wasserstein(low, high)
+    1.0
+    """
+    return float(np.abs(np.cumsum(one - other)).sum() * (BINS[1] - BINS[0]))
+
+
+def _histogram(slices: np.ndarray) -> np.ndarray:
+    return np.histogram(np.clip(slices, -1, 1), BINS)[0] / slices.size
+
+
+def _some(slices: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` slices, evenly spread."""
+    return np.array(slices[np.unique(np.linspace(0, len(slices) - 1, min(count, len(slices))).round().astype(int))])

@@ -1,0 +1,91 @@
+"""A scan that is unlike the training scans is noticed, by its values and by what comes back."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mr2ct_lib.files import InputError
+from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW
+from mr2ct_lib.images.preparation import Preparation
+from mr2ct_lib.images.prepare import write_record
+from mr2ct_lib.images.slices import PreparedSlices
+from mr2ct_lib.methods.training_data import check_scan, cycle_error, describe_training_data, wasserstein
+from mr2ct_lib.methods.translator import Architecture, Translator, load_translator
+
+
+class Clamp(nn.Module):
+    """A generator that gives back what lies below 0.5, and 0.5 for all else."""
+
+    def forward(self, x, deform=False):
+        return x.clamp(max=0.5)
+
+
+def slices(seed: int, low: float, high: float) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(low, high, (6, 32, 32)).astype(np.float32)
+
+
+@pytest.fixture
+def translator(tmp_path) -> Translator:
+    """Trained, so to say, on values from -0.8 to 0.55 in both domains: half of one percent does not come back."""
+    preparation = Preparation("coronal", 5.0, (32, 32), 5.0, {"source": MR_WINDOW, "target": CT_WINDOW})
+    for domain in ("source", "target"):
+        np.save(tmp_path / f"{domain}.npy", slices(0, -0.8, 0.55))
+    rows = [{"id": "a", "first": 0, "count": 6}]
+    write_record(tmp_path, preparation, {"source": rows, "target": rows})
+    result = Translator(Architecture(4, 1, None, "resize"), preparation, {})
+    result.source_to_target, result.target_to_source = Clamp(), Clamp()
+    result.register_parameter("anchor", nn.Parameter(torch.zeros(1)))
+    result.training_data = describe_training_data(result, PreparedSlices(tmp_path))
+    return result
+
+
+def test_the_record_by_hand(translator):
+    record = translator.training_data["source"]
+    assert record["histogram"][:6] == [0] * 6 and sum(record["histogram"]) == pytest.approx(1, abs=1e-4)
+    assert record["coverage"] == 1.0
+    assert record["cycle"] == pytest.approx(0.05 / 1.35 * 0.025, rel=0.1)  # 0.025 lost on average above 0.5
+
+
+def test_the_distance_of_a_shift_is_the_shift():
+    one, other = (np.histogram(slices(0, -0.5, 0) + move, np.linspace(-1, 1, 65))[0] / 6144 for move in (0, 0.25))
+    assert wasserstein(one, other) == pytest.approx(0.25, abs=1e-3)
+    assert wasserstein(one, one) == 0
+
+
+def test_a_scan_like_those_of_training_passes_in_silence(translator):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_scan(slices(1, -0.8, 0.55), translator, "source", strict=True)
+        check_scan(slices(1, -0.8, 0.55), translator, "target", strict=True)
+
+
+def test_other_values_are_named(translator):
+    dark = slices(1, -1, -0.5)
+    with pytest.warns(UserWarning, match="unlike the training scans: its values are others .Wasserstein distance 0.6"):
+        check_scan(dark, translator, "source")
+    with pytest.raises(InputError, match="Wasserstein distance.*leave --strict out"):
+        check_scan(dark, translator, "source", strict=True)
+
+
+def test_what_does_not_come_back_is_named(translator):
+    bright = slices(1, -0.8, 0.7)
+    assert cycle_error(translator, bright, "source") > 5 * translator.training_data["source"]["cycle"]
+    with pytest.warns(UserWarning, match="training scans: it does not come back from both generators .cycle L1 0.01"):
+        check_scan(bright, translator, "source")
+
+
+def test_without_a_record_the_scan_is_not_compared_and_that_is_said(translator):
+    translator.training_data = None
+    with pytest.warns(UserWarning, match="no record of its training data"):
+        check_scan(slices(1, -1, -0.5), translator, "source", strict=True)
+
+
+def test_the_record_lies_in_the_translators_folder(tmp_path, translator):
+    real = Translator(translator.architecture, translator.preparation, {})
+    real.training_data = translator.training_data
+    real.save(tmp_path / "translator")
+    loaded = load_translator(tmp_path / "translator")
+    assert loaded.training_data == translator.training_data and loaded.preparation == translator.preparation

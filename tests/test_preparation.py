@@ -46,8 +46,10 @@ def make_cohort(folder, anatomy="hip", paired=False, patients=2, landmark=True):
     mr = {"modality": "MR", "name": "MR", "unit": "a.u."}
     target = mr if anatomy == "head" else {"modality": "CT", "name": "CT", "unit": "HU"}
     meta = {
-        "format": 1, "anatomy": anatomy, "profile": "quick", "seed": 0, "domains": {"source": mr, "target": target}, "physics": {},
-        "label_names": {"0": "background"}, "paired": paired, "distort_target": False, "patients": entries, "versions": {},
+        "format": 1, "anatomy": anatomy, "profile": "quick", "seed": 0, "domains": {"source": mr, "target": target},
+        "physics": {},
+        "label_names": {"0": "background"}, "paired": paired, "distort_target": False, "patients": entries,
+        "versions": {},
     }  # fmt: skip
     write_json(meta, folder / "cohort.json")
     return folder
@@ -144,7 +146,8 @@ def move(*voxels: float) -> np.ndarray:
 @pytest.mark.parametrize("change", [None, smaller, larger, oblique, finer, body_of_several_fields])
 @pytest.mark.parametrize("anatomy", ["hip", "head", "abdomen"])
 def test_prepare_writes_the_slices_that_synthesize_feeds_to_the_networks(tmp_path, anatomy, change):
-    """Bit for bit, in both directions, also for a scan of another field of view, spacing and direction than the others."""
+    """Bit for bit, in both directions, also for a scan of another field of view, spacing and direction than the others.
+    """
     cohort = make_cohort(tmp_path / "c", anatomy, patients=3)
     for path in (cohort / "source" / "s0002.nii.gz", cohort / "target" / "t0002.nii.gz"):
         scan = read_volume(path)
@@ -346,7 +349,9 @@ def test_labels_on_another_grid_are_refused(tmp_path):
     labels = read_volume(cohort / "labels" / "t0001.nii.gz", "label")
     for affine in (np.eye(4), labels.affine @ move(3, 0, 0)):
         write_volume(labels.replace(affine=affine), cohort / "labels" / "t0001.nii.gz")
-        with pytest.raises(InputError, match="t0001.nii.gz: lies on another grid .*24 x 24 x 24 voxels.* than its target scan"):
+        with pytest.raises(
+            InputError, match="t0001.nii.gz: lies on another grid .*24 x 24 x 24 voxels.* than its target scan"
+        ):
             prepare(cohort, tmp_path / "p", progress=False)
     write_volume(labels.replace(affine=labels.affine + 1e-3), cohort / "labels" / "t0001.nii.gz")
     prepare(cohort, tmp_path / "p", progress=False)  # a header that was rounded

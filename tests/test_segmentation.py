@@ -20,7 +20,8 @@ NAMES = {0: "background", 3: "femur", 8: "gluteus_medius"}
 
 
 def discs(count: int, seed: int, shape: tuple[int, int] = (30, 34)) -> tuple[np.ndarray, np.ndarray]:
-    """Slices (N, 2, H, W) with two discs each: the channels must be read together, since each shows both discs alike but one."""
+    """Slices (N, 2, H, W) with two discs each: the channels must be read together, since each shows both discs alike
+    but one."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     labels = np.zeros((count, *shape), dtype=np.uint8)
@@ -79,7 +80,8 @@ def test_equal_seeds_give_equal_bits_and_do_not_touch_the_global_state():
     expected = torch.rand(3)
     torch.manual_seed(11)
     one, two, other = (
-        train_segmenter(channels, labels, NAMES, iterations=3, seed=seed, **QUICK).network.state_dict() for seed in (5, 5, 6)
+        train_segmenter(channels, labels, NAMES, iterations=3, seed=seed, **QUICK).network.state_dict()
+        for seed in (5, 5, 6)
     )
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(one[name], two[name]) for name in one)

@@ -22,8 +22,12 @@ def prepared(tmp_path) -> PreparedSlices:
         array = np.broadcast_to(sign * np.arange(total, dtype=np.float32)[:, None, None] / 100, (total, 16, 20))
         np.save(tmp_path / f"{domain}.npy", array)
         firsts = np.cumsum([0, *counts[domain]])
-        patients[domain] = [{"id": f"{domain[0]}{n}", "first": int(firsts[n]), "count": count} for n, count in enumerate(counts[domain])]
-    write_record(tmp_path, Preparation("coronal", 5.0, (16, 20), 5.0, {"source": MR_WINDOW, "target": CT_WINDOW}), patients)
+        patients[domain] = [
+            {"id": f"{domain[0]}{n}", "first": int(firsts[n]), "count": count} for n, count in enumerate(counts[domain])
+        ]
+    write_record(
+        tmp_path, Preparation("coronal", 5.0, (16, 20), 5.0, {"source": MR_WINDOW, "target": CT_WINDOW}), patients
+    )
     return PreparedSlices(tmp_path)
 
 

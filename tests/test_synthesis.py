@@ -82,7 +82,8 @@ def test_an_oblique_flipped_file_keeps_its_affine_and_place(tmp_path):
 
 
 def test_slices_are_independent_of_their_neighbours():
-    """Without N4, mirroring one slice, which leaves the scan's percentiles as they are, changes that slice of the result alone."""
+    """Without N4, mirroring one slice, which leaves the scan's percentiles as they are, changes that slice of the
+    result alone."""
     volume = mr()
     tr = translator()
     one = synthesize(volume, tr).array
@@ -137,7 +138,9 @@ def test_bf16_in_batches_is_within_two_hu_of_float32_slice_by_slice():
 
 def untrained() -> Translator:
     """Fixed random generators, whose instance normalisation sees the whole slice."""
-    random = Translator(Architecture(4, 1, None, "resize"), translator(pixel=5.0, shape=(32, 32), n4=True).preparation, {})
+    random = Translator(
+        Architecture(4, 1, None, "resize"), translator(pixel=5.0, shape=(32, 32), n4=True).preparation, {}
+    )
     initialise(random.source_to_target, 0)
     return random.eval()
 
@@ -151,14 +154,18 @@ def noisy_patient(shape=(26, 8, 28), spacing=(5.0, 6.0, 5.0)) -> Volume:
     return Volume(np.hypot(array + noise[0], noise[1]).astype(np.float32), np.diag([*spacing, 1.0]))
 
 
-@pytest.mark.parametrize("millimetres", [((20, 20),) * 3, ((200, 200),) * 3, ((0, 200), (0, 0), (110, 0)), ((-10, 35),) * 3])
+@pytest.mark.parametrize(
+    "millimetres", [((20, 20),) * 3, ((200, 200),) * 3, ((0, 200), (0, 0), (110, 0)), ((-10, 35),) * 3]
+)
 @pytest.mark.parametrize("noise", [0.0, 4.0])
 def test_air_around_the_patient_does_not_change_the_synthetic_ct(millimetres, noise):
     """Up to 200 mm of it, on both sides or one, with and without noise; and air that is cropped away."""
     scan, random = noisy_patient(), untrained()
     margins = [[round(mm / step) for mm in pair] for pair, step in zip(millimetres, scan.spacing, strict=True)]
     margins[1] = [max(0, n) for n in margins[1]]  # in this direction the body fills the scan
-    cut = tuple(slice(max(0, -before), n - max(0, -after)) for (before, after), n in zip(margins, scan.array.shape, strict=True))
+    cut = tuple(
+        slice(max(0, -before), n - max(0, -after)) for (before, after), n in zip(margins, scan.array.shape, strict=True)
+    )
     added = [tuple(max(0, n) for n in pair) for pair in margins]
     array = np.pad(scan.array[cut], added, constant_values=np.nan)
     air = np.hypot(*np.random.default_rng(1).normal(0, max(noise, 1e-9), (2, *array.shape)))
@@ -186,11 +193,25 @@ def test_a_body_larger_than_the_field_of_view_gets_several_without_seams():
     np.testing.assert_array_equal(labels.array, volume.array / place.scale > 50)
 
 
-HEAVY = ("mr2ct_lib.patients", "mr2ct_lib.course", "matplotlib", "SimpleITK", "scipy", "pandas", "nibabel", "lightning_fabric", "monai")
+HEAVY = (
+    "mr2ct_lib.patients",
+    "mr2ct_lib.course",
+    "matplotlib",
+    "SimpleITK",
+    "scipy",
+    "pandas",
+    "nibabel",
+    "lightning_fabric",
+    "monai",
+)
 
 
 def test_inference_loads_no_anatomy_and_nothing_heavy_but_torch():
     code = "import torch, sys; import mr2ct_lib.methods.synthesis as s; print(*sys.modules)"
-    modules = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split())
+    modules = set(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout.split()
+    )
     assert "mr2ct_lib.methods.translator" in modules
     assert not modules & set(HEAVY)

@@ -1,7 +1,7 @@
 """Folders of scans: cohorts of virtual patients, and a user's own scans in the same form.
 
-On disk: source/<id>.nii.gz, target/<id>.nii.gz, labels/<id>.nii.gz and cohort.json. A user's own folder needs only source/
-and target/.
+On disk: source/<id>.nii.gz, target/<id>.nii.gz, labels/<id>.nii.gz and cohort.json. A user's own folder needs only
+source/ and target/.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +21,8 @@ MODALITIES = ("CT", "MR")
 
 @dataclass(frozen=True)
 class Cohort:
-    """Patients on disk: `source`, `target`, `labels` map a patient's id to its file; `meta` is what cohort.json holds."""
+    """Patients on disk: `source`, `target`, `labels` map a patient's id to its file; `meta` is what cohort.json holds.
+    """
 
     folder: Path
     meta: dict[str, Any]
@@ -66,8 +67,9 @@ def modality_and_reason(volume: Volume) -> tuple[str, str]:
     """
     if is_offset_ct(volume):
         raise InputError(
-            f"looks like CT stored with an offset of 1024 (values {volume.array.min():g} to {volume.array.max():g}, air "
-            "near 0, soft tissue near 1060); expected Hounsfield units. Subtract 1024, or name the modality if it is MR"
+            f"looks like CT stored with an offset of 1024 (values {volume.array.min():g} to {volume.array.max():g}, "
+            "air near 0, soft tissue near 1060); expected Hounsfield units. Subtract 1024, or name the modality if it "
+            "is MR"
         )
     if volume.unit == "HU":
         return "CT", "it is in HU"
@@ -91,14 +93,12 @@ def _sample(volume: Volume) -> np.ndarray:
     return volume.array.ravel()[:: max(1, volume.array.size // 1_000_000)]
 
 
-def read_cohort(
-    folder: str | Path, source_modality: str | None = None, target_modality: str | None = None
-) -> Cohort:
+def read_cohort(folder: str | Path, source_modality: str | None = None, target_modality: str | None = None) -> Cohort:
     """Read a cohort that make_cohort wrote, or a user's own folder with source/ and target/.
 
-    A user's folder counts as unpaired unless its cohort.json says {"paired": true}; then equal names are the same patient.
-    Label maps among a user's scans (names that end in _labels, _label, _seg, _segmentation or _mask) are passed over.
-    labels/ and names.json are optional.
+    A user's folder counts as unpaired unless its cohort.json says {"paired": true}; then equal names are the same
+    patient. Label maps among a user's scans (names that end in _labels, _label, _seg, _segmentation or _mask) are
+    passed over. labels/ and names.json are optional.
 
     Args:
         folder: scans are NIfTI, MetaImage or NRRD files, or DICOM folders.
@@ -110,7 +110,9 @@ def read_cohort(
     given = {"source": source_modality, "target": target_modality}
     for domain, kind in given.items():
         if kind not in (None, *MODALITIES):
-            raise InputError(f"{domain}_modality: {kind!r}; expected one of {', '.join(MODALITIES)}. Choose one of them")
+            raise InputError(
+                f"{domain}_modality: {kind!r}; expected one of {', '.join(MODALITIES)}. Choose one of them"
+            )
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: does not exist; expected a cohort's folder. Check the path")
@@ -120,7 +122,8 @@ def read_cohort(
         raise InputError(f"{index}: holds no JSON object; expected what `mr2ct cohort` writes. Make the cohort again")
     if meta.get("complete") is False:
         raise InputError(
-            f"{folder}: is unfinished; expected a whole cohort. Start the same `mr2ct cohort` command again to finish it"
+            f"{folder}: is unfinished; expected a whole cohort. Start the same `mr2ct cohort` command again to finish "
+            "it"
         )
     source, target, labels = (scans_in(folder / kind) for kind in ("source", "target", "labels"))
     scans = {"source": source, "target": target}

@@ -68,13 +68,15 @@ MR_WINDOWS = {"percentile": MR_WINDOW, "zscore": ZSCORE_WINDOW}
 MASK_MM = 3.0  # of voxels on which the body is found: finer ones take minutes and show the same outline
 BOX_MM2 = 100.0  # of the body in the first and last plane of its box: less is noise
 COIL_MM = 110.0  # over which a coil's sensitivity may bend: shorter, and N4 takes muscles for it
-# N4's longest side in voxels, iterations, and full width of the histogram's blur: a wider one gets there in fewer iterations
+# N4's longest side in voxels, iterations, and full width of the histogram's blur: a wider one gets there in fewer
+# iterations
 N4_PROFILES = {"quick": (16, 14, 0.4), "full": (24, 30, 0.3), "paper": (48, 50, 0.2)}
 
 
 @dataclass(frozen=True)
 class Body:
-    """Where the patient is in a scan. `mask` bool (I, J, K); all False in a blank scan. `box`: its ends to the voxel."""
+    """Where the patient is in a scan. `mask` bool (I, J, K); all False in a blank scan. `box`: its ends to the voxel.
+    """
 
     mask: np.ndarray
     box: tuple[slice, slice, slice]
@@ -93,11 +95,11 @@ def without_negative(volume: Volume) -> Volume:
 def find_body(volume: Volume) -> Body:
     """Find the patient, however much air was scanned around.
 
-    CT above -300 HU; MR above a tenth of its bright tissue. Opened, so that the table's shell goes; the largest piece and
-    those at least a quarter as large, such as a second leg; holes filled in each axial slice. The mask is found on voxels
-    of about MASK_MM, means of the scan's own. The box, which decides where fields of view lie, is found on the scan's own
-    voxels near the mask: planes where at least BOX_MM2 are above the threshold. Its ends are those of the scan where there
-    is no body.
+    CT above -300 HU; MR above a tenth of its bright tissue. Opened, so that the table's shell goes; the largest piece
+    and those at least a quarter as large, such as a second leg; holes filled in each axial slice. The mask is found on
+    voxels of about MASK_MM, means of the scan's own. The box, which decides where fields of view lie, is found on the
+    scan's own voxels near the mask: planes where at least BOX_MM2 are above the threshold. Its ends are those of the
+    scan where there is no body.
     """
     from scipy import ndimage
 
@@ -182,9 +184,9 @@ def n4(volume: Volume, body: Body | None = None, profile: str = "full") -> Volum
     """Return an MR without its bias field (N4, Tustison 2010, by SimpleITK); the mean log field inside the body is 0.
 
     The field is a cubic B-spline with a knot each COIL_MM or less over the box around the body; beyond it, the field of
-    its border holds. It is fitted to a shrunk copy with about equal voxels, the longest side about 16 of them in quick, 24
-    in full, 48 in paper, and divided out at full resolution. `body`: as `find_body` finds it, which None does here. A
-    volume without a body is returned as it is.
+    its border holds. It is fitted to a shrunk copy with about equal voxels, the longest side about 16 of them in quick,
+    24 in full, 48 in paper, and divided out at full resolution. `body`: as `find_body` finds it, which None does here.
+    A volume without a body is returned as it is.
     """
     body = find_body(volume) if body is None else body
     mask, box = body.mask, body.box
@@ -220,8 +222,9 @@ def n4(volume: Volume, body: Body | None = None, profile: str = "full") -> Volum
 def mr_scale(values: np.ndarray, method: str) -> tuple[float, float]:
     """Return (offset, scale) such that (array - offset) / scale is in "%" ("percentile") or "SD" ("zscore").
 
-    "percentile": the 99.5th percentile of `values`, those of the body, becomes 100 %; 0 stays 0. "zscore": mean and SD of
-    `values`, those of the whole image, as in the second paper (background included). Raises InputError for another method.
+    "percentile": the 99.5th percentile of `values`, those of the body, becomes 100 %; 0 stays 0. "zscore": mean and SD
+    of `values`, those of the whole image, as in the second paper (background included). Raises InputError for another
+    method.
     """
     if method == "zscore":
         offset, scale = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
@@ -233,7 +236,8 @@ def mr_scale(values: np.ndarray, method: str) -> tuple[float, float]:
 
 
 def normalise_mr(volume: Volume, method: str = "percentile") -> Volume:
-    """Return an MR in "%" of its bright tissue or in "SD" from its mean (see `mr_scale`): its gain no longer matters."""
+    """Return an MR in "%" of its bright tissue or in "SD" from its mean (see `mr_scale`): its gain no longer matters.
+    """
     body = body_mask(volume) if method == "percentile" else np.zeros(0, bool)
     offset, scale = mr_scale(volume.array[body] if body.any() else volume.array, method)
     array = ((volume.array - offset) / scale).astype(np.float32)

@@ -1,7 +1,7 @@
 """The contract between scans and networks: how a scan becomes network slices, and how slices become a scan again.
 
-`prepare` writes a `Preparation`, a translator carries it, `synthesize` and `segment` use it. Its methods `to_slices` and
-`to_volume` are the only place where a scan becomes slices and slices become a scan.
+`prepare` writes a `Preparation`, a translator carries it, `synthesize` and `segment` use it. Its methods `to_slices`
+and `to_volume` are the only place where a scan becomes slices and slices become a scan.
 """
 
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -27,9 +27,9 @@ Grid = tuple[tuple[int, int, int], np.ndarray]  # shape (I, J, K) and affine (4,
 class Place:
     """Where the network slices of one scan lie, and in which unit they are.
 
-    All fields of view lie in one grid along the scan's own axes. `origins` (n, 3) holds for each slice its number, first
-    row and first column in the slices of this grid. `training` (n,) marks the slices of the field of view that training
-    takes: `prepare` writes these. `(array - offset) / scale` is in the window's unit.
+    All fields of view lie in one grid along the scan's own axes. `origins` (n, 3) holds for each slice its number,
+    first row and first column in the slices of this grid. `training` (n,) marks the slices of the field of view that
+    training takes: `prepare` writes these. `(array - offset) / scale` is in the window's unit.
     """
 
     grid: Grid
@@ -70,7 +70,8 @@ class Preparation:
 
     @property
     def normalisation(self) -> dict[str, str | None]:
-        """By domain: what gives a scan its window's unit, "percentile" or "zscore" for MR (see `mr_scale`), None for CT."""
+        """By domain: what gives a scan its window's unit, "percentile" or "zscore" for MR (see `mr_scale`), None for
+        CT."""
         return {domain: NORMALISATION[window.unit] for domain, window in self.windows.items()}
 
     @property
@@ -216,7 +217,8 @@ def check_window(cut: float, window: Window, what: str) -> None:
 
 
 def blank(slices: np.ndarray) -> np.ndarray:
-    """Which of the slices (n, h, w) in [-1, 1] show nothing: all but 2 % of their pixels are nearly alike; (n,) bool."""
+    """Which of the slices (n, h, w) in [-1, 1] show nothing: all but 2 % of their pixels are nearly alike; (n,) bool.
+    """
     low, high = np.percentile(slices.reshape(len(slices), slices.shape[1] * slices.shape[2]), (1, 99), axis=1)
     return high - low < BLANK
 
@@ -229,10 +231,11 @@ def _slab(slab: int | None, room: float) -> int:
 
 
 def _along(step: float, size: int, body: tuple[int, int], covered: tuple[int, int]) -> tuple[float, int, int]:
-    """Along one axis: the scan's voxel index of the first of `size` steps, and how many steps lie before and after them.
+    """Along one axis: the scan's voxel index of the first of `size` steps, and how many steps lie before and after
+    them.
 
-    The steps lie around the middle of the body (first voxel, last + 1); those before and after them reach to the ends of
-    `covered`.
+    The steps lie around the middle of the body (first voxel, last + 1); those before and after them reach to the ends
+    of `covered`.
     """
     reach = size * step
     begin = (sum(body) - reach) / 2  # edge of the first step, in voxels from the scan's edge

@@ -31,7 +31,7 @@ class _Job:
 
     id: str
     scans: dict[str, Path] = field(default_factory=dict)
-    modality: dict[str, str] = field(default_factory=dict)  # by domain, what the scans must look like; a given one is believed
+    modality: dict[str, str] = field(default_factory=dict)  # by domain, what scans must look like; not what was given
     labels: dict[str, Path] = field(default_factory=dict)
     truths: dict[str, Path] = field(default_factory=dict)
 
@@ -51,11 +51,11 @@ def prepare(
     progress: bool = True,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Turn a cohort, or a user's own folders of scans, into training slices; returns the folder `out`, whole or not at all.
+    """Turn a cohort, or a user's own folders of scans, into training slices; return `out`, whole or not at all.
 
     Writes prepared.json and, as .npy, source and target float32 (N, H, W) in [-1, 1], labels_source and labels_target
-    where there are labels. For paired cohorts source[i] and target[i] correspond, valid (bool) says where the target scan
-    covers the source, and truth_source_to_target and truth_target_to_source follow where the cohort holds them.
+    where there are labels. For paired cohorts source[i] and target[i] correspond, valid (bool) says where the target
+    scan covers the source, and truth_source_to_target and truth_target_to_source follow where the cohort holds them.
 
     Every scan goes through `Preparation.to_slices`, as it does in `synthesize`. The target of a pair is resliced to the
     grid of its source. Slices that show nothing are dropped.
@@ -63,9 +63,9 @@ def prepare(
     Args:
         cohort_folder: as `read_cohort` takes it.
         out: a new folder, or one of prepared slices, which is replaced.
-        plane: default: coronal for hips, axial for heads and abdomens, else across the largest voxel side of the source.
-        size: pixels (H, W), or of the longer side; the field of view stays. Default: the median of the source, rounded up
-            to a multiple of 4.
+        plane: default: coronal for hips, axial for heads and abdomens, else across the largest voxel side.
+        size: pixels (H, W), or of the longer side; the field of view stays. Default: the median of the source, rounded
+            up to a multiple of 4.
         profile: how thorough N4 is: "quick", "full" or "paper".
         n4: whether the bias field of MR is removed. Default: yes, except for heads.
         source_window, target_window: what the networks see. Default: CT [-150, 350] HU for hips and abdomens,
@@ -96,27 +96,34 @@ def prepare(
         parts.mkdir(parents=True)
         rows = _run(jobs, preparation, parts, workers, progress)
         _report(rows, preparation, said)
-        kept = [number for number, row in enumerate(rows) if all(part["count"] for part in row.values())]
-        for name in ARRAYS:
-            _join([parts / f"{number}_{name}.npy" for number in kept], temporary / f"{name}.npy")
+        _collect(temporary, cohort, preparation, jobs, rows, said)
         parts.rmdir()
-        left_out = [job.id for number, job in enumerate(jobs) if number not in kept]
-        if left_out:
-            said.append(f"left out, blank in the field of view: {', '.join(left_out)}")
-        provenance = {key: cohort.meta.get(key) for key in ("profile", "seed", "distort_target", "domains", "versions")}
-        write_record(
-            temporary,
-            preparation,
-            _patients(cohort, [(jobs[number].id, rows[number]) for number in kept]),
-            anatomy=cohort.meta.get("anatomy"),
-            left_out=left_out,
-            paired=cohort.paired,
-            label_names=cohort.meta.get("label_names", {}),
-            cohort={"folder": cohort.folder.name, **provenance},
-        )
     for sentence in said:
         say(sentence)
     return out
+
+
+def _collect(
+    folder: Path, cohort: Cohort, preparation: Preparation, jobs: list[_Job], rows: list[dict[str, dict]], said: list[str]
+) -> None:
+    """Join the patients' arrays in folder/parts and write prepared.json."""
+    kept = [number for number, row in enumerate(rows) if all(part["count"] for part in row.values())]
+    for name in ARRAYS:
+        _join([folder / "parts" / f"{number}_{name}.npy" for number in kept], folder / f"{name}.npy")
+    left_out = [job.id for number, job in enumerate(jobs) if number not in kept]
+    if left_out:
+        said.append(f"left out, blank in the field of view: {', '.join(left_out)}")
+    provenance = {key: cohort.meta.get(key) for key in ("profile", "seed", "distort_target", "domains", "versions")}
+    write_record(
+        folder,
+        preparation,
+        _patients(cohort, [(jobs[number].id, rows[number]) for number in kept]),
+        anatomy=cohort.meta.get("anatomy"),
+        left_out=left_out,
+        paired=cohort.paired,
+        label_names=cohort.meta.get("label_names", {}),
+        cohort={"folder": cohort.folder.name, **provenance},
+    )
 
 
 def write_record(folder: Path, preparation: Preparation, patients: dict[str, list[dict]], **more: Any) -> None:
@@ -149,9 +156,13 @@ def _plan(
         pixel = max(view) / size
     elif size is not None:
         pixel = max(mm / pixels for mm, pixels in zip(view, size, strict=True))
-    shape = tuple(4 * math.ceil(round(mm / pixel, 3) / 4) for mm in view) if not isinstance(size, tuple | list) else size
+    shape = (
+        tuple(4 * math.ceil(round(mm / pixel, 3) / 4) for mm in view) if not isinstance(size, tuple | list) else size
+    )
     if min(shape) < 16:
-        raise InputError(f"size: slices of {shape[0]} x {shape[1]} pixels; expected at least 16 x 16. Choose a larger one")
+        raise InputError(
+            f"size: slices of {shape[0]} x {shape[1]} pixels; expected at least 16 x 16. Choose a larger one"
+        )
     modality = {domain: cohort.meta["domains"][domain]["modality"] for domain in windows}
     return Preparation(
         plane=plane,
@@ -173,7 +184,8 @@ def _window(given: Window | None, modality: str, anatomy: str | None, domain: st
         default = ZSCORE_WINDOW if anatomy == "head" else MR_WINDOW
     if given and given.unit != default.unit:
         raise InputError(
-            f"{domain}_window: is in {given.unit}; the {domain} scans are in {default.unit}. Give a window in {default.unit}"
+            f"{domain}_window: is in {given.unit}; the {domain} scans are in {default.unit}. Give a window in "
+            f"{default.unit}"
         )
     return given or default
 
@@ -183,7 +195,9 @@ def _report(rows: list[dict[str, dict]], preparation: Preparation, said: list[st
     for domain, window in preparation.windows.items():
         found = [row[domain] for row in rows if domain in row]
         cut = float(np.mean([row["cut"] for row in found]))
-        said.append(f"{domain}: {cut:.1%} of the body lies beyond the window of {window.low:g} to {window.high:g} {window.unit}")
+        said.append(
+            f"{domain}: {cut:.1%} of the body lies beyond the window of {window.low:g} to {window.high:g} {window.unit}"
+        )
         check_window(cut, window, f"{domain}_window")
         dropped, shifted = sum(row["dropped"] for row in found), sum(row["shifted"] for row in found)
         if dropped:
@@ -205,8 +219,12 @@ def _jobs(cohort: Cohort, believed: dict[str, str | None], said: list[str]) -> l
         jobs = []
         for id_, path in cohort.source.items():
             if id_ not in cohort.target:
-                raise InputError(f"{cohort.folder}: {id_} has no target scan; expected both of each pair. Add or remove it")
-            labels = dict.fromkeys(("labels_source", "labels_target"), cohort.labels[id_]) if id_ in cohort.labels else {}
+                raise InputError(
+                    f"{cohort.folder}: {id_} has no target scan; expected both of each pair. Add or remove it"
+                )
+            labels = (
+                dict.fromkeys(("labels_source", "labels_target"), cohort.labels[id_]) if id_ in cohort.labels else {}
+            )
             labels |= beside("labels_target", id_) if labels else {}
             truths = beside("truth_source_to_target", id_) | beside("truth_target_to_source", id_)
             both = {"source": path, "target": cohort.target[id_]}
@@ -216,7 +234,10 @@ def _jobs(cohort: Cohort, believed: dict[str, str | None], said: list[str]) -> l
         groups = [
             [
                 _Job(
-                    id_, {domain: path}, modality, {f"labels_{domain}": cohort.labels[id_]} if id_ in cohort.labels else {}
+                    id_,
+                    {domain: path},
+                    modality,
+                    {f"labels_{domain}": cohort.labels[id_]} if id_ in cohort.labels else {},
                 )
                 for id_, path in paths.items()
             ]
@@ -277,7 +298,7 @@ def _prepare_patient(number: int, job: _Job, preparation: Preparation, parts: Pa
 
 
 def _labels(path: Path, name: str, scans: dict[str, Volume]) -> Volume:
-    """The label map at `path`. Raises InputError unless it lies on the grid of its scan, the source's where both share it."""
+    """The label map at `path`. Raises InputError unless it lies on the grid of its scan, or of the source of a pair."""
     labels, domain = read_volume(path, "label"), name.removeprefix("labels_")
     own_file = path.parent.name == "labels_target" or len(scans) == 1
     scan = domain if own_file else "source"
@@ -312,8 +333,8 @@ def _patients(cohort: Cohort, rows: list[tuple[str, dict[str, dict]]]) -> dict[s
                 first += row[domain]["count"]
         if not listed:
             raise InputError(
-                f"{cohort.folder}: every {domain} scan is blank in the field of view; expected at least one that is not. "
-                "Check the scans"
+                f"{cohort.folder}: every {domain} scan is blank in the field of view; expected at least one that is "
+                "not. Check the scans"
             )
     return patients
 

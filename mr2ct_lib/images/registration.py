@@ -24,9 +24,10 @@ def register(
     Mattes' mutual information.
 
     `landmarks`: (points in fixed, points in moving), each (n >= 3, 3) mm RAS; None starts from the geometric
-    centres. `mask` (of fixed, bool) restricts where the metric looks; `spacing` of the B-spline's control points in mm: closer ones
-    bend more and are led astray more easily. Deterministic: seeded samples, one thread. The metric sees a CT through the papers'
-    window and an MR up to its 99.5th percentile: of its bins none is spent on air, metal or a bright vessel.
+    centres. `mask` (of fixed, bool) restricts where the metric looks; `spacing` of the B-spline's control points in mm:
+    closer ones bend more and are led astray more easily. Deterministic: seeded samples, one thread. The metric sees a
+    CT through the papers' window and an MR up to its 99.5th percentile: of its bins none is spent on air, metal or a
+    bright vessel.
 
     Returns `moving` (its own values, not the windowed ones) on the grid of `fixed`, and the transform from
     fixed to moving points (LPS mm, as SimpleITK has it).
@@ -59,18 +60,26 @@ def register(
 
 def _seen(volume: Volume) -> np.ndarray:
     """The values that the metric sees, float32."""
-    low, high = (CT_WINDOW.low, CT_WINDOW.high) if volume.unit == "HU" else (volume.array.min(), np.percentile(volume.array, 99.5))
+    low, high = (
+        (CT_WINDOW.low, CT_WINDOW.high)
+        if volume.unit == "HU"
+        else (volume.array.min(), np.percentile(volume.array, 99.5))
+    )
     return np.clip(volume.array, low, max(high, low)).astype(np.float32)
 
 
-def _start(still: sitk.Image, move: sitk.Image, landmarks: tuple[np.ndarray, np.ndarray] | None) -> sitk.VersorRigid3DTransform:
+def _start(
+    still: sitk.Image, move: sitk.Image, landmarks: tuple[np.ndarray, np.ndarray] | None
+) -> sitk.VersorRigid3DTransform:
     rigid = sitk.VersorRigid3DTransform()
     if landmarks is None:
         kind = sitk.CenteredTransformInitializerFilter.GEOMETRY
         return sitk.VersorRigid3DTransform(sitk.CenteredTransformInitializer(still, move, rigid, kind))
     pairs = [np.asarray(points, dtype=float) * [-1, -1, 1] for points in landmarks]
     if pairs[0].shape != pairs[1].shape or pairs[0].ndim != 2 or len(pairs[0]) < 3:
-        raise InputError(f"landmarks: shapes {pairs[0].shape} and {pairs[1].shape}; expected (n, 3) twice with n >= 3. Give pairs")
+        raise InputError(
+            f"landmarks: shapes {pairs[0].shape} and {pairs[1].shape}; expected (n, 3) twice with n >= 3. Give pairs"
+        )
     start = sitk.LandmarkBasedTransformInitializer(rigid, pairs[0].ravel().tolist(), pairs[1].ravel().tolist())
     start = sitk.VersorRigid3DTransform(start)
     centre = still.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in still.GetSize()])

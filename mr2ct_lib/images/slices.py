@@ -18,8 +18,8 @@ class PreparedSlices:
     """A folder that `prepare` wrote; its arrays stay on disk (memory-mapped) until they are looked at.
 
     `.source`, `.target` float32 (N, H, W) in [-1, 1]; `.labels_source`, `.labels_target` uint8, `.valid` bool,
-    `.truth_source_to_target`, `.truth_target_to_source` float32: None where the cohort had none. `.preparation` says how
-    they came about, `.windows` is its windows by domain, `.meta` is prepared.json.
+    `.truth_source_to_target`, `.truth_target_to_source` float32: None where the cohort had none. `.preparation` says
+    how they came about, `.windows` is its windows by domain, `.meta` is prepared.json.
 
     Raises InputError when the folder holds no prepared slices, those of another version, or damaged ones.
     """
@@ -65,7 +65,8 @@ class PreparedSlices:
         available = len(self.meta["patients"][domain])
         if patients is not None and not 1 <= patients <= available:
             raise InputError(
-                f"patients: {patients} asked of {available} in the {domain} domain; expected 1 to {available}. Take fewer"
+                f"patients: {patients} asked of {available} in the {domain} domain; expected 1 to {available}. Take "
+                "fewer"
             )
         return sum(row["count"] for row in self.meta["patients"][domain][:patients])
 

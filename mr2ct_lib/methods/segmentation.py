@@ -32,7 +32,8 @@ PRECISIONS = ("auto", "float32", "bf16")
 
 @dataclass
 class Segmenter:
-    """A U-Net with what is needed to use it: its channels and the names of its classes, class 0 being the background."""
+    """A U-Net with what is needed to use it: its channels and the names of its classes, class 0 being the background.
+    """
 
     network: torch.nn.Module
     names: dict[int, str]  # label value -> structure, without background; class i + 1 is the i-th of these
@@ -132,7 +133,9 @@ def train_segmenter(
     if iterations < 1 or batch_size < 1:
         raise InputError(f"iterations: {iterations}, batch_size: {batch_size}; expected at least 1 each")
     if not 0 < learning_rate < float("inf") or seed < 0:
-        raise InputError(f"learning_rate: {learning_rate}, seed: {seed}; expected a rate above 0 and a seed of at least 0")
+        raise InputError(
+            f"learning_rate: {learning_rate}, seed: {seed}; expected a rate above 0 and a seed of at least 0"
+        )
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precision = hardware.choose_precision(precision, device)
     precision = "float32" if precision == "float16" else precision  # float16 would need loss scaling
@@ -157,7 +160,9 @@ def train_segmenter(
         logits = logits[..., : truth.shape[-2], : truth.shape[-1]].float()
         loss = criterion(logits, truth)
         if not torch.isfinite(loss):
-            raise InputError(f"learning_rate: the loss is {loss.item()} at step {step}; lower the rate of {learning_rate}")
+            raise InputError(
+                f"learning_rate: the loss is {loss.item()} at step {step}; lower the rate of {learning_rate}"
+            )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -205,19 +210,21 @@ def predict(segmenter: Segmenter, channels: np.ndarray, batch_size: int = 16, pr
 def training_channels(prepared: PreparedSlices, translator: Translator) -> np.ndarray:
     """What a U-Net of Hiasa et al. learns from: real CT slices with the MR that the translator makes of them.
 
-    Returns float32 (n, 2, h, w) in [-1, 1] as (synthetic MR, CT), for labels `prepared.labels_target`. Raises InputError
-    when the CT patients have no labels, and when the slices are unlike those that the translator was trained on.
+    Returns float32 (n, 2, h, w) in [-1, 1] as (synthetic MR, CT), for labels `prepared.labels_target`. Raises
+    InputError when the CT patients have no labels, and when the slices are unlike those that the translator was trained
+    on.
     """
     if prepared.labels_target is None:
         raise InputError(
-            f"{prepared.folder}: its CT patients have no labels; expected labels_target.npy. Prepare a cohort with labels/"
+            f"{prepared.folder}: its CT patients have no labels; expected labels_target.npy. Prepare a cohort with "
+            "labels/"
         )
     for name in ("plane", "windows"):
         here, trained = getattr(prepared.preparation, name), getattr(translator.preparation, name)
         if here != trained:
             raise InputError(
-                f"{prepared.folder}: its {name} is {here}, the translator's {trained}; expected slices like those that the "
-                "translator was trained on. Prepare them in the same way"
+                f"{prepared.folder}: its {name} is {here}, the translator's {trained}; expected slices like those that "
+                "the translator was trained on. Prepare them in the same way"
             )
     ct = np.array(prepared.target)
     return np.stack([translator.translate(ct, "target_to_source"), ct], axis=1)
@@ -247,7 +254,8 @@ def segment(volume: Volume, translator: Translator, segmenter: Segmenter, strict
 
 
 def fold_of_patients(patients: Iterable[str], folds: int = 5, seed: int = 0) -> dict[str, int]:
-    """Deal patients into folds of equal size (but for one), shuffled by the seed; InputError for fewer patients than folds.
+    """Deal patients into folds of equal size (but for one), shuffled by the seed; InputError for fewer patients than
+    folds.
 
     >>> sorted(fold_of_patients(["a", "b", "c", "d"], folds=2).values())
     [0, 0, 1, 1]
@@ -272,7 +280,8 @@ def cross_validate(
 ) -> np.ndarray:
     """Segment every slice by a network that has not seen its patient; returns label values (N, H, W) uint8.
 
-    patients: the patient of each of the N slices. Further settings go to `train_segmenter`. (The paper: 5 folds over 10 MRs.)
+    patients: the patient of each of the N slices. Further settings go to `train_segmenter`. (The paper: 5 folds over 10
+    MRs.)
     """
     patients = np.asarray(patients)
     if len(patients) != len(channels):
@@ -306,7 +315,8 @@ def save_segmenter(segmenter: Segmenter, folder: str | Path) -> Path:
 
 
 def load_segmenter(folder: str | Path) -> Segmenter:
-    """Read what `save_segmenter` wrote; runs no code from the files. InputError for a missing, foreign or damaged one."""
+    """Read what `save_segmenter` wrote; runs no code from the files. InputError for a missing, foreign or damaged one.
+    """
     path = Path(folder) / "segmenter.json"
     description = read_json(path)
     try:

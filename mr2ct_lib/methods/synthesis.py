@@ -1,4 +1,5 @@
-"""Trained networks over a whole scan: prepared as the training slices were, translated, and put back on the scan's own grid."""
+"""Trained networks over a whole scan: prepared as the training slices were, translated, and put back on the scan's own
+grid."""
 
 import numpy as np
 
@@ -51,11 +52,12 @@ def synthesize(
 
 
 def check_kind(volume: Volume, window: Window, domain: str) -> None:
-    """Raise InputError for a CT in place of an MR, and the reverse. window: of the domain that the scan should be of."""
+    """Raise InputError for a CT in place of an MR, and the reverse. window: of the domain that the scan should be of.
+    """
     looks_like_ct = guess_modality(volume) == "CT"
     if looks_like_ct != (window.unit == "HU"):
         kind, expected = ("CT", "MR") if looks_like_ct else ("MR", "CT")
         raise InputError(
-            f"the scan looks like {kind} (values {volume.array.min():g} to {volume.array.max():g}); expected {expected}, "
-            f"the translator's {domain} domain. Give the other scan, or turn the direction with --reverse"
+            f"the scan looks like {kind} (values {volume.array.min():g} to {volume.array.max():g}); expected "
+            f"{expected}, the translator's {domain} domain. Give the other scan, or turn the direction with --reverse"
         )

@@ -1,4 +1,5 @@
-"""A trained pair of generators with all that is needed to use it: architecture, windows, how its slices were prepared."""
+"""A trained pair of generators with all that is needed to use it: architecture, windows, how its slices were prepared.
+"""
 
 import copy
 import io
@@ -51,7 +52,8 @@ class Translator(nn.Module):
         self.source_to_target, self.target_to_source = architecture.build(), architecture.build()
 
     def forward(self, slices: Tensor, direction: str = "source_to_target", deform: bool = False) -> Tensor:
-        """Slices (n, 1, h, w) in [-1, 1] of one domain -> the other's, same shape and range; deform as in `networks.Generator`."""
+        """Slices (n, 1, h, w) in [-1, 1] of one domain -> the other's, same shape and range; deform as in
+        `networks.Generator`."""
         if direction not in DIRECTIONS:
             raise ValueError(f"direction {direction!r}; expected one of {', '.join(DIRECTIONS)}")
         return getattr(self, direction)(slices, deform)
@@ -74,20 +76,29 @@ class Translator(nn.Module):
         batch_size = batch_size or max(1, min(16, PIXELS // slices[0].size)) if len(slices) else 1
         device = next(self.parameters()).device
         batches = torch.tensor(slices, dtype=torch.float32)[:, None].split(batch_size)
-        batches = tqdm(batches, "translate", unit="batch", disable=None if progress else True)  # None: shown at a terminal only
+        batches = tqdm(
+            batches, "translate", unit="batch", disable=None if progress else True
+        )  # None: shown at a terminal only
         with hardware.autocast(device, hardware.choose_precision(precision, device)):
             return torch.cat([self(b.to(device), direction, deform).cpu() for b in batches])[:, 0].numpy()
 
     def export_onnx(self, path: str | Path, direction: str = "source_to_target") -> None:
-        """Write one direction's undeformed pass as ONNX: `slices` (n, 1, h, w) in [-1, 1], any n, h and w multiples of 4 -> `translated`.
+        """Write one direction's undeformed pass as ONNX: `slices` (n, 1, h, w) in [-1, 1], any n, h and w multiples of
+        4 -> `translated`.
 
         It needs the extra `onnx` (pip install 'mr2ct[onnx]'). Windows and pixel size stay in translator.json.
         """
         generator = copy.deepcopy(getattr(self, direction)).cpu().float().eval()
         axes, written = {0: "n", 2: "h", 3: "w"}, io.BytesIO()
-        options = {"input_names": ["slices"], "output_names": ["translated"], "dynamic_axes": {"slices": axes, "translated": axes}}
+        options = {
+            "input_names": ["slices"],
+            "output_names": ["translated"],
+            "dynamic_axes": {"slices": axes, "translated": axes},
+        }
         with warnings.catch_warnings(), fast.switched_off():
-            warnings.simplefilter("ignore")  # of tracing, which this network's plain layers allow, and of PyTorch's newer way
+            warnings.simplefilter(
+                "ignore"
+            )  # of tracing, which this network's plain layers allow, and of PyTorch's newer way
             torch.onnx.export(generator, (torch.zeros(1, 1, 64, 64),), written, dynamo=False, **options)
         with atomic(path) as temporary:
             temporary.write_bytes(written.getvalue())
@@ -100,24 +111,32 @@ class Translator(nn.Module):
                 weights = {k: v.detach().cpu().contiguous() for k, v in getattr(self, direction).state_dict().items()}
                 (temporary / f"{direction}.safetensors").write_bytes(save(weights))  # a full disk is an OSError so
             record = {"format": FORMAT, "architecture": asdict(self.architecture)}
-            record |= {"preparation": self.preparation.as_dict(), "training": self.training_record, "training_data": self.training_data}
+            record |= {
+                "preparation": self.preparation.as_dict(),
+                "training": self.training_record,
+                "training_data": self.training_data,
+            }
             write_json(record, temporary / "translator.json")
 
 
 def load_translator(folder: str | Path) -> Translator:
     """The translator in `folder` (a translator/ folder or the run folder around it), in evaluation mode on the CPU.
 
-    Nothing in the files is executed. Raises InputError when the folder holds no translator or its weights fit another architecture.
+    Nothing in the files is executed. Raises InputError when the folder holds no translator or its weights fit another
+    architecture.
     """
     folder = Path(folder)
     if (folder / "translator" / "translator.json").is_file():
         folder = folder / "translator"
     if not (folder / "translator.json").is_file():
-        raise InputError(f"{folder}: holds no translator.json; expected the translator/ folder of a finished `mr2ct train` run")
+        raise InputError(
+            f"{folder}: holds no translator.json; expected the translator/ folder of a finished `mr2ct train` run"
+        )
     record = read_json(folder / "translator.json")
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise InputError(
-            f"{folder}/translator.json: is not of format {FORMAT}, which this version of mr2ct writes. Prepare and train again"
+            f"{folder}/translator.json: is not of format {FORMAT}, which this version of mr2ct writes. Prepare and "
+            "train again"
         )
     try:
         preparation = Preparation.from_dict(record["preparation"])
@@ -135,7 +154,7 @@ def load_translator(folder: str | Path) -> Translator:
             raise InputError(f"{path}: cannot be read ({error}); copy the whole translator/ folder again") from error
         except RuntimeError as error:
             raise InputError(
-                f"{path}: its weights are of another architecture than translator.json says ({record['architecture']}); "
-                "copy both from the same run"
+                f"{path}: its weights are of another architecture than translator.json says "
+                f"({record['architecture']}); copy both from the same run"
             ) from error
     return translator.eval()

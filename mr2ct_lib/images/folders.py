@@ -102,8 +102,8 @@ def read_cohort(folder: str | Path, source_modality: str | None = None, target_m
 
     Args:
         folder: scans are NIfTI, MetaImage or NRRD files, or DICOM folders.
-        source_modality, target_modality: "CT" or "MR" of a user's scans; default: what the first scan looks like. `meta`
-            says under "domains" which it is and why.
+        source_modality, target_modality: "CT" or "MR" of a user's scans; default: what the first scan looks like.
+            `meta` says under "domains" which it is and why.
 
     Raises InputError for a missing, empty or unfinished cohort, and for CT offered as source.
     """

@@ -104,7 +104,12 @@ def prepare(
 
 
 def _collect(
-    folder: Path, cohort: Cohort, preparation: Preparation, jobs: list[_Job], rows: list[dict[str, dict]], said: list[str]
+    folder: Path,
+    cohort: Cohort,
+    preparation: Preparation,
+    jobs: list[_Job],
+    rows: list[dict[str, dict]],
+    said: list[str],
 ) -> None:
     """Join the patients' arrays in folder/parts and write prepared.json."""
     kept = [number for number, row in enumerate(rows) if all(part["count"] for part in row.values())]

@@ -345,8 +345,8 @@ def check_same_grid(one: Volume, name: str | Path, other: Volume, other_name: st
     apart = (one.affine - other.affine) @ np.vstack([corners, np.ones(8)])
     if one.array.shape != other.array.shape or np.linalg.norm(apart[:3], axis=0).max() > 0.1 * other.spacing.min():
         raise InputError(
-            f"{name}: lies on another grid ({_describe_grid(one)}) than {other_name} ({_describe_grid(other)}); expected "
-            "the same shape and affine. Export it on that grid, or reslice it"
+            f"{name}: lies on another grid ({_describe_grid(one)}) than {other_name} ({_describe_grid(other)}); "
+            "expected the same shape and affine. Export it on that grid, or reslice it"
         )
 
 

@@ -211,6 +211,23 @@ def test_a_picture_shows_what_went_in_and_came_out(chain, mr2ct, tmp_path):
     assert all(quarter.std() > 10 for quarter in quarters)  # an empty panel is white throughout
 
 
+def test_a_scan_unlike_the_training_scans_is_loud_and_with_strict_refused(chain, mr2ct, tmp_path):
+    mr = read_volume(chain / "cohort/source/s0001.nii.gz")
+    noise = np.random.default_rng(0).uniform(90, 100, mr.array.shape).astype(np.float32)  # bright everywhere
+    write_volume(mr.replace(array=noise), tmp_path / "noise.nii.gz")
+    words = ["synthesize", chain / "run", tmp_path / "noise.nii.gz", "--out", tmp_path / "ct.nii.gz"]
+    code, out, err = mr2ct(*words, "--strict")
+    assert code == 2 and out == "" and "unlike the training scans" in err and not (tmp_path / "ct.nii.gz").exists()
+    code, _, err = mr2ct(*words)
+    assert code == 0 and err.count("unlike the training scans") == 1 and str(tmp_path / "noise.nii.gz") in err
+    code, out, _ = mr2ct("inspect", tmp_path / "noise.nii.gz", "--translator", chain / "run")
+    assert code == 0 and "doubtful: this scan is unlike" in out
+    code, _, err = mr2ct(
+        *words[:2], chain / "cohort/source/s0001.nii.gz", "--strict", "--out", tmp_path / "good.nii.gz"
+    )
+    assert code == 0 and "unlike" not in err
+
+
 # ---- inspection, registration
 
 

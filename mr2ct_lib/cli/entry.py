@@ -2,6 +2,9 @@
 
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +64,16 @@ def check_encoding(name: str | Path) -> None:
         raise InputError(
             f"{ascii(str(name))}: the name is not UTF-8; expected a name of readable characters. Rename it"
         ) from None
+
+
+@contextmanager
+def spoken_warnings(scan: Path) -> Iterator[None]:
+    """Print the warnings of the block to stderr when it ends, each once, as one sentence that names the scan."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        print(f"mr2ct: WARNING: {scan}: {message}", file=sys.stderr)
 
 
 def _sentence(error: Exception) -> str | None:

@@ -1,6 +1,7 @@
 """What `mr2ct inspect` tells about a scan: where it lies, what its header and its values say, and which translator it
 fits."""
 
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +11,7 @@ import SimpleITK as sitk
 from mr2ct_lib.images.folders import guess_modality, is_offset_ct
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, WHOLE_BODY_WINDOW, Window, body_mask, mr_scale
 from mr2ct_lib.images.volumes import Volume, read_volume
+from mr2ct_lib.methods.training_data import check_scan
 from mr2ct_lib.methods.translator import load_translator
 
 OFFSET_CT = "CT stored with an offset of 1024; subtract it first"
@@ -64,6 +66,14 @@ def fitness(path: Path, folder: Path) -> str:
         known_kinds = " and ".join("CT" if unit == "HU" else "MR" for unit in units.values())
         return f"no: the values look like {kind}, it knows {known_kinds}"
     direction = " --reverse" if domains[0] == "target" else ""
+    slices, place = known.to_slices(volume, domains[0])
+    if not place.training.any():
+        return f"no{direction}: the window cuts everything, so no slice shows anything"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_scan(slices[place.training], translator, domains[0])
+    if caught:
+        return f"doubtful{direction}: {caught[0].message}"
     scan = " x ".join(f"{mm:.4g}" for mm in volume.spacing)
     return (
         f"yes{direction}: {known.plane} slices of {known.pixel:.4g} mm pixels, made from this scan's {scan} mm voxels"

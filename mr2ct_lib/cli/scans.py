@@ -8,11 +8,14 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from mr2ct_lib.cli.entry import Out, Overwrite, app, segmenting
+from mr2ct_lib.cli.entry import Out, Overwrite, app, segmenting, spoken_warnings
 from mr2ct_lib.cli.outputs import check_file, check_folder, is_nifti_name, with_ending
 from mr2ct_lib.files import InputError, write_json
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="refuse a scan that is unlike the training scans, instead of a warning")
+]
 Translators = Annotated[
     list[Path] | None, typer.Option("--translator", help="translator/ of a finished run; again for more")
 ]
@@ -74,6 +77,7 @@ def synthesize(
     ],
     translator: Translators = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="from the target domain to the source domain")] = False,
+    strict: Strict = False,
     qa: Annotated[
         bool, typer.Option("--qa", help="also draw scan, synthetic scan, overlay and cycle error (.png)")
     ] = False,
@@ -111,7 +115,9 @@ def synthesize(
         else:
             check_file(place, [scan], overwrite, also=", or a folder's name with / at its end for a DICOM series")
     dicom = dicom if scans is not None else not is_nifti_name(place)
-    synthesis = synthesizing.load_synthesis(folders, reverse, qa=qa, dicom=dicom, keep_patient=keep_patient)
+    synthesis = synthesizing.load_synthesis(
+        folders, reverse, strict=strict, qa=qa, dicom=dicom, keep_patient=keep_patient
+    )
     if scans is None:
         result, spread = synthesizing.synthesize_one(synthesis, scan, place)
         low, high = result.array.min(), result.array.max()
@@ -166,6 +172,7 @@ def segment_apply(
     scan: Annotated[Path, typer.Argument(help="an MR: a NIfTI file or a DICOM folder")],
     translator: Annotated[Path, typer.Option(help="translator/ of the run that the U-Net was trained with")],
     out: Out,
+    strict: Strict = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Segment an MR through its synthetic CT; labels on the MR's own grid, their names in a JSON beside them."""
@@ -175,7 +182,8 @@ def segment_apply(
 
     check_file(out, [scan], overwrite)
     network = load_segmenter(segmenter)
-    labels = segment(read_volume(scan), load_translator(translator), network)
+    with spoken_warnings(scan):
+        labels = segment(read_volume(scan), load_translator(translator), network, strict)
     write_volume(labels, out)
     names = with_ending(out, "_names.json")
     write_json({"0": "background"} | {str(value): name for value, name in network.names.items()}, names)

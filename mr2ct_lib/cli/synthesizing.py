@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from mr2ct_lib.cli.entry import check_encoding
+from mr2ct_lib.cli.entry import check_encoding, spoken_warnings
 from mr2ct_lib.cli.outputs import check_folder, is_nifti_name, with_ending
 from mr2ct_lib.files import InputError, read_json, write_json
 from mr2ct_lib.images.dicom_reading import holds_images
@@ -25,13 +25,15 @@ class Synthesis:
     """How scans are translated: by one translator, or by several of the same kind of slices (other seeds), whose mean
     is the result.
 
-    qa: also draw a picture per scan. dicom: write DICOM series instead of NIfTI files.
+    strict: refuse a scan that is unlike the training scans. qa: also draw a picture per scan.
+    dicom: write DICOM series instead of NIfTI files.
     keep_patient: put DICOM series into the study of their scans, with the patient's data.
     """
 
     folders: list[Path]
     translators: list[Translator]
     reverse: bool = False
+    strict: bool = False
     qa: bool = False
     dicom: bool = False
     keep_patient: bool = False
@@ -39,7 +41,9 @@ class Synthesis:
     def __call__(self, scan: Volume) -> tuple[Volume, Volume | None]:
         """The synthetic scan and, of several translators, the spread (standard deviation) of their results, else
         None."""
-        return mean_and_spread(synthesize(scan, one, self.reverse, progress=True) for one in self.translators)
+        return mean_and_spread(
+            synthesize(scan, one, self.reverse, progress=True, strict=self.strict) for one in self.translators
+        )
 
     def record(self) -> dict[str, object]:
         """What decides the result, for the folder of results."""
@@ -110,7 +114,8 @@ def synthesize_one(synthesis: Synthesis, scan: Path, out: Path) -> tuple[Volume,
     """Read a scan, translate it and write the result, its spread and its picture; return result and spread."""
     check_encoding(scan)
     volume = read_volume(scan)
-    result, spread = synthesis(volume)
+    with spoken_warnings(scan):
+        result, spread = synthesis(volume)
     write_result(result, spread, scan, out, synthesis.keep_patient)
     if synthesis.qa:
         from mr2ct_lib.cli.qa import write_qa

@@ -34,7 +34,8 @@ def describe(path: Path) -> dict[str, str]:
         "values": f"{low:.4g} to {high:.4g}, median {middle:.4g}, 98 % within {first:.4g} to {last:.4g}",
         "body": f"{body_mask(volume).mean():.0%} of the voxels",
     }
-    for window, name in _usual_windows(volume):
+    windows = _usual_windows(volume) if facts["values look like"] in ("CT", "MR") else []
+    for window, name in windows:
         facts[f"cut by {name}"] = _cut(volume, window)
     return facts
 
@@ -119,8 +120,6 @@ def _tilt(affine: np.ndarray) -> str:
 
 def _usual_windows(volume: Volume) -> list[tuple[Window, str]]:
     """The windows that this project uses for such values, in the volume's own unit."""
-    if is_offset_ct(volume):
-        return []
     if guess_modality(volume) == "CT":
         return [(CT_WINDOW, "[-150, 350] HU"), (WHOLE_BODY_WINDOW, "[-1024, 1500] HU")]
     body = body_mask(volume)

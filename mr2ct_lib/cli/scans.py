@@ -37,7 +37,7 @@ def inspect(
     if as_json:
         print(json.dumps({"scan": str(scan), **facts}, indent=1))
     else:
-        print("\n".join([f"{scan}:", *(f"  {name:<34}{value}" for name, value in facts.items())]))
+        print("\n".join([f"{scan}:", *(f"  {name:<38}{value}" for name, value in facts.items())]))
 
 
 @app.command(epilog="Example: mr2ct register ct.nii.gz mr.nii.gz --out ct_on_mr.nii.gz")
@@ -125,8 +125,12 @@ def synthesize(
         if spread is not None:
             print(f"spread of {len(folders)} translators: {spread.array.mean():.1f} {spread.unit} on average")
         return
-    skipped, failures = synthesizing.synthesize_folder(synthesis, scans, place, overwrite)
-    print(f"{out}: {len(scans) - skipped - len(failures)} synthesized, {skipped} there already, {len(failures)} failed")
+    _report(*synthesizing.synthesize_folder(synthesis, scans, place, overwrite), len(scans), out)
+
+
+def _report(skipped: int, failures: dict[str, str], count: int, out: str) -> None:
+    """Say what became of a folder of `count` scans; typer.Exit with code 1 when some failed."""
+    print(f"{out}: {count - skipped - len(failures)} synthesized, {skipped} there already, {len(failures)} failed")
     for name, reason in failures.items():
         print(f"mr2ct: {name}: {reason}", file=sys.stderr)
     if failures:

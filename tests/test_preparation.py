@@ -16,6 +16,7 @@ from mr2ct_lib.images.prepare import prepare
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.images.volumes import Volume, read_volume, reslice, slices_of, write_volume
 from mr2ct_lib.methods.synthesis import synthesize
+from mr2ct_lib.patients.cohort import make_cohort as scan_patients
 
 
 def make_cohort(folder, anatomy="hip", paired=False, patients=2, landmark=True):
@@ -168,6 +169,20 @@ def test_prepare_writes_the_slices_that_synthesize_feeds_to_the_networks(tmp_pat
             assert len(written) and {one.tobytes() for one in written} <= here
             if change is None and domain == "source":  # the toy CT holds more than the MR's field of view
                 np.testing.assert_array_equal(written, fed[-1])
+
+
+@pytest.mark.parametrize("anatomy", ["hip", "head", "abdomen"])
+def test_virtual_scans_are_prepared_as_they_are_synthesised(tmp_path, anatomy):
+    """A training CT of a hip is stored as a block around the MR's field of view: the middle of the body is the same."""
+    cohort = scan_patients(anatomy, tmp_path / "c", 1, seed=5, workers=1, progress=False)
+    prepared = PreparedSlices(prepare(cohort.folder, tmp_path / "p", progress=False))
+    for domain, (path,) in (("source", cohort.source.values()), ("target", cohort.target.values())):
+        slices, place = prepared.preparation.to_slices(read_volume(path), domain)
+        np.testing.assert_array_equal(getattr(prepared, domain), slices[place.training])
+        middle = cohort.meta["patients"][path.name[:5]]["landmarks"]["centre"]
+        shape, affine = place.field
+        away = affine @ [*((np.array(shape) - 1) / 2), 1] - [*middle, 1]
+        assert np.abs(away).max() < (0.01 if anatomy == "hip" else 15)  # mm from where the radiographer aimed
 
 
 def test_truth_of_some_patients_only_is_left_out(tmp_path, capsys):

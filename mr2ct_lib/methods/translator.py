@@ -21,7 +21,7 @@ from mr2ct_lib.methods.networks import Generator
 
 DIRECTIONS = ("source_to_target", "target_to_source")
 FORMAT = 2
-PIXELS = 2**18  # of the slices that are translated at once: about 1 GB at 64 filters
+PIXELS = 2**18  # of the slices that are translated at once: 4 of 256x256, in 0.6 GB at 64 filters and 9 blocks
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""python -m benchmarks [losses] [loader] [patients] [synthesis] [training] [curves] [throughput]: those named, or all but the last two."""
+"""python -m benchmarks [losses] [loader] [patients] [synthesis] [training] [curves] [throughput] [gpu]: those named, or the first five."""
 
 import importlib
 import sys
@@ -9,7 +9,7 @@ import torch
 from benchmarks.measure import describe
 
 HELPERS = {"__init__", "__main__", "measure", "plain"}
-LONG = {"curves", "throughput"}  # only when named: minutes, and the latter writes to results/
+LONG = {"curves", "throughput", "gpu"}  # only when named: minutes, and the last two write to results/
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
-"""Steps a second of both methods at paper size, and how much of the machine's peak they take: recorded in results/throughput.csv.
+"""Steps per second of both methods at paper size, and their share of the machine's peak: results/throughput.csv.
 
-The peak is measured, not read off a data sheet: what one large matrix product reaches in the precision that the run takes. Operations
-are those of convolutions and matrix products, two for a multiplication and an addition, as PyTorch's FlopCounterMode counts them.
+The peak is measured, not read off a data sheet: it is what one large matrix product reaches in the precision of the run.
+Operations are those of convolutions and matrix products, two for a multiplication and an addition, as PyTorch's
+FlopCounterMode counts them.
 """
 
 import datetime
@@ -19,22 +20,43 @@ from tools.record import processor
 GPU = DEVICE.type == "cuda"
 BATCHES = (1, 2, 4, 8, 16) if GPU else (1, 2)
 ROUNDS = 20 if GPU else 3
-TYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
+TYPES = hardware.TYPES | {"float32": torch.float32}
 
 
 def peak(precision: str) -> float:
-    """Operations a second of a product of square matrices."""
+    """Operations per second of a product of square matrices."""
     side = 8192 if GPU else 2048
     a, b = (torch.rand(side, side, device=DEVICE, dtype=TYPES[precision]) for _ in range(2))
     return 2 * side**3 / seconds({"product": lambda: a @ b}, rounds=9)["product"]
 
 
+def about(precision: str) -> dict[str, str]:
+    """Where and when a row was measured."""
+    where = {"processor": f"{processor()}, {torch.get_num_threads()} threads", "precision": precision}
+    return where | {"date": datetime.date.today().isoformat(), "torch": torch.__version__.split("+")[0]}
+
+
+def row(method: str, profile: str, batch: int, took: float, operations: int, best: float) -> dict[str, object]:
+    """One line of the table: took in seconds per step, best in operations per second."""
+    return {
+        "method": method, "profile": profile, "batch": batch, "steps_per_second": 1 / took,
+        "slices_per_second": 2 * batch / took, "tera_operations_per_step": operations / 1e12,
+        "share_of_peak": operations / took / best,
+    }  # fmt: skip
+
+
+def record(rows: list[dict[str, object]]) -> None:
+    """Write rows to results/throughput.csv in the place of those of this processor; other processors' rows stay."""
+    table, measured = RESULTS / "throughput.csv", pd.DataFrame(rows)
+    known = pd.read_csv(table) if table.exists() else pd.DataFrame({"processor": []})
+    with atomic(table) as temporary:
+        kept = known[~known.processor.isin(measured.processor)]
+        pd.concat([kept, measured]).to_csv(temporary, index=False, float_format="%.4g")
+
+
 def main() -> None:
-    """Print and record: one row a method and batch; rows of other processors stay in the table."""
-    table = RESULTS / "throughput.csv"
-    precision = hardware.choose_precision("auto", DEVICE)
-    about = {"processor": f"{processor()}, {torch.get_num_threads()} threads", "precision": precision}
-    about |= {"date": datetime.date.today().isoformat(), "torch": torch.__version__.split("+")[0]}
+    """Print and record one row per method and batch."""
+    precision = hardware.choose_precision("auto", DEVICE, channels=256)
     best, rows = peak(precision), []
     print(f"  {precision}: a matrix product reaches {best / 1e12:.2f} T/s")
     for method in ("cyclegan", "dicyclegan"):
@@ -42,12 +64,8 @@ def main() -> None:
             run = trainer(method, "paper", batch_size=batch)
             with FlopCounterMode(display=False) as counter:
                 run.step()
-            operations, took = counter.get_total_flops(), seconds({"step": run.step}, ROUNDS)["step"]
-            row = {"method": method, "batch": batch, "steps_per_second": 1 / took, "slices_per_second": 2 * batch / took}
-            rows.append(row | {"tera_operations_per_step": operations / 1e12, "share_of_peak": operations / took / best})
+            took = seconds({"step": run.step}, ROUNDS)["step"]
+            rows.append(row(method, "paper", batch, took, counter.get_total_flops(), best) | about(precision))
             detail = f"{100 * rows[-1]['share_of_peak']:.0f} % of the peak"
-            show(f"{method}, batch {batch}: steps a second", 1 / took, "as high as can be", detail)
-    found = pd.DataFrame(rows).assign(**about)
-    known = pd.read_csv(table) if table.exists() else pd.DataFrame({"processor": []})
-    with atomic(table) as temporary:
-        pd.concat([known[known.processor != about["processor"]], found]).to_csv(temporary, index=False, float_format="%.4g")
+            show(f"{method}, batch {batch}: steps per second", 1 / took, "as high as can be", detail)
+    record(rows)

@@ -101,7 +101,17 @@ class Kills:
         return log.read_bytes().count(b"\n") if log.exists() else 0
 
     def run(self, seed: int) -> tuple[int, int, bool]:
-        """One run: how often it was killed, how often of these while it wrote a checkpoint, and whether its end is the same to the bit."""
+        """Kill and resume one run: (kills, kills while it wrote a checkpoint, whether it ended in the same bits)."""
+        kills, writing, out = self.kill_and_resume(seed)
+        return kills, writing, (out / "translator").is_dir() and same(contents(out), self.whole)
+
+    def repeat(self, name: str) -> Path:
+        """Train the run once more, unkilled; its folder."""
+        self._start(name).join()
+        return self.folder / name
+
+    def kill_and_resume(self, seed: int) -> tuple[int, int, Path]:
+        """Kill a run one to three times, resume it to its end: (kills, those while it wrote a checkpoint, its folder)."""
         rng, out, kills, writing = np.random.default_rng(seed), self.folder / f"seed{seed}", 0, 0
         steps = len(self.whole["log"])
         for _ in range(int(rng.integers(1, 4))):
@@ -116,9 +126,7 @@ class Kills:
             process.kill()
             process.join()
             kills, writing = kills + in_time, writing + (in_time and any(out.glob(".checkpoint.pt.*")))
-        process = self._start(out.name)
-        process.join()
-        return kills, writing, process.exitcode == 0 and same(contents(out), self.whole)
+        return kills, writing, self.repeat(out.name)
 
 
 def main() -> int:

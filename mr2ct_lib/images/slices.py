@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from mr2ct_lib.files import InputError, read_json
 from mr2ct_lib.images.preparation import Preparation
@@ -119,10 +120,10 @@ def augment(
     borders are repeated.
 
     Uniform: `rotation` up to +- degrees, `shear` +- as a factor, `translation` +- as a part of the side; `flip`
-    left-right in half of the cases. A pure function of (batch, seed). One MONAI affine for the whole batch: 0.5 ms
-    for 8 images of 64x64 on one core, where MONAI's RandAffine on each image takes 9.
+    left-right in half of the cases. A pure function of (batch, seed). One resampling for the whole batch, on its own
+    device: 0.5 ms for 8 images of 64x64 on one core, where MONAI's RandAffine on each image takes 9.
     """
-    from monai.networks.layers import AffineTransform  # MONAI takes seconds to load
+    from monai.networks.utils import to_norm_affine  # MONAI takes seconds to load
     from monai.transforms.utils import create_rotate, create_shear, create_translate
 
     rng = np.random.default_rng(seed)
@@ -134,6 +135,8 @@ def augment(
         move = create_translate(2, rng.uniform(-translation, translation, 2) * (height, width))
         mirror = np.diag([1.0, -1.0 if flip and rng.random() < 0.5 else 1.0, 1.0])
         matrices.append(move @ turn @ slant @ mirror)
-    # zero_centered: the matrices turn about the centre of the image, in pixels (row, column)
-    affine = AffineTransform(padding_mode="border", align_corners=True, zero_centered=True)
-    return affine(batch, torch.from_numpy(np.stack(matrices)).to(batch))
+    # zero_centered: the matrices turn about the centre of the image, in pixels (row, column); the sampler wants (x, y)
+    theta, size = torch.from_numpy(np.stack(matrices)).to(batch.dtype), (height, width)
+    theta = to_norm_affine(theta, size, size, align_corners=True, zero_centered=True)[:, [1, 0]][:, :, [1, 0, 2]]
+    grid = F.affine_grid(theta.to(batch.device), batch.shape, align_corners=True)
+    return F.grid_sample(batch, grid, padding_mode="border", align_corners=True)

@@ -1,4 +1,7 @@
-"""python -m benchmarks [losses] [loader] [patients] [synthesis] [training] [curves] [throughput] [gpu]: those named, or the first five."""
+"""python -m benchmarks [losses] [loader] [patients] [synthesis] [training] [curves] [throughput] [gpu].
+
+Runs those named, or the first five.
+"""
 
 import importlib
 import sys

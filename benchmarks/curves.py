@@ -1,4 +1,4 @@
-"""Loss curves of the library's step and of the plain loop over 500 steps at quick size, three seeds each (about ten minutes)."""
+"""Loss curves of the library's step and of the plain loop, 500 steps, quick size, three seeds (ten minutes)."""
 
 import numpy as np
 
@@ -16,12 +16,19 @@ def curve(step) -> np.ndarray:
 
 
 def main() -> None:
-    """Print, for each term, the distance of the two means over seeds in units of the plain loop's spread between seeds."""
-    fast = np.stack([curve(trainer("cyclegan", "quick", seed=seed, pool_size=0).step) for seed in SEEDS])  # (seeds, 10, terms)
+    """Print, for each term, the distance of the means over seeds in units of the spread between seeds."""
+    fast = np.stack(
+        [curve(trainer("cyclegan", "quick", seed=seed, pool_size=0).step) for seed in SEEDS]
+    )  # (seeds, 10, terms)
     data = prepared(SIZES["quick"])
     settings = [make_settings("cyclegan", "quick", seed=seed, pool_size=0) for seed in SEEDS]
     plain = np.stack([curve(PlainCycleGAN(s, data, DEVICE).step) for s in settings])
     for i, name in enumerate(TERMS):
         apart = np.abs(fast.mean(0) - plain.mean(0))[:, i].mean()
         spread = (np.ptp(plain[..., i], axis=0).mean() + np.ptp(fast[..., i], axis=0).mean()) / 2
-        show(f"curve of {name}: distance of the means : spread of seeds", apart / spread, "<= 1", f"{apart:.4f} : {spread:.4f}")
+        show(
+            f"curve of {name}: distance of the means : spread of seeds",
+            apart / spread,
+            "<= 1",
+            f"{apart:.4f} : {spread:.4f}",
+        )

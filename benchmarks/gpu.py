@@ -1,4 +1,7 @@
-"""All that is claimed of a GPU, measured in less than four minutes, and results/throughput.csv: python -m benchmarks gpu."""
+"""All that is claimed of a GPU, measured in less than four minutes: python -m benchmarks gpu.
+
+The speed is recorded in results/throughput.csv.
+"""
 
 import statistics
 import sys
@@ -20,7 +23,11 @@ from mr2ct_lib.methods.training import Trainer
 from tools.kills import Kills
 
 SIZES_AND_BATCHES = {"paper": (1, 4), "quick": (4,)}
-TARGETS = {("cyclegan", "paper", 1): "<= 12, aim 8", ("cyclegan", "quick", 4): "<= 5", ("dicyclegan", "quick", 4): "<= 10"}
+TARGETS = {
+    ("cyclegan", "paper", 1): "<= 12, aim 8",
+    ("cyclegan", "quick", 4): "<= 5",
+    ("dicyclegan", "quick", 4): "<= 10",
+}
 SEEDS = (1, 2, 3)
 
 
@@ -51,7 +58,9 @@ def speed() -> None:
                 how = f"{run.precision}, {'captured' if captured else 'NOT CAPTURED'}, "
                 how += f"{100 * rows[-1]['share_of_peak']:.0f} % of {best / 1e12:.0f} T/s"
                 target = TARGETS.get((method, profile, batch), "as low as can be")
-                show(f"{method}, {profile}, batch {batch}: ms per step", 1e3 * took[method, profile, batch], target, how)
+                show(
+                    f"{method}, {profile}, batch {batch}: ms per step", 1e3 * took[method, profile, batch], target, how
+                )
     record(rows)
     ratio = took["dicyclegan", "paper", 1] / took["cyclegan", "paper", 1]
     show("paper, batch 1: DicycleGAN step : CycleGAN step", ratio, "<= 2.3", "")
@@ -77,18 +86,23 @@ def uncaptured(run: Trainer) -> Trainer:
 def captured_against_plain() -> None:
     """Largest relative distance of the losses of 20 steps in float32, captured and not, at quick size."""
     for method in ("cyclegan", "dicyclegan"):
-        runs = [trainer(method, "quick", precision="float32"), uncaptured(trainer(method, "quick", precision="float32"))]
+        runs = [
+            trainer(method, "quick", precision="float32"),
+            uncaptured(trainer(method, "quick", precision="float32")),
+        ]
         captured, plain = (losses_of(run, 20) for run in runs)
         show(f"{method}: captured against plain, 20 steps, float32", np.abs(captured / plain - 1).max(), "<= 0.001", "")
 
 
 def precision_curves(steps: int = 500) -> None:
-    """Loss curves, as means over fiftieths of the steps, in the lower precision and in float32: apart by less than the seeds."""
+    """Distance of the loss curves in the lower precision and in float32, as means over tenths of the steps."""
     lower = hardware.lower_precision(DEVICE)
     curves = {
         precision: np.stack(
             [
-                losses_of(trainer("cyclegan", "quick", seed=seed, precision=precision), steps).reshape(10, steps // 10, -1).mean(1)
+                losses_of(trainer("cyclegan", "quick", seed=seed, precision=precision), steps)
+                .reshape(10, steps // 10, -1)
+                .mean(1)
                 for seed in SEEDS
             ]
         )  # (seeds, 10, terms)
@@ -101,9 +115,9 @@ def precision_curves(steps: int = 500) -> None:
 
 
 def killed_and_resumed(kills: int = 5) -> None:
-    """Runs killed until `kills` kills and resumed: their losses lie no farther apart than two runs that nothing kills."""
+    """Kill and resume runs, `kills` kills in all; compare their losses with those of runs that are not killed."""
     with tempfile.TemporaryDirectory() as folder:
-        runs = Kills(Path(folder))
+        runs = Kills(Path(folder), device=DEVICE.type)
         whole, again = (losses_in(path) for path in (runs.folder / "whole", runs.repeat("again")))
         done, seed, apart = 0, 0, []
         while done < kills:
@@ -117,7 +131,9 @@ def killed_and_resumed(kills: int = 5) -> None:
 
 def losses_in(run: Path) -> np.ndarray:
     """The loss terms in a run's log, (lines, terms)."""
-    return np.array([[value for name, value in line.items() if name not in ("step", "seconds")] for line in read_log(run)])
+    return np.array(
+        [[value for name, value in line.items() if name not in ("step", "seconds")] for line in read_log(run)]
+    )
 
 
 def main() -> None:
@@ -128,7 +144,12 @@ def main() -> None:
     lower = hardware.lower_precision(DEVICE)
     for profile, width in channels.items():
         gains = [hardware.gain(DEVICE, lower, width) for _ in range(3)]
-        show(f"{profile}: {lower} : float32, convolution of {width} channels", statistics.median(gains), ">= 1.2 is taken", "")
+        show(
+            f"{profile}: {lower} : float32, convolution of {width} channels",
+            statistics.median(gains),
+            ">= 1.2 is taken",
+            "",
+        )
     for part in (speed, captured_against_plain, precision_curves, killed_and_resumed):
         started = now()
         part()

@@ -10,7 +10,8 @@ from mr2ct_lib.methods.settings import make_settings
 MEMORY = """
 import json, tempfile, numpy as np
 from pathlib import Path
-def resident(): return int(next(line for line in open('/proc/self/status') if line.startswith('VmRSS')).split()[1]) / 1024
+def resident():
+    return int(next(line for line in open('/proc/self/status') if line.startswith('VmRSS')).split()[1]) / 1024
 folder = Path(tempfile.mkdtemp(prefix='mr2ct_bench_'))
 from mr2ct_lib.images.intensity import MR_WINDOW
 from mr2ct_lib.images.preparation import Preparation
@@ -18,7 +19,8 @@ from mr2ct_lib.images.prepare import write_record
 from mr2ct_lib.images.slices import PreparedSlices, unpaired_batch, augment
 patients = {}
 for domain, count in (('source', 302), ('target', 613)):
-    array = np.lib.format.open_memmap(folder / f'{domain}.npy', 'w+', np.float32, (38 * count, 256, 256))  # sparse: zeros take no disk
+    # a sparse file: zeros take no disk
+    array = np.lib.format.open_memmap(folder / f'{domain}.npy', 'w+', np.float32, (38 * count, 256, 256))
     del array
     patients[domain] = [{'id': str(i), 'first': 38 * i, 'count': 38} for i in range(count)]
 windows = {'source': MR_WINDOW, 'target': MR_WINDOW}
@@ -42,7 +44,9 @@ def main() -> None:
             for i, batch in enumerate(unpaired_batch(data, step, n, 7)):
                 augment(batch, (7, step, i))
 
-        took = seconds({"load": load, "step": trainer("dicyclegan", profile).step}, rounds=9 if profile == "quick" else 3)
+        took = seconds(
+            {"load": load, "step": trainer("dicyclegan", profile).step}, rounds=9 if profile == "quick" else 3
+        )
         rate = f"{2 * n / took['load']:.0f} slices a second"
         show(f"{profile}: loader's slices a second : step's", took["step"] / took["load"], ">= 10", rate)
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)

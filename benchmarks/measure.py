@@ -1,4 +1,4 @@
-"""How durations become ratios: the things compared take turns within one run, so that a busy machine slows all alike."""
+"""Durations as ratios: what is compared takes turns within one run, so that a busy machine slows all alike."""
 
 import statistics
 import tempfile

@@ -1,4 +1,4 @@
-"""CycleGAN with gradient consistency as one writes it down: float32, PyTorch's own layers, each pass for itself, default Adam."""
+"""CycleGAN with gradient consistency in the simplest form: float32, PyTorch's own layers, default Adam."""
 
 import copy
 import itertools
@@ -47,11 +47,13 @@ def gradient_consistency(a: Tensor, b: Tensor) -> Tensor:
 
 
 class PlainCycleGAN:
-    """The same algorithm, settings, initial weights and slices as the library's step; the pool is left out at size 0."""
+    """The algorithm, settings, initial weights and slices of the library's step, without image pool."""
 
     def __init__(self, s: Settings, data: PreparedSlices, device: torch.device):
         self.s, self.data, self.device, self.number = s, data, device, 0
-        self.to_target, self.to_source = (usual(initialise(Generator(s.filters, s.blocks), 4 * s.seed + i)).to(device) for i in range(2))
+        self.to_target, self.to_source = (
+            usual(initialise(Generator(s.filters, s.blocks), 4 * s.seed + i)).to(device) for i in range(2)
+        )
         discriminators = [Discriminator(s.discriminator_filters, s.discriminator_layers) for _ in range(2)]
         self.discriminator_source, self.discriminator_target = (
             usual(initialise(network, 4 * s.seed + 2 + i)).to(device) for i, network in enumerate(discriminators)
@@ -73,7 +75,11 @@ class PlainCycleGAN:
         scores = self.discriminator_target(synthetic_target), self.discriminator_source(synthetic_source)
         adversarial = sum(mse(score, torch.ones_like(score)) for score in scores)
         cycle = s.lambda_cycle * (F.l1_loss(back_source, source) + F.l1_loss(back_target, target))
-        gc = s.lambda_gc * (gradient_consistency(source, synthetic_target) + gradient_consistency(target, synthetic_source)) / 2
+        gc = (
+            s.lambda_gc
+            * (gradient_consistency(source, synthetic_target) + gradient_consistency(target, synthetic_source))
+            / 2
+        )
         self.for_generators.zero_grad()
         (adversarial + cycle + gc).backward()
         self.for_generators.step()
@@ -87,7 +93,9 @@ class PlainCycleGAN:
         }
         for domain, (discriminator, real, synthetic) in pairs.items():
             for_real, for_synthetic = discriminator(real), discriminator(synthetic.detach())
-            loss = 0.5 * (mse(for_real, torch.ones_like(for_real)) + mse(for_synthetic, torch.zeros_like(for_synthetic)))
+            loss = 0.5 * (
+                mse(for_real, torch.ones_like(for_real)) + mse(for_synthetic, torch.zeros_like(for_synthetic))
+            )
             loss.backward()
             wrong[f"discriminator_{domain}"] = loss.item()
         self.for_discriminators.step()

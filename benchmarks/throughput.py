@@ -1,8 +1,8 @@
 """Steps per second of both methods at paper size, and their share of the machine's peak: results/throughput.csv.
 
-The peak is measured, not read off a data sheet: it is what one large matrix product reaches in the precision of the run.
-Operations are those of convolutions and matrix products, two for a multiplication and an addition, as PyTorch's
-FlopCounterMode counts them.
+The peak is measured: it is what one large matrix product reaches in the precision of the run. Operations are
+those of convolutions and matrix products, two for a multiplication and an addition, as PyTorch's FlopCounterMode
+counts them.
 """
 
 import datetime

@@ -40,12 +40,14 @@ def mr2ct(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Run a module's tests on one thread: tiny networks lose by more, and equal bits need equal numbers of threads."""
+    """Run a module's tests on one thread of the CPU: tiny networks lose by more, and only there are bits equal."""
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "device_count", lambda: 0)  # "auto" is the CPU, with or without a GPU
+        yield
     torch.set_num_threads(before)
 
 

@@ -27,7 +27,20 @@ def data(tmp_path_factory):
 
 def start(out, both, data, *more):
     """A process of `mr2ct train` with the settings of `both`."""
-    words = [sys.executable, "-m", "mr2ct_lib.cli", "train", "cyclegan", "--data", data, "--out", out, "--device", "cpu", *more]
+    words = [
+        sys.executable,
+        "-m",
+        "mr2ct_lib.cli",
+        "train",
+        "cyclegan",
+        "--data",
+        data,
+        "--out",
+        out,
+        "--device",
+        "cpu",
+        *more,
+    ]
     for name, value in both.items():
         words += ["--set", f"{name}={value}"]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
@@ -36,7 +49,13 @@ def start(out, both, data, *more):
 
 def test_two_processes_equal_one_and_a_lost_one_ends_the_run_which_goes_on_alone(data, tmp_path):
     """Five steps agree to 1e-5. Then the second process dies; the first says so and ends, and one process resumes."""
-    both = TINY | {"iterations": 12, "decay_iterations": 0, "precision": "float32", "sample_every": 0, "checkpoint_every": 5}
+    both = TINY | {
+        "iterations": 12,
+        "decay_iterations": 0,
+        "precision": "float32",
+        "sample_every": 0,
+        "checkpoint_every": 5,
+    }
     s = make_settings("cyclegan", **both)
     one = read_log(train(s, data, tmp_path / "one", device="cpu"))
     (tmp_path / "sitecustomize.py").write_text(  # the second process kills itself in its ninth step
@@ -58,7 +77,7 @@ def test_two_processes_equal_one_and_a_lost_one_ends_the_run_which_goes_on_alone
     assert [line["step"] for line in two] == list(range(1, 13))
     for number, (a, b) in enumerate(zip(one, two, strict=True)):
         for name in a.keys() - {"seconds"}:
-            # the log holds six decimals; later the game blows rounding up, and only a mistake in going on would make more of it
+            # the log holds six decimals; later the game enlarges rounding, and a mistake in resuming more than this
             assert b[name] == pytest.approx(a[name], rel=1e-5 if number < 5 else 0.05, abs=2e-6)
 
 
@@ -99,7 +118,10 @@ class TwoProcesses:
 @pytest.mark.parametrize(
     "happens, words",
     [
-        (lambda: (_ for _ in ()).throw(RuntimeError("[gloo] Connection closed by peer")), "connection to another process was lost"),
+        (
+            lambda: (_ for _ in ()).throw(RuntimeError("[gloo] Connection closed by peer")),
+            "connection to another process was lost",
+        ),
         (lambda: os.kill(os.getpid(), signal.SIGTERM), "was told to end"),
     ],
 )

@@ -17,18 +17,22 @@ from mr2ct_lib.methods.translator import Architecture, Translator, load_translat
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "export.md"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+@pytest.fixture(scope="module", params=["transposed", "resize"])
+def folder(request, tmp_path_factory):
     preparation = Preparation("coronal", 5.0, (64, 64), 5.0, {"source": MR_WINDOW, "target": CT_WINDOW})
-    translator = Translator(Architecture(4, 2, "per_channel", "transposed"), preparation, {})
+    translator = Translator(Architecture(4, 2, "per_channel", request.param), preparation, {})
     for seed, generator in enumerate((translator.source_to_target, translator.target_to_source)):
         initialise(generator, seed)
-    translator.save(tmp_path_factory.mktemp("run") / "translator")
-    return tmp_path_factory.getbasetemp() / "run0" / "translator"
+    folder = tmp_path_factory.mktemp("run") / "translator"
+    translator.save(folder)
+    return folder
 
 
 def code_blocks():
-    return [block.split("```")[0].removeprefix("python\n") for block in DOCS.read_text(encoding="utf-8").split("```python")[1:]]
+    return [
+        block.split("```")[0].removeprefix("python\n")
+        for block in DOCS.read_text(encoding="utf-8").split("```python")[1:]
+    ]
 
 
 @pytest.mark.parametrize("direction", ["source_to_target", "target_to_source"])
@@ -40,7 +44,9 @@ def test_onnx_gives_the_undeformed_pass_of_any_number_and_size(direction, folder
         slices = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
         (out,) = session.run(None, {"slices": slices[:, None]})
         assert out.shape == (len(slices), 1, *shape[1:])
-        np.testing.assert_allclose(out[:, 0], translator.translate(slices, direction), atol=1e-5)  # float32 in another order
+        np.testing.assert_allclose(
+            out[:, 0], translator.translate(slices, direction), atol=1e-5
+        )  # float32 in another order
 
 
 def test_a_translator_loads_without_the_training_code(folder):

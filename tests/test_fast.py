@@ -89,7 +89,9 @@ def with_torch(x, weight, bias, borders):
 def test_padding_on_a_gpu_keeps_the_channels_last_layout(monkeypatch):
     seen = []
     monkeypatch.setattr(fast.F, "conv2d", lambda x, *_: seen.append(x) or x)
-    fast.padded_convolution_gpu(noise(1, 4, 8, 8).contiguous(memory_format=torch.channels_last), noise(4, 4, 3, 3), None, "reflect")
+    fast.padded_convolution_gpu(
+        noise(1, 4, 8, 8).contiguous(memory_format=torch.channels_last), noise(4, 4, 3, 3), None, "reflect"
+    )
     assert seen[0].shape == (1, 4, 10, 10) and seen[0].is_contiguous(memory_format=torch.channels_last)
 
 
@@ -106,7 +108,9 @@ def test_one_channel_by_hand():
 @pytest.mark.parametrize("size", [(7, 9), (1, 4)])
 def test_read_displaced(size, fields, layout):
     features = noise(2, 3, *size).contiguous(memory_format=layout)
-    assert_same(fast.read_displaced, offsets.read_displaced.__wrapped__, features, 2 * noise(2, fields, 2, *size, seed=1))
+    assert_same(
+        fast.read_displaced, offsets.read_displaced.__wrapped__, features, 2 * noise(2, fields, 2, *size, seed=1)
+    )
 
 
 def test_joint_histogram():

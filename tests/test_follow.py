@@ -24,7 +24,9 @@ def log(run: Path, steps: int) -> Path:
 def shown(monkeypatch):
     """The figures that `follow` displays, as if in a notebook."""
     seen = []
-    monkeypatch.setattr(widgets, "display", lambda figure, display_id: seen.append(figure) or types.SimpleNamespace(update=seen.append))
+    monkeypatch.setattr(
+        widgets, "display", lambda figure, display_id: seen.append(figure) or types.SimpleNamespace(update=seen.append)
+    )
     return seen
 
 

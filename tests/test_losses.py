@@ -62,7 +62,9 @@ def test_gc_of_an_image_with_itself_is_one_and_the_loss_zero():
 
 def test_gc_does_not_change_under_intensity_scale_and_offset():
     a, b = images(5), images(6)
-    torch.testing.assert_close(losses.gradient_correlation(a, b), losses.gradient_correlation(a, 0.3 * b + 0.2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        losses.gradient_correlation(a, b), losses.gradient_correlation(a, 0.3 * b + 0.2), atol=1e-6, rtol=0
+    )
 
 
 def test_inverted_contrast_is_perfect_for_magnitudes_and_worst_for_signs():
@@ -124,7 +126,7 @@ def test_nmi_is_symmetric_within_zero_and_one_and_orders_dependence():
 
 
 def test_nmi_agrees_with_skimage_on_two_level_images():
-    """On values far apart the Parzen window blurs both entropies alike; skimage's (Ha + Hb) / Hab is turned into 2 I / (Ha + Hb)."""
+    """The Parzen window blurs both entropies alike here; skimage's (Ha + Hb) / Hab becomes 2 I / (Ha + Hb)."""
     rng = np.random.default_rng(0)
     a = rng.integers(0, 2, (64, 64))
     b = np.where(rng.random((64, 64)) < 0.9, a, 1 - a)
@@ -136,7 +138,9 @@ def test_nmi_agrees_with_skimage_on_two_level_images():
     ]
     # the window adds its entropy to both marginals (denominator) and not to the information
     window = -sum(p * np.log(p) for p in (1 / 6, 4 / 6, 1 / 6))
-    entropy = -sum(p * np.log(p) for p in np.bincount(a.ravel()) / a.size) - sum(p * np.log(p) for p in np.bincount(b.ravel()) / b.size)
+    entropy = -sum(p * np.log(p) for p in np.bincount(a.ravel()) / a.size) - sum(
+        p * np.log(p) for p in np.bincount(b.ravel()) / b.size
+    )
     np.testing.assert_allclose(ours, expected * entropy / (entropy + 2 * window), rtol=1e-6)
 
 
@@ -146,7 +150,9 @@ def test_alignment_is_two_minus_both_directions():
     torch.testing.assert_close(losses.alignment(s, t, t, s), expected)
 
 
-@pytest.mark.parametrize("loss", [losses.gradient_consistency, lambda a, b: losses.normalised_mutual_information(a, b).mean()])
+@pytest.mark.parametrize(
+    "loss", [losses.gradient_consistency, lambda a, b: losses.normalised_mutual_information(a, b).mean()]
+)
 def test_losses_keep_their_precision_inside_autocast(loss):
     a, b = images(19, dtype=torch.float32), images(20, dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

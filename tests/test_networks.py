@@ -33,7 +33,9 @@ def test_receptive_field_is_what_a_gradient_sees(layers, field):
     scores = discriminator(x)
     scores[0, 0, scores.shape[2] // 2, scores.shape[3] // 2].backward()
     seen = x.grad[0, 0].nonzero()
-    assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [field, field] == [discriminator.receptive_field] * 2
+    assert (
+        (seen.max(0).values - seen.min(0).values + 1).tolist() == [field, field] == [discriminator.receptive_field] * 2
+    )
 
 
 def test_instance_norm_agrees_with_pytorch():
@@ -63,7 +65,12 @@ def test_zero_offsets_leave_the_deformed_pass_unchanged(kind):
 
 
 def test_offset_layers_stand_where_the_paper_puts_them():
-    assert [layer.predict.in_channels for layer in Generator(filters=4, blocks=2, offset_layers="shared").offsets] == [1, 4, 8, 16]
+    assert [layer.predict.in_channels for layer in Generator(filters=4, blocks=2, offset_layers="shared").offsets] == [
+        1,
+        4,
+        8,
+        16,
+    ]
 
 
 def test_a_deformed_pass_without_offset_layers_is_refused():

@@ -30,7 +30,7 @@ def test_a_field_in_y_moves_only_y():
 
 
 def test_a_layer_whose_convolution_says_y_moves_only_y():
-    """The public mistake: reading (n, 2c, h, w) as if all dy came first and all dx after, or the two interleaved over pixels."""
+    """A known mistake: reading (n, 2c, h, w) as if all dy came before all dx, or both interleaved over pixels."""
     x = features(dtype=torch.float32)
     layer = OffsetLayer(3)
     with torch.no_grad():
@@ -58,7 +58,9 @@ def test_resample_agrees_with_scipy():
 
 def test_resample_gradient_against_finite_differences():
     x = features(1, 2, 4, 5).requires_grad_()
-    field = (torch.rand(1, 2, 2, 4, 5, generator=torch.Generator().manual_seed(2), dtype=x.dtype) * 0.8 + 0.1).requires_grad_()
+    field = (
+        torch.rand(1, 2, 2, 4, 5, generator=torch.Generator().manual_seed(2), dtype=x.dtype) * 0.8 + 0.1
+    ).requires_grad_()
     # positions stay between pixels (0.1 to 0.9) and inside, where bilinear interpolation has a derivative
     assert torch.autograd.gradcheck(lambda a, b: resample(a, b)[..., :-1, :-1], (x, field))
 
@@ -81,5 +83,7 @@ def test_deformable_convolution_taps_read_their_own_places():
     x = features(dtype=torch.float32)
     layer = DeformableConvolution(3)
     with torch.no_grad():
-        layer.mix.weight.copy_(layer.mix.weight.roll(-3 * 3, dims=1))  # tap 4 (centre) -> tap 1 (above): three taps of three channels
+        layer.mix.weight.copy_(
+            layer.mix.weight.roll(-3 * 3, dims=1)
+        )  # tap 4 (centre) -> tap 1 (above): three taps of three channels
     torch.testing.assert_close(layer(x)[:, :, 1:], x[:, :, :-1])

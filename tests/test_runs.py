@@ -79,7 +79,9 @@ def test_what_killed_writes_left_behind_is_taken_away(data, tmp_path):
 
 def test_the_run_folder_holds_what_its_users_look_for(data, tmp_path):
     run = train(settings("dicyclegan"), data, tmp_path / "run")
-    assert {"config.json", "log.jsonl", "checkpoint.pt", "samples", "translator"} == {path.name for path in run.iterdir()}
+    assert {"config.json", "log.jsonl", "checkpoint.pt", "samples", "translator"} == {
+        path.name for path in run.iterdir()
+    }
     terms = {"adversarial", "cycle", "dicycle", "align", "discriminator_source", "discriminator_target"}
     assert terms | {"step", "seconds", "learning_rate"} == read_log(run)[0].keys()
     translator = load_translator(run)
@@ -167,18 +169,26 @@ def copied(data, folder, **arrays):
 @pytest.mark.parametrize("scale", [4.0, float("nan")])
 def test_values_that_no_window_made_are_refused(scale, data, tmp_path):
     with pytest.raises(InputError, match="target.npy: holds values from .* expected -1 to 1"):
-        train(settings(), copied(data, tmp_path / "data", target=np.load(data / "target.npy") * scale), tmp_path / "run")
+        train(
+            settings(), copied(data, tmp_path / "data", target=np.load(data / "target.npy") * scale), tmp_path / "run"
+        )
 
 
 def test_domains_of_two_shapes_are_refused(data, tmp_path):
     with pytest.raises(InputError, match=r"target.npy: has shape \(6, 16, 32\); expected \(6, 32, 32\)"):
-        train(settings(), copied(data, tmp_path / "data", target=np.load(data / "target.npy")[:, ::2]), tmp_path / "run")
+        train(
+            settings(), copied(data, tmp_path / "data", target=np.load(data / "target.npy")[:, ::2]), tmp_path / "run"
+        )
 
 
 def test_slices_smaller_than_a_discriminator_can_see_are_refused(data, tmp_path):
     with pytest.raises(InputError, match="32 pixels on a side; expected at least 48 for discriminator_layers=4"):
         train(settings(discriminator_layers=4), data, tmp_path / "run")
-    train(settings(discriminator_layers=3, iterations=1, decay_iterations=0), kills.make_slices(tmp_path / "small", 24), tmp_path / "run")
+    train(
+        settings(discriminator_layers=3, iterations=1, decay_iterations=0),
+        kills.make_slices(tmp_path / "small", 24),
+        tmp_path / "run",
+    )
 
 
 class Board:

@@ -19,12 +19,24 @@ from mr2ct_lib.patients import hip, physics, scanner
 
 def test_paper_profiles_hold_the_papers_settings():
     hiasa, wang = make_settings("cyclegan", "paper"), make_settings("dicyclegan", "paper")
-    assert (hiasa.lambda_cycle, hiasa.lambda_gc, hiasa.iterations, hiasa.decay_iterations) == (3.0, 0.3, 100_000, 100_000)
+    assert (hiasa.lambda_cycle, hiasa.lambda_gc, hiasa.iterations, hiasa.decay_iterations) == (
+        3.0,
+        0.3,
+        100_000,
+        100_000,
+    )
     assert (wang.lambda_align, wang.lambda_cycle, wang.lambda_dicycle, wang.lambda_gc) == (0.9, 10.0, 10.0, 0.0)
     assert wang.augment and wang.offset_layers == "per_channel"
     for s in (hiasa, wang):
         assert s.average == 0
-        assert (s.filters, s.blocks, s.discriminator_layers, s.learning_rate, s.batch_size, s.pool_size) == (64, 9, 3, 2e-4, 1, 50)
+        assert (s.filters, s.blocks, s.discriminator_layers, s.learning_rate, s.batch_size, s.pool_size) == (
+            64,
+            9,
+            3,
+            2e-4,
+            1,
+            50,
+        )
 
 
 def test_learning_rate_is_constant_then_falls_linearly():
@@ -35,7 +47,9 @@ def test_learning_rate_is_constant_then_falls_linearly():
 
 
 def test_text_from_the_command_line_takes_the_settings_type():
-    s = make_settings("cyclegan", lambda_gc="0.1", iterations="40", gc_absolute="false", patients="all", gc_operator="sobel")
+    s = make_settings(
+        "cyclegan", lambda_gc="0.1", iterations="40", gc_absolute="false", patients="all", gc_operator="sobel"
+    )
     assert (s.lambda_gc, s.iterations, s.gc_absolute, s.patients, s.gc_operator) == (0.1, 40, False, None, "sobel")
 
 
@@ -79,7 +93,12 @@ def test_an_epoch_sees_the_larger_domain_once():
 
 def test_steps_that_are_asked_for_take_the_place_of_a_profiles_epochs():
     s = make_settings("dicyclegan", "paper", iterations=40)
-    assert (s.epochs, s.decay_epochs, s.in_steps(10).iterations, s.in_steps(10).decay_iterations) == (None, 100, 40, 1000)
+    assert (s.epochs, s.decay_epochs, s.in_steps(10).iterations, s.in_steps(10).decay_iterations) == (
+        None,
+        100,
+        40,
+        1000,
+    )
 
 
 ENGINE = Path(__file__).parents[1] / "docs" / "engine.md"
@@ -108,7 +127,11 @@ def test_the_table_of_settings_is_what_the_papers_say_and_what_the_code_does(met
     paper_grids = scanner.PROFILES["paper"].grids
     grids = {name: paper_grids[name]["source"] for name in ("head", "abdomen")}
     modules = (hip, catalogue, metrics, intensity, losses, networks, physics, segmentation)
-    names = {module.__name__.split(".")[-1]: module for module in modules} | grids | {"settings": settings, "signature": inspect.signature}
+    names = (
+        {module.__name__.split(".")[-1]: module for module in modules}
+        | grids
+        | {"settings": settings, "signature": inspect.signature}
+    )
     names |= {"PROFILES": PROFILES, "hip_mr": paper_grids["hip"]["source"], "hip_ct": paper_grids["hip"]["target"]}
     for name, paper, mark, here, where, switch in rows:
         known = papers.METHODS[method][name]
@@ -116,7 +139,9 @@ def test_the_table_of_settings_is_what_the_papers_say_and_what_the_code_does(met
         found = eval(where, names)  # expressions of our own document
         assert callable(found) or found == literal(here), f"{name}: {where} is {found!r}, not {here}"
         if literal(here) != known.value:
-            assert "(" in here or name in ("gc_operator", "normalisation", "nmi", "augmentation"), f"{name}: say why it differs"
+            assert "(" in here or name in ("gc_operator", "normalisation", "nmi", "augmentation"), (
+                f"{name}: say why it differs"
+            )
         if switch.startswith("`--set"):
             assert hasattr(settings, switch.strip("`").split()[1]), switch
         elif switch:

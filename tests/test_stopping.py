@@ -34,7 +34,7 @@ def rates(run):
 
 
 def test_the_second_phase_begins_when_the_total_loss_falls_no_more(data, tmp_path, monkeypatch):
-    """Six slices in batches of two: three steps an epoch. The mean falls once, then not for two epochs: phase two begins after twelve."""
+    """Three steps per epoch. The mean falls once, then not for two epochs: phase two begins after step twelve."""
     terms = {"adversarial": 0.1, "discriminator_source": 0.4}
     planned(monkeypatch, lambda step: {"cycle": 1.0 if step > 3 else 2.0} | terms)
     s = settings(epochs=50, decay_epochs=2, patience=2, learning_rate=1.0)
@@ -46,7 +46,9 @@ def test_the_second_phase_begins_when_the_total_loss_falls_no_more(data, tmp_pat
 def test_the_second_phase_ends_when_the_total_loss_falls_no_more(data, tmp_path, monkeypatch):
     planned(monkeypatch, lambda step: {"cycle": 1.0 if step > 3 else 2.0})
     run = train(settings(iterations=6, decay_epochs=50, decay_patience=3), data, tmp_path / "run")
-    assert read_log(run)[-1]["step"] == 6 + 3 + 9  # the first epoch of the phase is its lowest, three more bring nothing lower
+    assert (
+        read_log(run)[-1]["step"] == 6 + 3 + 9
+    )  # the first epoch of the phase is its lowest, three more bring nothing lower
     assert (run / "translator" / "translator.json").is_file()
 
 
@@ -65,10 +67,17 @@ def test_patience_is_kept_in_the_checkpoint(data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("value, words", [(1e-4, "is never wrong"), (0.2501, "scores everything alike")])
-def test_a_collapsed_discriminator_stops_the_run_and_keeps_the_last_good_checkpoint(value, words, data, tmp_path, monkeypatch):
+def test_a_collapsed_discriminator_stops_the_run_and_keeps_the_last_good_checkpoint(
+    value, words, data, tmp_path, monkeypatch
+):
     monkeypatch.setattr(stopping, "COLLAPSED_STEPS", 8)
-    planned(monkeypatch, lambda step: {"cycle": 1.0, "discriminator_source": 0.2, "discriminator_target": value if step > 6 else 0.2})
-    with pytest.raises(InputError, match=f"discriminator_target has collapsed. Its loss is {value:.4f} at step 14 .*{words}"):
+    planned(
+        monkeypatch,
+        lambda step: {"cycle": 1.0, "discriminator_source": 0.2, "discriminator_target": value if step > 6 else 0.2},
+    )
+    with pytest.raises(
+        InputError, match=f"discriminator_target has collapsed. Its loss is {value:.4f} at step 14 .*{words}"
+    ):
         train(settings(iterations=50), data, tmp_path / "run")
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 6
 
@@ -84,7 +93,11 @@ def test_a_working_discriminator_is_never_taken_for_a_collapsed_one():
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(data, tmp_path, monkeypatch):
     step = training.Trainer.step
-    monkeypatch.setattr(training.Trainer, "step", lambda t: step(t) | ({"cycle": float("nan")} if t.step_number == 5 else {}))
-    with pytest.raises(InputError, match="cycle loss is nan at step 5, on source s. slice [01], .*target s. slice [01]"):
+    monkeypatch.setattr(
+        training.Trainer, "step", lambda t: step(t) | ({"cycle": float("nan")} if t.step_number == 5 else {})
+    )
+    with pytest.raises(
+        InputError, match="cycle loss is nan at step 5, on source s. slice [01], .*target s. slice [01]"
+    ):
         train(settings(), data, tmp_path / "run")
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 3

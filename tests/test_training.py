@@ -45,7 +45,10 @@ def test_the_translator_is_the_mean_of_the_weights_of_all_steps(data, tmp_path, 
         return terms
 
     monkeypatch.setattr(training.Trainer, "step", watched)
-    for average, expected in ((0.999, lambda weights: torch.stack(weights).mean(0)), (0.0, lambda weights: weights[-1])):
+    for average, expected in (
+        (0.999, lambda weights: torch.stack(weights).mean(0)),
+        (0.0, lambda weights: weights[-1]),
+    ):
         seen.clear()
         run = train(settings(average=average), data, tmp_path / str(average))
         for parameter, *weights in zip(load_translator(run).parameters(), *seen, strict=True):
@@ -53,8 +56,12 @@ def test_the_translator_is_the_mean_of_the_weights_of_all_steps(data, tmp_path, 
 
 
 def test_the_discriminators_learn(data, tmp_path):
-    log = read_log(train(settings(iterations=60, decay_iterations=0, learning_rate=1e-3, sample_every=0), data, tmp_path / "run"))
-    assert np.mean([line["discriminator_target"] for line in log[-10:]]) < np.mean([line["discriminator_target"] for line in log[:10]])
+    log = read_log(
+        train(settings(iterations=60, decay_iterations=0, learning_rate=1e-3, sample_every=0), data, tmp_path / "run")
+    )
+    assert np.mean([line["discriminator_target"] for line in log[-10:]]) < np.mean(
+        [line["discriminator_target"] for line in log[:10]]
+    )
 
 
 def test_blank_slices_survive(data, tmp_path):

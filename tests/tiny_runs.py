@@ -21,8 +21,12 @@ TINY = {
 
 
 def settings(method="cyclegan", **changes):
-    in_epochs = {steps for steps, epochs in (("iterations", "epochs"), ("decay_iterations", "decay_epochs")) if epochs in changes}
-    return make_settings(method, "quick", **({name: value for name, value in TINY.items() if name not in in_epochs} | changes))
+    in_epochs = {
+        steps for steps, epochs in (("iterations", "epochs"), ("decay_iterations", "decay_epochs")) if epochs in changes
+    }
+    return make_settings(
+        method, "quick", **({name: value for name, value in TINY.items() if name not in in_epochs} | changes)
+    )
 
 
 def bits(run):

@@ -1,7 +1,9 @@
-"""Kill a small training at random moments, resume it, compare the bits: python -m tools.kills [KILLS] [--seed 0] [--method cyclegan]
+"""Kill a small training run at random moments, resume it and compare the bits.
 
-Every run is killed one to three times by SIGKILL, one kill in three while a checkpoint is being written, and resumed to its end. Its
-networks, optimisers, pools, translator and log must equal those of one uninterrupted run, bit for bit.
+python -m tools.kills [KILLS] [--seed 0] [--method cyclegan]
+
+SIGKILL ends every run one to three times, one time in three while a checkpoint is being written. The run is resumed to
+its end. Its networks, optimisers, pools, translator and log must equal those of one uninterrupted run, bit for bit.
 """
 
 import argparse
@@ -20,8 +22,22 @@ from mr2ct_lib.images.prepare import write_record
 from mr2ct_lib.methods.settings import Settings, make_settings
 
 TINY = {
-    **{"filters": 4, "blocks": 1, "discriminator_filters": 4, "discriminator_layers": 2, "batch_size": 2, "pool_size": 3},
-    **{"iterations": 20, "decay_iterations": 10, "log_every": 1, "checkpoint_every": 4, "sample_every": 10, "augment": True},
+    **{
+        "filters": 4,
+        "blocks": 1,
+        "discriminator_filters": 4,
+        "discriminator_layers": 2,
+        "batch_size": 2,
+        "pool_size": 3,
+    },
+    **{
+        "iterations": 20,
+        "decay_iterations": 10,
+        "log_every": 1,
+        "checkpoint_every": 4,
+        "sample_every": 10,
+        "augment": True,
+    },
     **{"patience": 4, "decay_patience": 4},
 }
 
@@ -33,15 +49,19 @@ def make_slices(folder: Path, size: int = 32, count: int = 6) -> Path:
     for domain, sign in (("source", 1), ("target", -1)):
         centres, radii = rng.uniform(0.4, 0.6, (count, 2)) * size, rng.uniform(0.15, 0.25, count) * size
         inside = [np.hypot(rows - y, columns - x) < r for (y, x), r in zip(centres, radii, strict=True)]
-        texture = rng.normal(0, 0.1, (count, size, size))  # a flat area sits on a ReLU's edge, where rounding alone decides over all of it
-        np.save(folder / f"{domain}.npy", (sign * (np.stack(inside) * 1.2 - 0.6) + texture).clip(-1, 1).astype(np.float32))
+        texture = rng.normal(
+            0, 0.1, (count, size, size)
+        )  # a flat area sits on a ReLU's edge, where rounding alone decides over all of it
+        np.save(
+            folder / f"{domain}.npy", (sign * (np.stack(inside) * 1.2 - 0.6) + texture).clip(-1, 1).astype(np.float32)
+        )
     patients = [{"id": f"s{i}", "first": i * count // 3, "count": count // 3} for i in range(3)]
     preparation = Preparation("axial", 1.0, (size, size), 1.0, dict.fromkeys(("source", "target"), MR_WINDOW))
     write_record(folder, preparation, {"source": patients, "target": patients})
     return folder
 
 
-def _train(settings: Settings, data: Path, out: Path) -> None:
+def _train(settings: Settings, data: Path, out: Path, device: str) -> None:
     import torch
     from tqdm.auto import tqdm
 
@@ -49,7 +69,7 @@ def _train(settings: Settings, data: Path, out: Path) -> None:
 
     tqdm.set_lock(threading.RLock())  # not one of the system's, which a kill would leave behind
     torch.set_num_threads(1)
-    train(settings, data, out, resume=True, progress=False)
+    train(settings, data, out, resume=True, progress=False, device=device)
 
 
 def contents(run: Path) -> dict[str, object]:
@@ -59,7 +79,11 @@ def contents(run: Path) -> dict[str, object]:
     from mr2ct_lib.methods.runs import read_log
 
     checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
-    kept = {str(path.relative_to(run)): path.read_bytes() for folder in ("translator", "samples") for path in (run / folder).iterdir()}
+    kept = {
+        str(path.relative_to(run)): path.read_bytes()
+        for folder in ("translator", "samples")
+        for path in (run / folder).iterdir()
+    }
     log = [{key: value for key, value in line.items() if key != "seconds"} for line in read_log(run)]
     return kept | {"checkpoint": {key: value for key, value in checkpoint.items() if key != "seconds"}, "log": log}
 
@@ -80,8 +104,8 @@ def same(a: object, b: object) -> bool:
 class Kills:
     """Runs of one small training in processes of their own, forked from a server that has PyTorch loaded already."""
 
-    def __init__(self, folder: Path, method: str = "cyclegan"):
-        self.folder, self.settings = folder, make_settings(method, "quick", **TINY)
+    def __init__(self, folder: Path, method: str = "cyclegan", device: str = "cpu"):
+        self.folder, self.settings, self.device = folder, make_settings(method, "quick", **TINY), device
         self.data = make_slices(folder / "slices")
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["mr2ct_lib.methods.runs"])
@@ -92,7 +116,7 @@ class Kills:
         self.whole = contents(folder / "whole")
 
     def _start(self, name: str) -> multiprocessing.Process:
-        process = self.context.Process(target=_train, args=(self.settings, self.data, self.folder / name))
+        process = self.context.Process(target=_train, args=(self.settings, self.data, self.folder / name, self.device))
         process.start()
         return process
 
@@ -111,7 +135,7 @@ class Kills:
         return self.folder / name
 
     def kill_and_resume(self, seed: int) -> tuple[int, int, Path]:
-        """Kill a run one to three times, resume it to its end: (kills, those while it wrote a checkpoint, its folder)."""
+        """Kill a run one to three times and resume it: (kills, those while it wrote a checkpoint, its folder)."""
         rng, out, kills, writing = np.random.default_rng(seed), self.folder / f"seed{seed}", 0, 0
         steps = len(self.whole["log"])
         for _ in range(int(rng.integers(1, 4))):
@@ -142,11 +166,15 @@ def main() -> int:
         while sum(kills for kills, _, _ in found) < arguments.kills:
             found.append(runs.run(seed))
             kills, writing, good = found[-1]
-            print(f"seed {seed}: {kills} kills, {writing} in a checkpoint, {'same bits' if good else 'OTHER BITS'}", flush=True)
+            print(
+                f"seed {seed}: {kills} kills, {writing} in a checkpoint, {'same bits' if good else 'OTHER BITS'}",
+                flush=True,
+            )
             seed += 1
     kills, writing, good = (sum(column) for column in zip(*found, strict=True))
     print(
-        f"{kills} kills, {writing} of them while a checkpoint was written, in {len(found)} runs (seeds {arguments.seed} to {seed - 1}): "
+        f"{kills} kills, {writing} of them while a checkpoint was written, in {len(found)} runs "
+        f"(seeds {arguments.seed} to {seed - 1}): "
         f"{good} of {len(found)} runs bit-identical to the uninterrupted one"
     )
     return int(good < len(found))

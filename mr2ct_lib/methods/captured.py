@@ -36,7 +36,7 @@ class CudaRecorder:
         return outputs
 
     def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-        """Return the outputs' memory and what fills it anew; nothing is computed now. RuntimeError where it cannot be."""
+        """Return the outputs, not computed yet, and what computes them. RuntimeError where it cannot be recorded."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             outputs = function()
@@ -78,7 +78,9 @@ class CapturedUpdate:
             self.outputs, self.replay = self.recorder.record(lambda: self.update(*self.inputs))
         except RuntimeError as error:
             reason = str(error).splitlines()[0][:120]
-            print(f"CUDA graph: not recorded ({reason}); steps are launched one by one, which is slower", file=sys.stderr)
+            print(
+                f"CUDA graph: not recorded ({reason}); steps are launched one by one, which is slower", file=sys.stderr
+            )
             self.recorder = None
             self.on_failure()
             return False
@@ -98,7 +100,9 @@ class Batches:
         arrays = {domain: getattr(data, domain)[: self.counts[domain]] for domain in DOMAINS}
         if fits is None:
             fits = device.type == "cuda" and fits_on_gpu(sum(array.nbytes for array in arrays.values()), device)
-        self.resident = {domain: torch.tensor(array, device=device) for domain, array in arrays.items()} if fits else None
+        self.resident = (
+            {domain: torch.tensor(array, device=device) for domain, array in arrays.items()} if fits else None
+        )
 
     def of_step(self, step: int) -> Slices:
         """The whole batch of each domain, float32 (batch_size, 1, h, w): a pure function of the seed and the step."""
@@ -140,9 +144,11 @@ def fits_on_gpu(size: int, device: torch.device) -> bool:
 
 
 def memory_of_run(s: Settings, shape: tuple[int, int]) -> int:
-    """About how many bytes of a GPU one run takes on slices of `shape` pixels, generously: context, feature maps, graphs."""
+    """About how many bytes of a GPU one run takes on slices of `shape` pixels: context, feature maps, graphs."""
     feature_map = 4 * s.batch_size * s.filters * shape[0] * shape[1]  # of the first convolution, float32
-    maps = (12 + 5 * s.blocks) * (10 if s.method == "dicyclegan" else 4)  # kept for the gradient in all passes of a step
+    maps = (12 + 5 * s.blocks) * (
+        10 if s.method == "dicyclegan" else 4
+    )  # kept for the gradient in all passes of a step
     return 2 * 2**30 + maps * feature_map
 
 

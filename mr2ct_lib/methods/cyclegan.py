@@ -32,7 +32,9 @@ def generator_losses(networks: Any, x: Tensor, y: Tensor, s: Settings) -> tuple[
     synthetic_y, synthetic_x = G_target(x), G_source(y)
 
     # L_CT + L_MR, least-squares form: both translations should pass as real
-    adversarial = losses.adversarial(D_target(synthetic_y), real=True) + losses.adversarial(D_source(synthetic_x), real=True)
+    adversarial = losses.adversarial(D_target(synthetic_y), real=True) + losses.adversarial(
+        D_source(synthetic_x), real=True
+    )
     # Eq. 3: L_cycle = |G_source(G_target(x)) - x| + |G_target(G_source(y)) - y|
     cycle = losses.cycle(x, G_source(synthetic_y)) + losses.cycle(y, G_target(synthetic_x))
     # Eq. 6: L_total = L_CT + L_MR + lambda_cycle L_cycle + lambda_GC L_GC

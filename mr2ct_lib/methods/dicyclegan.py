@@ -40,7 +40,9 @@ def generator_losses(networks: Any, x: Tensor, y: Tensor, s: Settings) -> tuple[
     cycled_y, dicycled_y = G_target.both(aligned_x, deformed_x)
 
     # L_GAN, least-squares form, of the deformed passes
-    adversarial = losses.adversarial(D_target(deformed_y), real=True) + losses.adversarial(D_source(deformed_x), real=True)
+    adversarial = losses.adversarial(D_target(deformed_y), real=True) + losses.adversarial(
+        D_source(deformed_x), real=True
+    )
     # L_cycle: offset layers off on both ways
     cycle = losses.cycle(x, cycled_x) + losses.cycle(y, cycled_y)
     # L_dicycle: offset layers on, on both ways

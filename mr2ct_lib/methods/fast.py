@@ -17,7 +17,9 @@ from torch.nn import functional as F
 EPS = 1e-5  # added to the variance by instance normalisation, as in PyTorch
 FLAT = 1e-10  # a variance that is nothing but rounding
 CHANNELS_LAST = torch.channels_last
-FORMS: dict[str, dict[str, Callable[..., Tensor]]] = {}  # device type: {name of the formula: its fast form}; filled below
+FORMS: dict[
+    str, dict[str, Callable[..., Tensor]]
+] = {}  # device type: {name of the formula: its fast form}; filled below
 _switched_off = False
 
 
@@ -44,8 +46,8 @@ def switched_off() -> Iterator[None]:
 
 
 # --- Layers -----------------------------------------------------------------------------------------------------------
-# Networks keep their tensors channels-last in memory: in this layout a CPU convolves and pads fastest, and so does a GPU
-# in bf16.
+# Networks keep their tensors channels-last in memory. In this layout a CPU convolves and pads fastest, and so does a
+# GPU in bf16.
 
 
 def padded_convolution(x: Tensor, weight: Tensor, bias: Tensor, borders: str) -> Tensor:
@@ -84,8 +86,8 @@ def to_one_channel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def padded_convolution_gpu(x: Tensor, weight: Tensor, bias: Tensor, borders: str) -> Tensor:
     """`layers.padded_convolution` on a GPU: padding keeps the channels-last layout.
 
-    F.pad of an image copies it to the contiguous layout first. Here the channel counts as a third spatial dimension, one
-    that is not padded, so that PyTorch's kernel for volumes reads and writes the memory as it lies.
+    F.pad of an image copies it to the contiguous layout first. Here the channel counts as a third spatial dimension
+    that is not padded, so that PyTorch's kernel for volumes reads and writes the memory as it is.
     """
     k = weight.shape[-1] // 2
     if x.shape[1] > 1 and x.is_contiguous(memory_format=CHANNELS_LAST):
@@ -248,7 +250,7 @@ def _first_bin(values: Tensor, bins: int) -> tuple[Tensor, Tensor]:
 
 
 def _windows(values: Tensor, bins: int) -> Tensor:
-    """The cubic B-spline of each value (n, pixels) at each bin: (n, bins, pixels), four weights per pixel, the rest 0."""
+    """The cubic B-spline of values (n, pixels) at each bin: (n, bins, pixels), four weights per pixel, the rest 0."""
     first, t = _first_bin(values, bins)
     windows = values.new_zeros(len(values), bins, values.shape[1])
     inner = ((0.5 * t - 1) * t.square() + 4 / 6, ((-0.5 * t + 0.5) * t + 0.5) * t + 1 / 6)

@@ -33,13 +33,13 @@ def lower_precision(device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Run networks in `precision`; weights, losses and optimisers stay float32. On a GPU it may be captured in a graph."""
+    """Run networks in `precision`; weights, losses and optimisers stay float32. It may be captured on a GPU."""
     dtype, lower = TYPES.get(precision, torch.bfloat16), precision != "float32"
     return torch.autocast(device.type, dtype, enabled=lower, cache_enabled=device.type == "cpu")
 
 
 def memory_format(device: torch.device, precision: str) -> torch.memory_format:
-    """The layout of the networks: channels-last, but contiguous in float32 on a GPU, where conversions would cost more."""
+    """The layout of the networks: channels-last, or contiguous in float32 on a GPU, where it is faster."""
     return torch.contiguous_format if device.type == "cuda" and precision == "float32" else torch.channels_last
 
 
@@ -47,9 +47,9 @@ def memory_format(device: torch.device, precision: str) -> torch.memory_format:
 def gain(device: torch.device, precision: str = "bf16", channels: int = 64) -> float:
     """How many times as fast a 3x3 convolution and its gradient are in `precision` as in float32, on this machine.
 
-    On a CPU: 64 channels, timed as the work of one thread, which other programs on the machine hardly change; about
-    50 ms. On a GPU: `channels` channels and enough pixels to fill the device, timed by its own events. The best of seven
-    turns each, measured once per process.
+    On a CPU: 64 channels, timed as the work of one thread, which other programs on the machine hardly change; it takes
+    about 50 ms. On a GPU: `channels` channels and enough pixels to fill the device, timed by the device's own events.
+    The best of seven turns each, measured once per process.
     """
     gpu, threads = device.type == "cuda", torch.get_num_threads()
     shape = (64, channels, 64, 64) if gpu else (2, 64, 32, 32)

@@ -1,4 +1,7 @@
-"""The losses of both papers, each a function of slices (n, 1, h, w), computed in float32 (float64 where given), a mean over images."""
+"""The losses of both papers as functions of slices (n, 1, h, w).
+
+They are computed in float32, or in float64 for such slices, also where the networks run in a lower precision.
+"""
 
 from collections.abc import Callable
 from functools import wraps
@@ -9,7 +12,8 @@ from torch.nn import functional as F
 
 from mr2ct_lib.methods.fast import has_fast_form
 
-GRADIENT_OPERATORS = {  # name: the weights of the pixel before, itself and the one after, along the derivative and across it
+# Name: weights of the pixel before, the pixel and the one after it, along the derivative and across it
+GRADIENT_OPERATORS = {
     "central": ((-1, 0, 1), (0, 1, 0)),
     "sobel": ((-1, 0, 1), (1, 2, 1)),
     "forward": ((0, -1, 1), (0, 1, 0)),
@@ -17,7 +21,7 @@ GRADIENT_OPERATORS = {  # name: the weights of the pixel before, itself and the 
 
 
 def without_autocast(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The loss in the precision of its arguments, also where the networks around it run in bf16: histograms and derivatives need it."""
+    """Compute a loss in the precision of its arguments, also within autocast: histograms and derivatives need it."""
 
     @wraps(function)
     def exact(images: Tensor, *arguments, **options):
@@ -28,10 +32,10 @@ def without_autocast(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def adversarial(scores: Tensor, real: bool) -> Tensor:
-    """Least-squares GAN loss: mean (score - 1)^2 for what should pass as real, mean score^2 for what should not (Mao et al. 2017).
+    """Least-squares GAN loss (Mao et al. 2017): mean (score - 1)^2 if the scores should say real, else mean score^2.
 
     scores: of any shape. A discriminator minimises adversarial(real, True) + adversarial(synthetic, False), a generator
-    adversarial(synthetic, True).
+    adversarial(synthetic, True). Returns a scalar.
 
     >>> adversarial(torch.tensor([0.0, 1.0, 3.0]), real=True).item()   # (1 + 0 + 4) / 3
     1.6666666269302368
@@ -40,7 +44,7 @@ def adversarial(scores: Tensor, real: bool) -> Tensor:
 
 
 def cycle(real: Tensor, reconstructed: Tensor) -> Tensor:
-    """L1 between a slice and its reconstruction after both translations, a mean over pixels (Hiasa et al. 2018, Eq. 3)."""
+    """L1 between slices (n, 1, h, w) and their reconstructions, a mean over pixels (Hiasa et al. 2018, Eq. 3)."""
     return F.l1_loss(reconstructed.to(real.dtype), real)
 
 
@@ -48,18 +52,24 @@ def cycle(real: Tensor, reconstructed: Tensor) -> Tensor:
 def gradients(images: Tensor, operator: str = "central", absolute: bool = True) -> tuple[Tensor, Tensor]:
     """d/dx (along columns) and d/dy (along rows) of images (n, 1, h, w), each (n, 1, h, w); borders replicated.
 
-    operator: "central" [-1, 0, +1], "sobel" or "forward"; absolute: the magnitude of each derivative instead of its sign and magnitude.
+    Args:
+        images: (n, 1, h, w).
+        operator: "central" [-1, 0, +1], "sobel" or "forward".
+        absolute: return magnitudes, without sign.
+
     Raises ValueError for an unknown operator.
     """
     if operator not in GRADIENT_OPERATORS:
         raise ValueError(f"gradient operator {operator!r}; expected one of {', '.join(GRADIENT_OPERATORS)}")
     difference, smoothing = GRADIENT_OPERATORS[operator]
-    dx, dy = (_weighted(_weighted(images, difference, along), smoothing, across) for along, across in ((-1, -2), (-2, -1)))
+    dx, dy = (
+        _weighted(_weighted(images, difference, along), smoothing, across) for along, across in ((-1, -2), (-2, -1))
+    )
     return (dx.abs(), dy.abs()) if absolute else (dx, dy)
 
 
 def _weighted(images: Tensor, weights: tuple[int, int, int], dim: int) -> Tensor:
-    """The pixel before, the pixel and the one after it along `dim` (-1 or -2), weighted and added; borders replicated."""
+    """Weighted sum of the pixel before, the pixel and the one after it along `dim` (-1 or -2); borders replicated."""
     if weights == (0, 1, 0):
         return images
     size = images.shape[dim]
@@ -70,19 +80,19 @@ def _weighted(images: Tensor, weights: tuple[int, int, int], dim: int) -> Tensor
 def normalised_cross_correlation(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
     """NCC of each image pair: (n, 1, h, w) twice -> (n,) in [-1, 1]; 0 where either is constant.
 
-    Per image and then the mean over the batch, not over a whole batch at once: a batch must not change an image's loss.
-    eps is added to the variances' product, so a blank slice gives 0 / sqrt(eps) and not 0 / 0. NCC does not see contrast, so its
-    gradient grows as an image fades; eps bounds it: at a blank b it is (a - mean) / (pixels sqrt(eps)), 0 where a is blank too.
+    Computed per image, never over a whole batch: a batch must not change the loss of an image. eps is added to the
+    product of the variances, so a blank slice gives 0 / sqrt(eps) and not 0 / 0. NCC does not depend on contrast, so
+    its gradient grows as an image fades. eps bounds it: at a blank b it is (a - mean) / (pixels sqrt(eps)).
     """
     a, b = (x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in (a, b))
     return (a * b).mean(1) / (a.square().mean(1) * b.square().mean(1) + eps).sqrt()
 
 
 def gradient_correlation(a: Tensor, b: Tensor, operator: str = "central", absolute: bool = True) -> Tensor:
-    """GC(a, b) = 1/2 {NCC(dx a, dx b) + NCC(dy a, dy b)}: (n, 1, h, w) twice -> (n,) in [-1, 1] (Hiasa et al. 2018, Eq. 4).
+    """GC(a, b) = 1/2 {NCC(dx a, dx b) + NCC(dy a, dy b)} (Hiasa et al. 2018, Eq. 4): (n, 1, h, w) twice -> (n,).
 
-    As printed the derivatives carry their sign (absolute=False). Between MR and CT many edges change polarity, so the default compares
-    their magnitudes.
+    Values in [-1, 1]. In the printed equation derivatives have their sign (absolute=False). Between MR and CT many
+    edges change sign, so by default their magnitudes are compared. operator: as in `gradients`.
     """
     (a_dx, a_dy), (b_dx, b_dy) = gradients(a, operator, absolute), gradients(b, operator, absolute)
     return (normalised_cross_correlation(a_dx, b_dx) + normalised_cross_correlation(a_dy, b_dy)) / 2
@@ -94,7 +104,7 @@ def gradient_consistency(a: Tensor, b: Tensor, operator: str = "central", absolu
 
 
 def cubic_b_spline(t: Tensor) -> Tensor:
-    """The cubic B-spline at t: 2/3 at 0, 1/6 at +-1, 0 from +-2; its integer shifts sum to 1 (the window of Mattes et al. 2003).
+    """The cubic B-spline at t, the window of Mattes et al. 2003: 2/3 at 0, 1/6 at +-1, 0 from +-2; shifts sum to 1.
 
     >>> cubic_b_spline(torch.tensor([-1.0, 0.0, 1.0, 2.0])).mul(6).round().tolist()
     [1.0, 4.0, 1.0, 0.0]
@@ -128,9 +138,9 @@ def joint_histogram(a: Tensor, b: Tensor, bins: int = 32) -> Tensor:
 def normalised_mutual_information(a: Tensor, b: Tensor, bins: int = 32) -> Tensor:
     """NMI = 2 I(a; b) / (H(a) + H(b)) of each image pair: (n, 1, h, w) in [-1, 1] twice -> (n,) in [0, 1].
 
-    0 where the images tell nothing of one another. The Parzen window keeps it well below 1 even for an image with itself: about one
-    half, less the narrower its histogram (32 bins: 0.65 where it is flat over the whole range, 0.22 over a tenth of it).
-    A blank slice gives the window's own small entropy in both terms, never 0 / 0. Differentiable in both arguments.
+    0 where the images say nothing about each other. The Parzen window keeps it well below 1 even for an image with
+    itself: with 32 bins 0.65 for a histogram that is flat over the whole range, 0.22 for one over a tenth of it. For a
+    blank slice both terms are the window's own small entropy, never 0 / 0. Differentiable in both arguments.
     """
     joint = joint_histogram(a, b.to(a.dtype), bins)
     h_a, h_b = _entropy(joint.sum(2)), _entropy(joint.sum(1))
@@ -144,7 +154,10 @@ def _entropy(p: Tensor) -> Tensor:
 
 
 def alignment(source: Tensor, synthetic_target: Tensor, target: Tensor, synthetic_source: Tensor) -> Tensor:
-    """L_align = 2 - NMI(x_S, G_ST(x_S)) - NMI(x_T, G_TS(x_T)) on undeformed translations, a scalar in [0, 2] (Wang et al. 2018)."""
+    """L_align = 2 - NMI(x_S, G_ST(x_S)) - NMI(x_T, G_TS(x_T)) of Wang et al. 2018, a scalar in [0, 2].
+
+    All slices (n, 1, h, w) in [-1, 1]; the synthetic ones come from undeformed passes.
+    """
     there = normalised_mutual_information(source, synthetic_target).mean()
     back = normalised_mutual_information(target, synthetic_source).mean()
     return 2 - there - back

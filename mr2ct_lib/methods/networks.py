@@ -1,6 +1,6 @@
-"""The two networks of both papers: a ResNet generator and a PatchGAN discriminator (Zhu et al. 2017), with offset layers on demand.
+"""The two networks of both papers, after Zhu et al. 2017: a ResNet generator and a PatchGAN discriminator.
 
-Their weights lie channels-last in memory, in which a CPU convolves and pads by reflection fastest; shapes are the usual ones.
+Their weights are channels-last in memory, the fastest layout on a CPU; shapes are the usual ones.
 """
 
 import torch
@@ -12,9 +12,11 @@ from mr2ct_lib.methods.offsets import offset_layer
 
 
 def convolution(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Reflection-padded convolution, instance normalisation, ReLU: (n, c_in, h, w) -> (n, c_out, h / stride, w / stride)."""
+    """Convolution, instance normalisation, ReLU: (n, c_in, h, w) -> (n, c_out, h / stride, w / stride)."""
     return nn.Sequential(
-        PaddedConvolution(c_in, c_out, kernel) if stride == 1 else nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2),
+        PaddedConvolution(c_in, c_out, kernel)
+        if stride == 1
+        else nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2),
         InstanceNorm(),
         nn.ReLU(inplace=True),
     )
@@ -37,10 +39,11 @@ class ResidualBlock(nn.Module):
 
 
 def up(c_in: int, c_out: int, kind: str) -> nn.Module:
-    """The way to twice the pixels: (n, c_in, h, w) -> (n, c_out, 2h, 2w). Raises ValueError for an unknown kind.
+    """Double the number of pixels per side: (n, c_in, h, w) -> (n, c_out, 2h, 2w).
 
-    "transposed": a transposed 3x3 convolution, as in Zhu et al. 2017. Its kernel overlaps itself unevenly, which prints a checkerboard
-    on the image. "resize": each pixel repeated, then a 3x3 convolution (Odena et al. 2016), which treats all pixels alike.
+    kind: "transposed", a transposed 3x3 convolution as in Zhu et al. 2017, whose kernel overlaps itself unevenly and so
+    leaves a checkerboard; or "resize", each pixel repeated, then a 3x3 convolution (Odena et al. 2016), which treats
+    all pixels alike. Raises ValueError for any other word.
     """
     if kind == "transposed":
         return nn.ConvTranspose2d(c_in, c_out, 3, stride=2, padding=1, output_padding=1)
@@ -52,13 +55,18 @@ def up(c_in: int, c_out: int, kind: str) -> nn.Module:
 class Generator(nn.Module):
     """ResNet generator: 7x7 convolution, two down-samplings, residual blocks, two up-samplings, 7x7 convolution, tanh.
 
-    filters: channels after the first convolution (64 in both papers); blocks: residual blocks (9 in both papers).
-    offset_layers: None (CycleGAN) or "per_channel", "shared", "convolution": DicycleGAN's layer before the input block, before each
-    down-sampling block and before the first residual block. They act only in a deformed pass.
-    upsampling: "transposed" convolutions (both papers) or "resize", see `up`.
+    Args:
+        filters: channels after the first convolution, 64 in both papers.
+        blocks: residual blocks, 9 in both papers.
+        offset_layers: None for CycleGAN; "per_channel", "shared" or "convolution" for DicycleGAN, see `offsets`. Such a
+            layer stands before the input block, before each down-sampling block and before the first residual block,
+            and acts in a deformed pass only.
+        upsampling: "transposed" (both papers) or "resize", see `up`.
     """
 
-    def __init__(self, filters: int = 64, blocks: int = 9, offset_layers: str | None = None, upsampling: str = "transposed"):
+    def __init__(
+        self, filters: int = 64, blocks: int = 9, offset_layers: str | None = None, upsampling: str = "transposed"
+    ):
         super().__init__()
         f = filters
         self.encoder = nn.ModuleList(
@@ -69,7 +77,9 @@ class Generator(nn.Module):
                 nn.Sequential(*[ResidualBlock(4 * f) for _ in range(blocks)]),
             ]
         )
-        self.offsets = nn.ModuleList([offset_layer(offset_layers, c) for c in (1, f, 2 * f, 4 * f)] if offset_layers else [])
+        self.offsets = nn.ModuleList(
+            [offset_layer(offset_layers, c) for c in (1, f, 2 * f, 4 * f)] if offset_layers else []
+        )
         self.decoder = nn.Sequential(
             up(4 * f, 2 * f, upsampling),
             InstanceNorm(),
@@ -85,15 +95,17 @@ class Generator(nn.Module):
     def forward(self, x: Tensor, deform: bool = False) -> Tensor:
         """Slices (n, 1, h, w) in [-1, 1] -> translated slices (n, 1, h, w) in [-1, 1], float32.
 
-        deform: a deformed pass (offset layers act; the generator must have them) or an undeformed one. Any h and w of at least 16:
-        the slices are padded to a multiple of 4 and cropped back.
+        deform: make a deformed pass, in which the offset layers act, instead of an undeformed one. Any h and w from 16:
+        slices are padded to a multiple of 4 and cropped back. Raises ValueError for smaller slices, and for a deformed
+        pass without offset layers.
         """
         return self._run(x, len(x) if deform else 0)
 
     def both(self, undeformed: Tensor, deformed: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """An undeformed pass of the one and a deformed pass of the other (by default the same) slices (n, 1, h, w), in one batch.
+        """Return the undeformed pass of some slices (n, 1, h, w) and the deformed pass of others, by default the same.
 
-        These are the two passes of Wang et al. 2018; nothing in the network looks across a batch, so together or apart is the same.
+        These are the two passes of Wang et al. 2018. They go through the network in one batch, which changes nothing,
+        since nothing in it looks across a batch.
         """
         deformed = undeformed if deformed is None else deformed
         out = self._run(torch.cat([undeformed, deformed]), len(deformed))
@@ -102,7 +114,9 @@ class Generator(nn.Module):
     def _run(self, x: Tensor, deformed: int) -> Tensor:
         """Translate (n, 1, h, w); offset layers act on the last `deformed` slices."""
         if deformed and not self.offsets:
-            raise ValueError("this generator has no offset layers; build it with offset_layers='per_channel' for a deformed pass")
+            raise ValueError(
+                "this generator has no offset layers; build it with offset_layers='per_channel' for a deformed pass"
+            )
         h, w = x.shape[-2:]
         if min(h, w) < 16:
             raise ValueError(f"slices of {h} x {w} pixels are too small; expected at least 16 x 16")
@@ -117,9 +131,9 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """PatchGAN: one score for each patch of a slice; least-squares, so scores are free and 1 means real.
+    """PatchGAN: one score per patch of a slice. Scores are not bounded; 1 means real, 0 synthetic.
 
-    filters: channels of the first layer (64 in both papers); layers: strided layers, the first included, 3 for the 70x70 patch.
+    filters: channels of the first layer, 64 in both papers; layers: strided layers, 3 for the 70x70 patch.
     """
 
     def __init__(self, filters: int = 64, layers: int = 3):
@@ -156,7 +170,7 @@ class Discriminator(nn.Module):
 
 
 def initialise(network: nn.Module, seed: int) -> nn.Module:
-    """Convolution weights from N(0, 0.02), biases 0, as in CycleGAN, from a generator of its own; offset layers stay at no offset."""
+    """Draw convolution weights from N(0, 0.02), set biases to 0, as in CycleGAN; leave offset layers at 0."""
     generator = torch.Generator().manual_seed(seed)
     untouched = {id(p) for layer in getattr(network, "offsets", []) for p in layer.parameters()}
     with torch.no_grad():

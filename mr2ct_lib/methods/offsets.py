@@ -18,8 +18,8 @@ def resample(features: Tensor, offsets: Tensor) -> Tensor:
 
     Args:
         features: (n, c, h, w).
-        offsets: (n, c or 1, 2, h, w) in pixels. offsets[:, :, 0] is dy (down is positive), offsets[:, :, 1] is dx (right
-            is positive). With one field (size 1) all channels move alike.
+        offsets: (n, c or 1, 2, h, w) in pixels. offsets[:, :, 0] is dy (down is positive), offsets[:, :, 1] is dx
+            (right is positive). With one field (size 1) all channels move alike.
 
     Returns (n, c, h, w), differentiable in both arguments. Raises ValueError for offsets of another shape.
 
@@ -68,7 +68,7 @@ class OffsetLayer(nn.Module):
         nn.init.zeros_(self.predict.bias)
 
     def offsets(self, features: Tensor) -> Tensor:
-        """(n, channels, h, w) -> (n, channels or 1, 2, h, w): output channels 2k and 2k + 1 are dy and dx of field k."""
+        """(n, channels, h, w) -> (n, channels or 1, 2, h, w): channels 2k and 2k + 1 are dy and dx of field k."""
         return self.predict(features).unflatten(1, (self.fields, 2))
 
     def forward(self, features: Tensor) -> Tensor:

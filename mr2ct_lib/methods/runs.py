@@ -79,7 +79,7 @@ def train(
         seconds = _load_checkpoint(trainer, out) if resume and (out / "checkpoint.pt").exists() else 0.0
         if fabric.broadcast(trainer.step_number) != trainer.step_number:
             raise InputError(
-                f"{out}: holds another checkpoint than on the first machine; expected one folder that all machines share"
+                f"{out}: holds another checkpoint than on the first machine; expected one folder shared by all machines"
             )
         if fabric.is_global_zero:
             _cut_log(out, trainer.step_number)
@@ -98,7 +98,9 @@ def _train_to_the_end(trainer: Trainer, out: Path, seconds: float, progress: boo
     first_process, total = fabric.is_global_zero, trainer.settings.total_iterations
     disable = (None if progress is None else not progress) if first_process else True  # None: tqdm looks for a terminal
     bar = tqdm(None, trainer.settings.method, total, initial=trainer.step_number, disable=disable, mininterval=1)
-    unread: list[tuple[float, dict[str, Any]]] = []  # learning rate and loss terms of the steps that were not looked at yet
+    unread: list[
+        tuple[float, dict[str, Any]]
+    ] = []  # learning rate and loss terms of the steps that were not looked at yet
     with bar, (out / "log.jsonl").open("a", encoding="utf-8") if first_process else open(os.devnull, "w") as log:
         while not trainer.finished:
             rate = trainer.settings.learning_rate_at(trainer.step_number)
@@ -123,7 +125,9 @@ def _train_to_the_end(trainer: Trainer, out: Path, seconds: float, progress: boo
                 sample = _save_sample(trainer, out, step)
                 if board:
                     board.add_image("sample", (sample + 1) / 2, step, dataformats="HW")
-            if first_process and (trainer.finished or (step % s.checkpoint_every == 0 and not trainer.collapse.suspects)):
+            if first_process and (
+                trainer.finished or (step % s.checkpoint_every == 0 and not trainer.collapse.suspects)
+            ):
                 os.fsync(log.fileno())
                 _save_checkpoint(trainer, out, time.perf_counter() - started)
     if first_process:
@@ -163,12 +167,13 @@ def read_log(run: str | Path) -> list[dict[str, float]]:
 
 
 def _check_data(prepared: PreparedSlices, settings: Settings) -> None:
-    """InputError for too few slices or patients, slices smaller than the discriminators need, values outside [-1, 1]."""
+    """InputError for too few slices or patients, too small slices, or values outside [-1, 1]."""
     for domain in DOMAINS:
         patients = prepared.patients(domain)[: settings.patients]
         if settings.patients and len(patients) < settings.patients:
             raise InputError(
-                f"{prepared.folder}: has {len(patients)} {domain} patients; expected {settings.patients} (setting patients)"
+                f"{prepared.folder}: has {len(patients)} {domain} patients; expected {settings.patients} "
+                "(setting patients)"
             )
         count = sum(where.stop - where.start for _, where in patients)
         if count < settings.batch_size:
@@ -179,20 +184,22 @@ def _check_data(prepared: PreparedSlices, settings: Settings) -> None:
         some = np.asarray(getattr(prepared, domain)[np.linspace(0, count - 1, min(count, 32)).astype(int)])
         if not (np.abs(some) <= 1 + 1e-3).all():  # NaN is not either
             raise InputError(
-                f"{prepared.folder}/{domain}.npy: holds values from {some.min():.4g} to {some.max():.4g}; expected -1 to 1, "
-                "the range of a window. Prepare again"
+                f"{prepared.folder}/{domain}.npy: holds values from {some.min():.4g} to {some.max():.4g}; expected "
+                "-1 to 1, the range of a window. Prepare again"
             )
     side, least = min(prepared.preparation.shape), 3 * 2**settings.discriminator_layers
     if side < least:
         raise InputError(
             f"{prepared.folder}: its slices have {side} pixels on a side; expected at least {least} for "
-            f"discriminator_layers={settings.discriminator_layers}. Prepare them larger or set discriminator_layers lower"
+            f"discriminator_layers={settings.discriminator_layers}. Prepare them larger or lower discriminator_layers"
         )
 
 
 def _open_folder(out: Path, config: dict[str, Any], resume: bool) -> None:
     """Make the run's folder, or check that the one that is there holds the same run and may be resumed."""
-    unfinished = [path for path in (*out.glob(".*.*"), *(out / "samples").glob(".*.*")) if path.is_dir()]  # killed writes
+    unfinished = [
+        path for path in (*out.glob(".*.*"), *(out / "samples").glob(".*.*")) if path.is_dir()
+    ]  # killed writes
     if (out / "config.json").exists():
         if not resume:
             raise InputError(f"{out}: already holds a run; add --resume to continue it, or choose another folder")
@@ -237,8 +244,8 @@ def _load_checkpoint(trainer: Trainer, out: Path) -> float:
         raise InputError(f"{path}: is truncated or no checkpoint of mr2ct ({kind}); start the run anew") from error
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         raise InputError(
-            f"{path}: is not of format {CHECKPOINT_FORMAT}, the one that this version of mr2ct writes; start the run anew in "
-            "another folder"
+            f"{path}: is not of format {CHECKPOINT_FORMAT}, the one that this version of mr2ct writes; start the run "
+            "anew in another folder"
         )
     try:
         trainer.load_state(state)

@@ -12,7 +12,7 @@ METHODS = ("cyclegan", "dicyclegan")
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one run; each name is also a key for `mr2ct train --set name=value`. Defaults are the papers' where they speak.
+    """The settings of one run; each name is also a key for `mr2ct train --set name=value`. Defaults are the papers'.
 
     Marks in the comments: H = Hiasa et al. 2018, W = Wang et al. 2018, Z = Zhu et al. 2017 where H and W are silent.
     """
@@ -23,21 +23,27 @@ class Settings:
     patients: int | None = None  # train on the first so many patients of each domain; None for all
     iterations: int = 100_000  # at the full learning rate (H)
     decay_iterations: int = 100_000  # then falling linearly to 0 (H)
-    epochs: int | None = None  # in the place of iterations: times that each slice of the larger domain is seen (100 in W)
+    epochs: int | None = (
+        None  # in the place of iterations: times that each slice of the larger domain is seen (100 in W)
+    )
     decay_epochs: int | None = None  # in the place of decay_iterations (100 in W)
-    patience: int | None = None  # epochs without a lower total loss after which the rate begins to fall (10 in W); None: never
+    patience: int | None = (
+        None  # epochs without a lower total loss after which the rate begins to fall (10 in W); None: never
+    )
     decay_patience: int | None = None  # the same while it falls, after which the run ends (20 in W)
     batch_size: int = 1  # slices of each domain a step, over all processes (Z)
     learning_rate: float = 2e-4  # Adam (H, W)
     beta1: float = 0.5  # (Z)
     filters: int = 64  # of the generator's first convolution (H, W by Z)
     blocks: int = 9  # residual blocks (H, W)
-    upsampling: str = "transposed"  # convolutions (Z), or "resize": pixels repeated, then convolved, which prints no checkerboard
+    upsampling: str = (
+        "transposed"  # convolutions (Z), or "resize": pixels repeated, then convolved, which prints no checkerboard
+    )
     discriminator_filters: int = 64  # (Z)
     discriminator_layers: int = 3  # strided layers: 3 is the 70x70 PatchGAN (H, W)
     pool_size: int = 50  # synthetic slices that a discriminator remembers (Z)
     augment: bool = False  # flips, rotations, shears, translations (W)
-    average: float = 0.0  # the translator keeps a running mean of the generators' weights, forgetting 1 - average a step; 0: the last ones
+    average: float = 0.0  # of the running mean of weights that the translator keeps; 0: the weights of the last step
     lambda_cycle: float = 3.0  # (H); 10 in W
     lambda_gc: float = 0.3  # (H); 0 leaves gradient consistency out
     gc_operator: str = "central"  # "central", "sobel" or "forward"
@@ -56,12 +62,12 @@ class Settings:
         return self.iterations + self.decay_iterations
 
     def learning_rate_at(self, step: int) -> float:
-        """The rate of step 0, 1, ...: constant for `iterations` steps, then linearly towards 0, reached one step after the last."""
+        """The rate of step 0, 1, ...: constant for `iterations` steps, then falling linearly to 0."""
         into_decay = max(0, step - self.iterations)
         return self.learning_rate * (1 - into_decay / (self.decay_iterations + 1))
 
     def steps_per_epoch(self, slices: int) -> int:
-        """Steps in which each of `slices` slices, those of the larger domain, is seen once; the last batch reaches into the next epoch.
+        """Steps until each of `slices` slices, those of the larger domain, is seen once; the last batch may see more.
 
         >>> make_settings("cyclegan", batch_size=4).steps_per_epoch(10)
         3
@@ -69,14 +75,16 @@ class Settings:
         return -(-slices // self.batch_size)
 
     def in_steps(self, slices: int) -> "Settings":
-        """These settings with `iterations` and `decay_iterations` from the epochs, where those are given, for a domain of `slices`.
+        """These settings with epochs, where given, turned into steps for a larger domain of `slices` slices.
 
         >>> make_settings("dicyclegan", "paper").in_steps(380).iterations
         38000
         """
         epoch = self.steps_per_epoch(slices)
         given = {"iterations": self.epochs, "decay_iterations": self.decay_epochs}
-        return dataclasses.replace(self, **{name: epochs * epoch for name, epochs in given.items() if epochs is not None})
+        return dataclasses.replace(
+            self, **{name: epochs * epoch for name, epochs in given.items() if epochs is not None}
+        )
 
 
 @dataclass(frozen=True)
@@ -179,7 +187,8 @@ ONLY_WITH_GC = ("gc_operator", "gc_absolute")
 def make_settings(method: str, profile: str = "quick", **changes: Any) -> Settings:
     """The settings of `method` in `profile`, with `changes` on top, checked.
 
-    Raises InputError for an unknown method, profile or name, a value of another type, or values that do not go together.
+    Raises InputError for an unknown method, profile or name, a value of another type, or values that exclude each
+    other.
 
     >>> make_settings("cyclegan", "paper").total_iterations
     200000
@@ -206,7 +215,9 @@ def make_settings(method: str, profile: str = "quick", **changes: Any) -> Settin
     for names, missing in ((ONLY_DICYCLEGAN, method == "cyclegan"), (ONLY_WITH_GC, settings.lambda_gc == 0)):
         if missing and (idle := [name for name in names if name in changes]):
             why = "method cyclegan" if names == ONLY_DICYCLEGAN else "lambda_gc=0"
-            raise InputError(f"setting {idle[0]} does nothing with {why}; expected a setting that does. Leave it out, or change {why}")
+            raise InputError(
+                f"setting {idle[0]} does nothing with {why}; expected one that does. Leave it out, or change {why}"
+            )
     return settings
 
 
@@ -236,11 +247,28 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
 
 def _check(s: Settings) -> None:
     """InputError for the first value that cannot be meant."""
-    positive = ("batch_size", "filters", "discriminator_filters", "discriminator_layers", "blocks", "log_every", "checkpoint_every")
+    positive = (
+        "batch_size",
+        "filters",
+        "discriminator_filters",
+        "discriminator_layers",
+        "blocks",
+        "log_every",
+        "checkpoint_every",
+    )
     for name in positive:
         if getattr(s, name) < 1:
             raise InputError(f"setting {name}={getattr(s, name)} is too small; expected at least 1")
-    not_negative = ("iterations", "decay_iterations", "pool_size", "sample_every", "seed", "learning_rate", "lambda_cycle", "lambda_gc")
+    not_negative = (
+        "iterations",
+        "decay_iterations",
+        "pool_size",
+        "sample_every",
+        "seed",
+        "learning_rate",
+        "lambda_cycle",
+        "lambda_gc",
+    )
     for name in (*not_negative, "lambda_align", "lambda_dicycle"):
         if not 0 <= getattr(s, name) < float("inf"):
             raise InputError(f"setting {name}={getattr(s, name)} is out of range; expected 0 or more")
@@ -257,7 +285,9 @@ def _check(s: Settings) -> None:
         least, value = int(name not in ("epochs", "decay_epochs")), getattr(s, name)
         if value is not None and value < least:
             raise InputError(f"setting {name}={value} is too small; expected at least {least}, or none")
-    if not (s.iterations if s.epochs is None else s.epochs) + (s.decay_iterations if s.decay_epochs is None else s.decay_epochs):
+    if not (s.iterations if s.epochs is None else s.epochs) + (
+        s.decay_iterations if s.decay_epochs is None else s.decay_epochs
+    ):
         raise InputError("iterations and decay_iterations are both 0; expected at least one step in all")
     for name in ("beta1", "average"):
         if not 0 <= getattr(s, name) < 1:

@@ -1,4 +1,4 @@
-"""When a run enters its second phase, ends early, or must stop. All of it is counted in steps and kept in the checkpoint."""
+"""When a run enters its second phase, ends early, or must stop. The counts are kept in the checkpoint."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ COLLAPSED_STEPS = 200
 
 @dataclass
 class Patience:
-    """Early stopping of Wang et al. 2018, for one phase: epochs since the mean total loss of an epoch was at its lowest.
+    """Early stopping of Wang et al. 2018, for one phase: epochs since the mean total loss of an epoch was lowest.
 
     The total loss is that of the generators, all terms weighted. An epoch is one pass through the larger domain.
 

@@ -28,7 +28,7 @@ METHODS = {"cyclegan": cyclegan, "dicyclegan": dicyclegan}  # each with generato
 
 
 class ImagePool:
-    """The last synthetic slices of one domain. A discriminator sees old ones half of the time (Shrivastava et al. 2017).
+    """Past synthetic slices of one domain, half of what a discriminator sees (Shrivastava et al. 2017).
 
     size: how many slices it holds; 0 switches it off.
     """
@@ -83,7 +83,9 @@ class Trainer:
         self.settings, self.data, self.fabric, self.step_number = settings, data, fabric, 0
         self.batches = Batches(data, settings, fabric.device)
         hardware.keep_memory()
-        self.precision = fabric.broadcast(hardware.choose_precision(settings.precision, fabric.device, 4 * settings.filters))
+        self.precision = fabric.broadcast(
+            hardware.choose_precision(settings.precision, fabric.device, 4 * settings.filters)
+        )
         layout = hardware.memory_format(fabric.device, self.precision)
         self.networks = fabric.to_device(Networks(settings, data.preparation)).to(memory_format=layout)
         discriminators = (self.networks.discriminator_source, self.networks.discriminator_target)
@@ -133,7 +135,7 @@ class Trainer:
                 group["lr"] = rate
 
     def update_generators(self, real: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """One Adam step of both generators; the loss terms and the synthetic slices of each domain, without gradient."""
+        """One Adam step of both generators; their loss terms and the synthetic slices of each domain, detached."""
         s = self.settings
         for parameter in self.parameters["discriminators"]:
             parameter.requires_grad_(False)  # gradients pass through them to the generators
@@ -192,16 +194,19 @@ class Trainer:
         return torch.optim.Adam(parameters, rate, betas=(s.beta1, 0.999), fused=True, capturable=gpu)
 
     def _reset_updates(self, scales: dict[str, Any] | None = None) -> None:
-        """Begin anew with warm-up and recording of both updates; scales: states of the loss scaling to continue with."""
+        """Start again with warm-up and recording of both updates; scales: states of loss scaling to continue with."""
         device = self.fabric.device
-        scaled = self.precision == "float16"  # its range is small: losses are scaled up, and steps with overflow left out
+        scaled = (
+            self.precision == "float16"
+        )  # its range is small: losses are scaled up, and steps with overflow left out
         self.scalers = {name: torch.amp.GradScaler(device.type, enabled=scaled) for name in self.parameters}
         for name, scaler in self.scalers.items():
             scaler.load_state_dict((scales or {}).get(name, {}) or scaler.state_dict())
         recorder = CudaRecorder(device) if device.type == "cuda" and self.fabric.world_size == 1 else None
         updates = {"generators": self.update_generators, "discriminators": self.update_discriminators}
         self.updates = {
-            name: CapturedUpdate(update, recorder, partial(self._restart_scaling, name)) for name, update in updates.items()
+            name: CapturedUpdate(update, recorder, partial(self._restart_scaling, name))
+            for name, update in updates.items()
         }
 
     def _restart_scaling(self, name: str) -> None:

@@ -24,6 +24,13 @@ def test_links_of_the_site_lead_to_its_pages_or_to_the_repository() -> None:
         changed("[x](none.md)")
 
 
+def test_docstrings_are_plain_text_with_names_and_examples() -> None:
+    lines = ["|P and T| of *.dcm and discriminator_, `a_ * b`", ">>> 2 * 3", "6 * 1", "", "a_b * c"]
+    website.escape_docstring(None, "", "", None, None, lines)
+    assert lines[0] == r"\|P and T\| of \*.dcm and discriminator\_, `a_ * b`"
+    assert lines[1:] == [">>> 2 * 3", "6 * 1", "", r"a_b \* c"]
+
+
 def test_every_module_of_the_library_has_a_page(tmp_path: Path) -> None:
     website.write_api(tmp_path / "api")
     index = (tmp_path / "api/index.md").read_text()

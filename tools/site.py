@@ -104,10 +104,22 @@ def build(out: Path) -> list[str]:
     warnings = work / "warnings.txt"
     with docutils_namespace(), open(warnings, "w", encoding="utf-8") as file:
         app = Sphinx(source, None, out, work / "doctrees", "html", configuration(), status=None, warning=file)
+        app.connect("autodoc-process-docstring", escape_docstring, priority=100)  # before Args lists are read
         app.build()
     slim_icons(out)
     (out / ".nojekyll").touch()
     return warnings.read_text(encoding="utf-8").splitlines()
+
+
+def escape_docstring(app, kind: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Escape, in place, what reStructuredText would take for markup: our docstrings are plain text with `names`."""
+    example = False
+    for number, line in enumerate(lines):
+        example = line.strip().startswith(">>>") or (example and bool(line.strip()))
+        if not example:
+            parts = line.split("`")
+            parts[::2] = [re.sub(r"([|*]|_(?!\w))", r"\\\1", part) for part in parts[::2]]
+            lines[number] = "`".join(parts)
 
 
 def slim_icons(out: Path) -> None:

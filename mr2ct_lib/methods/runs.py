@@ -98,9 +98,7 @@ def _train_to_the_end(trainer: Trainer, out: Path, seconds: float, progress: boo
     first_process, total = fabric.is_global_zero, trainer.settings.total_iterations
     disable = (None if progress is None else not progress) if first_process else True  # None: tqdm looks for a terminal
     bar = tqdm(None, trainer.settings.method, total, initial=trainer.step_number, disable=disable, mininterval=1)
-    unread: list[
-        tuple[float, dict[str, Any]]
-    ] = []  # learning rate and loss terms of the steps that were not looked at yet
+    unread: list[tuple[float, dict[str, Any]]] = []  # learning rate and loss terms of steps, not looked at yet
     with bar, (out / "log.jsonl").open("a", encoding="utf-8") if first_process else open(os.devnull, "w") as log:
         while not trainer.finished:
             rate = trainer.settings.learning_rate_at(trainer.step_number)

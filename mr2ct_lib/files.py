@@ -1,13 +1,21 @@
 """Errors that a person can act on, and writes that are whole or not there at all."""
 
+import glob
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+LOCK = ".lock"  # in a temporary folder: held by the process that writes there
 
 
 class InputError(ValueError):
@@ -22,29 +30,50 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` for a file or a folder; it replaces `path` only when the block succeeds.
 
     The temporary name ends like `path`, so that writers that look at the suffix (NIfTI, PNG) work. An error leaves
-    nothing behind.
+    nothing behind; what a killed process left is removed when the same `path` is written the next time.
 
     Raises InputError when the disk refuses (no space, no permission, read-only).
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        room = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", dir=path.parent))
+        prefix = f".{path.name[:40]}."
+        _remove_left(path.parent, prefix)
+        room = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); choose a folder that you may write to"
         ) from error
     try:
-        yield room / path.name
-        if path.is_dir():
-            path.rename(room / "previous")
-        os.replace(room / path.name, path)
+        with open(room / LOCK, "w") as lock:
+            _locked(lock)
+            yield room / path.name
+            if path.is_dir():
+                path.rename(room / "previous")
+            os.replace(room / path.name, path)
     except OSError as error:  # NumPy's has no strerror, only how much was written
         raise InputError(
             f"{path}: writing failed ({error.strerror or error}); free some space or choose another place"
         ) from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def _remove_left(folder: Path, prefix: str) -> None:
+    """Remove temporary folders of `atomic` whose process is gone: nobody holds their lock."""
+    for room in folder.glob(f"{glob.escape(prefix)}*") if fcntl else ():
+        with suppress(OSError), open(room / LOCK, "r+") as lock:
+            if _locked(lock):
+                shutil.rmtree(room, ignore_errors=True)
+
+
+def _locked(file: IO) -> bool:
+    """Lock an open file for this process; say whether it was free. Some network disks know no locks: then it is not."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (OSError, AttributeError):
+        return False
+    return True
 
 
 def read_json(path: str | Path) -> Any:

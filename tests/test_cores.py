@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mr2ct_lib import cores
-from mr2ct_lib.files import InputError
+from mr2ct_lib.files import InputError, atomic
 from mr2ct_lib.images.volumes import read_volume
 from mr2ct_lib.patients.cohort import make_cohort
 
@@ -79,7 +79,7 @@ def test_an_ended_program_leaves_no_process_and_no_hidden_folder(tmp_path, worke
     command = [sys.executable, tmp_path / "hold.py", out, str(workers)]
     program = subprocess.Popen(command, start_new_session=True, env=environment)
     deadline = time.monotonic() + 60
-    while len(list(out.glob(".*/*"))) < workers:  # each worker is in the middle of its file
+    while len(list(out.glob(".*/[0-9]"))) < workers:  # each worker is in the middle of its file
         assert program.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     program.send_signal(number)
@@ -89,6 +89,24 @@ def test_an_ended_program_leaves_no_process_and_no_hidden_folder(tmp_path, worke
             os.killpg(program.pid, 0)
             time.sleep(0.02)
     assert list(out.iterdir()) == []
+
+
+def test_what_a_killed_program_left_goes_with_the_next_write_of_the_same_path(tmp_path):
+    write = "import sys, time; from mr2ct_lib.files import atomic\nwith atomic(sys.argv[1]) as path:\n    "
+    write += "path.write_text('half')\n    time.sleep(60)"
+    environment = os.environ | {"PYTHONPATH": str(Path(cores.__file__).parents[1])}
+    program = subprocess.Popen([sys.executable, "-c", write, tmp_path / "a.txt"], env=environment)
+    while not list(tmp_path.glob(".a.txt.*/a.txt")):
+        assert program.poll() is None
+        time.sleep(0.02)
+    with atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("of another program")
+    assert len(list(tmp_path.glob(".*"))) == 1  # what a living program writes is left alone
+    program.kill()
+    program.wait()
+    with atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "whole"
 
 
 def test_a_handler_of_somebody_else_stays():

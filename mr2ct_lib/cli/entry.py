@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from mr2ct_lib.cores import sigterm_exits
 from mr2ct_lib.files import InputError
 
 app = typer.Typer(
@@ -26,6 +27,9 @@ app.add_typer(segmenting, name="segment")
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in PyTorch's RuntimeError
 Out = Annotated[Path, typer.Option(help="where the result goes")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an earlier result that lies at --out")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="address or file of a Dask scheduler whose workers do the work (docs/cluster.md)")
+]
 
 
 def main() -> None:
@@ -33,7 +37,7 @@ def main() -> None:
 
     An error that a person can act on becomes one sentence on stderr and exit code 2: InputError, a refusal of the
     operating system, too little memory, a name that cannot be encoded. Output that the terminal cannot show is escaped
-    instead of ending the command.
+    instead of ending the command. SIGTERM ends a command with no half-written file left behind.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -41,7 +45,8 @@ def main() -> None:
     try:
         for word in sys.argv[1:]:
             check_encoding(word)
-        app()
+        with sigterm_exits():
+            app()
     except (InputError, OSError, MemoryError, UnicodeError, RuntimeError) as error:
         sentence = _sentence(error)
         if sentence is None:
@@ -69,10 +74,24 @@ def check_encoding(name: str | Path) -> None:
 @contextmanager
 def spoken_warnings(scan: Path) -> Iterator[None]:
     """Print the warnings of the block to stderr when it ends, each once, as one sentence that names the scan."""
+    with kept_warnings() as messages:
+        yield
+    speak(scan, messages)
+
+
+@contextmanager
+def kept_warnings() -> Iterator[list[str]]:
+    """Yield a list that holds the block's warnings when it has ended, each once."""
+    messages: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        yield
-    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        yield messages
+    messages += dict.fromkeys(str(warning.message) for warning in caught)
+
+
+def speak(scan: Path, messages: list[str]) -> None:
+    """Print what a scan was warned about to stderr, a sentence each."""
+    for message in messages:
         print(f"mr2ct: WARNING: {scan}: {message}", file=sys.stderr)
 
 

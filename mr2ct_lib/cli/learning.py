@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from mr2ct_lib.cli.entry import Out, Overwrite, app, check_encoding, segmenting
+from mr2ct_lib.cli.entry import Out, Overwrite, Scheduler, app, check_encoding, segmenting
 from mr2ct_lib.cli.outputs import check_folder, quoted
 from mr2ct_lib.files import InputError, read_json
 
@@ -31,9 +31,7 @@ def cohort(
     distort_target: Annotated[
         bool, typer.Option("--distort-target", help="one fixed distortion of the target domain (head)")
     ] = False,
-    scheduler: Annotated[
-        str | None, typer.Option(help="address or file of a Dask scheduler whose workers scan the patients")
-    ] = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Scan virtual patients: unpaired MR and CT with their labels, written as NIfTI."""
     from mr2ct_lib.patients.cohort import make_cohort
@@ -69,6 +67,7 @@ def prepare(
     target_modality: Annotated[
         str | None, typer.Option(help="CT or MR; by default what the target scans look like")
     ] = None,
+    scheduler: Scheduler = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Bring scans to slices that a network can learn from: N4, field of view, intensity windows."""
@@ -82,8 +81,8 @@ def prepare(
     if (folder / "names.json").exists():
         check_names(folder / "names.json")
     ct = None if window is None else Window(*window, "HU")
-    modalities = {"source_modality": source_modality, "target_modality": target_modality}
-    prepare_cohort(folder, out, plane=plane, size=size, profile=profile, n4=n4, target_window=ct, **modalities)
+    more = {"source_modality": source_modality, "target_modality": target_modality, "scheduler": scheduler}
+    prepare_cohort(folder, out, plane=plane, size=size, profile=profile, n4=n4, target_window=ct, **more)
     slices = PreparedSlices(out)
     height, width = slices.preparation.shape
     print(

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from mr2ct_lib.cli.entry import Out, Overwrite, app, segmenting, spoken_warnings
+from mr2ct_lib.cli.entry import Out, Overwrite, Scheduler, app, segmenting, spoken_warnings
 from mr2ct_lib.cli.outputs import check_file, check_folder, is_nifti_name, with_ending
 from mr2ct_lib.files import InputError, write_json
 
@@ -87,6 +87,7 @@ def synthesize(
     keep_patient: Annotated[
         bool, typer.Option("--keep-patient", help="DICOM: keep the patient's data and study")
     ] = False,
+    scheduler: Scheduler = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Translate whole scans; each result lies on its scan's own grid, CT in HU.
@@ -110,6 +111,8 @@ def synthesize(
     scans = synthesizing.scans_of(scan)
     place = Path(out)
     if scans is None:
+        if scheduler is not None:
+            raise InputError(f"--scheduler: {scan} is one scan; expected a folder of scans. Leave --scheduler out")
         if out.endswith("/") or place.is_dir():
             check_folder(place, [scan], "*.dcm", overwrite)
         else:
@@ -119,13 +122,14 @@ def synthesize(
         folders, reverse, strict=strict, qa=qa, dicom=dicom, keep_patient=keep_patient
     )
     if scans is None:
-        result, spread = synthesizing.synthesize_one(synthesis, scan, place)
+        with spoken_warnings(scan):
+            result, spread = synthesizing.synthesize_one(synthesis, scan, place)
         low, high = result.array.min(), result.array.max()
         print(f"{out}: {' x '.join(map(str, result.array.shape))} voxels, {low:.0f} to {high:.0f} {result.unit}")
         if spread is not None:
             print(f"spread of {len(folders)} translators: {spread.array.mean():.1f} {spread.unit} on average")
         return
-    _report(*synthesizing.synthesize_folder(synthesis, scans, place, overwrite), len(scans), out)
+    _report(*synthesizing.synthesize_folder(synthesis, scans, place, overwrite, scheduler), len(scans), out)
 
 
 def _report(skipped: int, failures: dict[str, str], count: int, out: str) -> None:

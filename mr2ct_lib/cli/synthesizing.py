@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from mr2ct_lib.cli.entry import check_encoding, spoken_warnings
+from mr2ct_lib import cores
+from mr2ct_lib.cli.entry import check_encoding, kept_warnings, speak
 from mr2ct_lib.cli.outputs import check_folder, is_nifti_name, with_ending
 from mr2ct_lib.files import InputError, read_json, write_json
 from mr2ct_lib.images.dicom_reading import holds_images
@@ -45,9 +46,18 @@ class Synthesis:
             synthesize(scan, one, self.reverse, progress=True, strict=self.strict) for one in self.translators
         )
 
+    def __reduce__(self) -> tuple:
+        """Other processes load the translators from their folders, which is less than sending the weights."""
+        folders = [folder.absolute() for folder in self.folders]
+        return _load, (folders, self.reverse, self.strict, self.qa, self.dicom, self.keep_patient)
+
     def record(self) -> dict[str, object]:
         """What decides the result, for the folder of results."""
         return {"translators": [_digest(folder) for folder in self.folders], "reverse": self.reverse}
+
+
+def _load(folders: list[Path], *options: bool) -> Synthesis:
+    return Synthesis(folders, [load_translator(folder) for folder in folders], *options)
 
 
 def load_synthesis(folders: list[Path], reverse: bool, **options: bool) -> Synthesis:
@@ -114,8 +124,7 @@ def synthesize_one(synthesis: Synthesis, scan: Path, out: Path) -> tuple[Volume,
     """Read a scan, translate it and write the result, its spread and its picture; return result and spread."""
     check_encoding(scan)
     volume = read_volume(scan)
-    with spoken_warnings(scan):
-        result, spread = synthesis(volume)
+    result, spread = synthesis(volume)
     write_result(result, spread, scan, out, synthesis.keep_patient)
     if synthesis.qa:
         from mr2ct_lib.cli.qa import write_qa
@@ -125,13 +134,14 @@ def synthesize_one(synthesis: Synthesis, scan: Path, out: Path) -> tuple[Volume,
 
 
 def synthesize_folder(
-    synthesis: Synthesis, scans: dict[str, Path], out: Path, overwrite: bool
+    synthesis: Synthesis, scans: dict[str, Path], out: Path, overwrite: bool, scheduler: str | None = None
 ) -> tuple[int, dict[str, str]]:
     """Translate every scan into the folder `out`; one that fails does not stop the others, finished ones are skipped.
 
-    A result counts as finished when it is newer than its scan and than the record of its translators. Returns the
-    number of skipped scans, and name -> reason of failures. Raises InputError when `out` holds other things, or results
-    of other translators.
+    A result counts as finished when it is newer than its scan and than the record of its translators. `scheduler` is
+    the address of a Dask scheduler whose workers translate the scans (see `cores.run_jobs`). Returns the number of
+    skipped scans, and name -> reason of failures. Raises InputError when `out` holds other things, or results of other
+    translators.
     """
     record, path = synthesis.record(), out / RECORD
     if not path.exists() or overwrite:
@@ -142,19 +152,32 @@ def synthesize_folder(
             f"{out}: holds results of other translators or of the other direction; expected a new folder. "
             "Choose another name, or add --overwrite to replace them"
         )
-    skipped, failures = 0, {}
-    for name, scan in tqdm(scans.items(), "synthesize", unit="scan", disable=None):
+    since, results = path.stat().st_mtime, {}
+    for name, scan in scans.items():
         result = out / (name if synthesis.dicom else f"{name}.nii.gz")
-        if _is_finished(synthesis, scan, result, path.stat().st_mtime):
-            skipped += 1
-            continue
-        try:
-            if synthesis.dicom and result.exists():
-                check_folder(result, [scan], "*.dcm", overwrite=True)
-            synthesize_one(synthesis, scan, result)
-        except (InputError, OSError, MemoryError, UnicodeError) as error:
+        if not _is_finished(synthesis, scan, result, since):
+            results[name] = result
+    jobs = [(scans[name].absolute(), result.absolute()) for name, result in results.items()]
+    outcomes = cores.run_jobs(_synthesize_listed, jobs, 1, scheduler, common=(synthesis,))
+    failures, names = {}, list(results)
+    for outcome in tqdm(outcomes, "synthesize", len(jobs), unit="scan", disable=None):
+        name, error = names[outcome.number], outcome.error
+        if error is None:
+            speak(scans[name], outcome.value)
+        elif scheduler is None and not isinstance(error, (InputError, OSError, MemoryError, UnicodeError)):
+            raise error  # a defect of the program
+        else:
             failures[name] = str(error) or type(error).__name__
-    return skipped, failures
+    return len(scans) - len(results), failures
+
+
+def _synthesize_listed(synthesis: Synthesis, scan: Path, result: Path) -> list[str]:
+    """As `synthesize_one`, in place of an earlier result; return the warnings."""
+    if synthesis.dicom and result.exists():
+        check_folder(result, [scan], "*.dcm", overwrite=True)
+    with kept_warnings() as messages:
+        synthesize_one(synthesis, scan, result)
+    return messages
 
 
 def _is_finished(synthesis: Synthesis, scan: Path, result: Path, since: float) -> bool:

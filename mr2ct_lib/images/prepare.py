@@ -1,6 +1,8 @@
 """From a cohort to prepared slices on disk: one `Preparation` for all scans, then each patient's arrays."""
 
+import hashlib
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mr2ct_lib import cores
-from mr2ct_lib.files import InputError, atomic, write_json
+from mr2ct_lib.files import InputError, atomic, read_json, write_json
 from mr2ct_lib.images.folders import Cohort, modality_and_reason, read_cohort
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, N4_PROFILES, WHOLE_BODY_WINDOW, ZSCORE_WINDOW, Window
 from mr2ct_lib.images.preparation import Preparation, blank, check_window
@@ -50,6 +52,7 @@ def prepare(
     workers: int | None = None,
     progress: bool = True,
     say: Callable[[str], None] = print,
+    scheduler: str | None = None,
 ) -> Path:
     """Turn a cohort, or a user's own folders of scans, into training slices; return `out`, whole or not at all.
 
@@ -74,6 +77,8 @@ def prepare(
         workers: processes; default: one per core.
         progress: a bar, shown at a terminal only.
         say: takes sentences about what was found in the scans, cut, dropped or left out.
+        scheduler: address of a Dask scheduler whose workers prepare the patients (see `cores.run_jobs`). Finished
+            patients are then kept in the folder `<out>.unfinished` until all are done, and not prepared again.
 
     Raises InputError for an unknown plane or profile, a size below 16, a window of another unit, a scan that cannot be
     read, a domain that is blank throughout, and an `out` that holds other things. A patient without a slice that shows
@@ -84,6 +89,8 @@ def prepare(
     out = Path(out)
     if out.exists() and not (out / "prepared.json").exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: holds other things; expected a new folder or prepared slices. Choose another name")
+    if scheduler is not None:  # the workers have working folders of their own
+        cohort_folder, out = Path(cohort_folder).absolute(), out.absolute()
     cohort = read_cohort(cohort_folder, source_modality, target_modality)
     said = [
         f"{domain}: {entry['modality']}, {entry.get('why', 'as cohort.json says')}"
@@ -92,12 +99,13 @@ def prepare(
     preparation = _plan(cohort, plane, size, profile, n4, {"source": source_window, "target": target_window})
     jobs = _jobs(cohort, {"source": source_modality, "target": target_modality}, said)
     with atomic(out) as temporary:
-        parts = temporary / "parts"
-        parts.mkdir(parents=True)
-        rows = _run(jobs, preparation, parts, workers, progress)
+        temporary.mkdir()
+        parts = temporary / "parts" if scheduler is None else out.with_name(f"{out.name}.unfinished")
+        parts.mkdir(parents=True, exist_ok=True)
+        rows = _run(jobs, preparation, parts, workers, progress, scheduler)
         _report(rows, preparation, said)
-        _collect(temporary, cohort, preparation, jobs, rows, said)
-        parts.rmdir()
+        _collect(temporary, parts, cohort, preparation, jobs, rows, said)
+        shutil.rmtree(parts)
     for sentence in said:
         say(sentence)
     return out
@@ -105,16 +113,17 @@ def prepare(
 
 def _collect(
     folder: Path,
+    parts: Path,
     cohort: Cohort,
     preparation: Preparation,
     jobs: list[_Job],
     rows: list[dict[str, dict]],
     said: list[str],
 ) -> None:
-    """Join the patients' arrays in folder/parts and write prepared.json."""
+    """Join the patients' arrays in `parts` and write prepared.json."""
     kept = [number for number, row in enumerate(rows) if all(part["count"] for part in row.values())]
     for name in ARRAYS:
-        _join([folder / "parts" / f"{number}_{name}.npy" for number in kept], folder / f"{name}.npy")
+        _join([parts / f"{number}_{name}.npy" for number in kept], folder / f"{name}.npy")
     left_out = [job.id for number, job in enumerate(jobs) if number not in kept]
     if left_out:
         said.append(f"left out, blank in the field of view: {', '.join(left_out)}")
@@ -261,21 +270,64 @@ def _jobs(cohort: Cohort, believed: dict[str, str | None], said: list[str]) -> l
 
 
 def _run(
-    jobs: list[_Job], preparation: Preparation, parts: Path, workers: int | None, progress: bool
+    jobs: list[_Job],
+    preparation: Preparation,
+    parts: Path,
+    workers: int | None,
+    progress: bool,
+    scheduler: str | None,
 ) -> list[dict[str, dict]]:
-    """Prepare all patients, in processes where that pays; their order is that of the jobs."""
-    workers = min(workers or cores.available(), len(jobs) // 8)  # a process takes a second to start
+    """Prepare the patients that `parts` does not hold yet, in processes where that pays; rows in the order of jobs.
+
+    In this machine's processes the first error ends the work. On a cluster the others go on, and all errors are listed.
+    """
+    versions = [_version(job, preparation) for job in jobs]
+    rows = {number: row for number, version in enumerate(versions) if (row := _finished(parts, number, version))}
+    todo = [(number, job, versions[number]) for number, job in enumerate(jobs) if number not in rows]
+    workers = max(1, min(workers or cores.available(), len(todo) // 8))  # a process takes a second to start
     # disable=None: shown at a terminal only
-    bar = {"total": len(jobs), "desc": "prepare", "unit": "patient", "disable": None if progress else True}
-    arguments = (range(len(jobs)), jobs, [preparation] * len(jobs), [parts] * len(jobs))
-    if workers < 2:
-        return list(tqdm(map(_prepare_patient, *arguments), **bar))
-    with cores.pool(workers) as pool:
-        return list(tqdm(pool.map(_prepare_patient, *arguments, chunksize=2), **bar))
+    bar = {"total": len(todo), "desc": "prepare", "unit": "patient", "disable": None if progress else True}
+    failures = {}
+    for outcome in tqdm(cores.run_jobs(_prepare_patient, todo, workers, scheduler, (preparation, parts)), **bar):
+        number, job, _ = todo[outcome.number]
+        if outcome.error is None:
+            rows[number] = outcome.value
+        elif scheduler is None:
+            raise outcome.error
+        else:
+            failures[" and ".join(str(path) for path in job.scans.values())] = outcome.error
+    cores.raise_failures(failures, len(todo))
+    return [rows[number] for number in range(len(jobs))]
 
 
-def _prepare_patient(number: int, job: _Job, preparation: Preparation, parts: Path) -> dict[str, dict]:
-    """Write one patient's arrays as parts/<number>_<name>.npy; return the rows of prepared.json by domain."""
+def _version(job: _Job, preparation: Preparation) -> str:
+    """A fingerprint of what decides a patient's arrays: the files, when they were changed, and the preparation."""
+    files = [*job.scans.values(), *job.labels.values(), *job.truths.values()]
+    inside = [file for path in files for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    changed = [(str(file), file.stat().st_mtime_ns) for file in inside]
+    return hashlib.sha256(repr((FORMAT, job, preparation, changed)).encode("utf-8", "replace")).hexdigest()
+
+
+def _finished(parts: Path, number: int, version: str) -> dict[str, dict] | None:
+    """The rows of a patient whose arrays lie in `parts`; None, and nothing left there, unless they are this version's.
+    """
+    record = parts / f"{number}.json"
+    if record.exists():
+        content = read_json(record)
+        if content["version"] == version and all((parts / name).exists() for name in content["arrays"]):
+            return content["rows"]
+    for left in parts.glob(f"{number}[._]*"):
+        left.unlink()
+    return None
+
+
+def _prepare_patient(
+    preparation: Preparation, parts: Path, number: int, job: _Job, version: str
+) -> dict[str, dict]:
+    """Write one patient's arrays as parts/<number>_<name>.npy; return the rows of prepared.json by domain.
+
+    parts/<number>.json is written last: the patient is finished.
+    """
     scans = {domain: _read(path, domain, preparation, job.modality) for domain, path in job.scans.items()}
     first, *others = scans
     slices, place = preparation.to_slices(scans[first], first)
@@ -293,13 +345,15 @@ def _prepare_patient(number: int, job: _Job, preparation: Preparation, parts: Pa
         labels = _labels(path, name, scans)
         stack = slices_of(reslice(labels, *grid), preparation.plane)[numbers]
         arrays[name] = stack.astype(np.uint8 if labels.array.max() < 256 else np.int16)
-    if shown.any():
-        for name, array in arrays.items():
-            np.save(parts / f"{number}_{name}.npy", array[shown])
+    written = {f"{number}_{name}.npy": array[shown] for name, array in arrays.items()} if shown.any() else {}
+    for name, array in written.items():
+        np.save(parts / name, array)
     count = int(shown.sum())
     where = {"slices": numbers[shown].tolist(), "shape": list(grid[0]), "affine": grid[1].tolist()}
     how = {"count": count, "dropped": grid[0][plane_axes(preparation.plane)[0]] - count, **where}
-    return {domain: how | {"cut": one.cut, "shifted": one.shifted} for domain, one in places.items()}
+    rows = {domain: how | {"cut": one.cut, "shifted": one.shifted} for domain, one in places.items()}
+    write_json({"version": version, "arrays": list(written), "rows": rows}, parts / f"{number}.json")
+    return rows
 
 
 def _labels(path: Path, name: str, scans: dict[str, Volume]) -> Volume:

@@ -161,7 +161,9 @@ def test_prepare_writes_the_slices_that_synthesize_feeds_to_the_networks(tmp_pat
     for domain in ("source", "target"):
         fed = []
         translator = SimpleNamespace(
-            preparation=preparation, translate=lambda slices, *_, fed=fed, **__: fed.append(slices.copy()) or slices
+            preparation=preparation,
+            translate=lambda slices, *_, fed=fed, **__: fed.append(slices.copy()) or slices,
+            training_data=None,
         )
         for id_, where in prepared.patients(domain):
             synthesize(read_volume(cohort / domain / f"{id_}.nii.gz"), translator, reverse=domain == "target")

@@ -1,3 +1,3 @@
-"""Unpaired MR-to-CT synthesis: CycleGAN with gradient consistency, and DicycleGAN, on virtual patients or your own scans."""
+"""Unpaired MR-to-CT synthesis on virtual patients or your own scans: CycleGAN with gradient consistency, DicycleGAN."""
 
 __version__ = "0.1.0"

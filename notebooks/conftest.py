@@ -18,4 +18,5 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Leave widgets, progress bars among them, out of the comparison: they are not stored."""
     compare = getattr(item, "compare_outputs", None)
     if compare:
-        item.compare_outputs = lambda new, stored: compare([output for output in new if WIDGET_VIEW not in output.get("data", {})], stored)
+        without_widgets = lambda outputs: [one for one in outputs if WIDGET_VIEW not in one.get("data", {})]  # noqa: E731
+        item.compare_outputs = lambda new, stored: compare(without_widgets(new), stored)

@@ -55,7 +55,7 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_prepare_on_a_cluster_gives_the_same_bytes_although_a_worker_dies(chain, cluster, killed_worker, mr2ct, tmp_path):
+def test_prepare_on_a_cluster_gives_the_same_bytes_though_a_worker_dies(chain, cluster, killed_worker, mr2ct, tmp_path):
     killed_worker(tmp_path / "cluster.unfinished", "*.json")
     words = ["prepare", chain / "cohort", "--out", tmp_path / "cluster", "--scheduler", cluster.scheduler_address]
     code, out, err = mr2ct(*words)

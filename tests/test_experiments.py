@@ -201,3 +201,14 @@ def test_a_translator_is_found_by_its_folder_or_its_recorded_name(tmp_path, monk
     for name in ("hip", "../results", "runs", tmp_path):
         with pytest.raises(InputError, match="one of the recorded ones: hip_many_gc"):
             experiments.find_translator(name)
+
+
+def test_runs_side_by_side_on_a_gpu_count_its_memory(monkeypatch):
+    monkeypatch.setattr(experiments.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(experiments.torch.cuda, "mem_get_info", lambda: (16 * 2**30, 16 * 2**30))
+    small = experiments._gpu_memory([(experiments.run, "hip_many_gc")], "paper")
+    memory, large = experiments._gpu_memory(
+        [(experiments.run, "hip_many_gc"), (experiments.run, "head_dicyclegan")], "paper"
+    )
+    assert small[0] == memory == 16 * 2**30
+    assert 2 * 2**30 < small[1] < large < memory  # the larger of the two runs decides

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from mr2ct_lib.files import InputError, read_json
-from mr2ct_lib.patients import shapes
+from mr2ct_lib.patients import grids
 from mr2ct_lib.patients.hip import hip_patient, structure_labels
 from mr2ct_lib.patients.hip_reference import HEAD_RADIUS, HIP_NAMES, MUSCLES, STRUCTURES
 from mr2ct_lib.patients.tissues import tissue_of
@@ -187,7 +187,7 @@ def test_looking_at_nodes_first_overlooks_less_than_a_voxel_in_100_000(knobs, mo
     patient = hip_patient(3, **knobs)
     shape, affine = grid_around(patient, (0.8, 1.0, 0.8), low=(-200, -30, -60), high=(200, 30, 60))
     quick = patient.paint(shape, affine)
-    monkeypatch.setattr(shapes, "NODE", 0.0)  # each voxel a node
+    monkeypatch.setattr(grids, "NODE", 0.0)  # each voxel a node
     assert (quick != patient.paint(shape, affine)).mean() < 1e-5
 
 

@@ -141,7 +141,8 @@ def test_badges_open_this_notebook_of_this_repository() -> None:
     addresses = re.findall(r"\)\]\((https://[^)]+)\)", colab.badges("03_cyclegan.ipynb"))
     place = colab.repository().removeprefix("https://github.com/")
     assert addresses[0] == f"https://colab.research.google.com/github/{place}/blob/main/notebooks/03_cyclegan.ipynb"
-    assert addresses[1].startswith(f"https://mybinder.org/v2/gh/{place}/main") and addresses[1].endswith("03_cyclegan.ipynb")
+    assert addresses[1].startswith(f"https://mybinder.org/v2/gh/{place}/main")
+    assert addresses[1].endswith("03_cyclegan.ipynb")
 
 
 def test_set_up_cell_keeps_the_torch_that_is_there_and_runs_nowhere_else() -> None:

@@ -40,6 +40,7 @@ BANNED = {
     "dill",
 }  # break installations, or load code with data
 MONAI = {"slices", "segmentation", "label_metrics"}  # import it inside functions: it takes seconds
+LONGEST_MODULE, LONGEST_FUNCTION = 350, 60  # lines; more is two ideas
 WITHOUT_TORCH = {"files", "cores", "patients"}
 
 
@@ -189,7 +190,12 @@ def test_modules_are_short_and_need_no_more_than_they_may(path: Path) -> None:
     assert "monai" not in packages or path.stem in MONAI
     assert "torch" not in packages or room(path) not in WITHOUT_TORCH
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 520  # an idea that needs more is two ideas
+    assert len(text.splitlines()) <= LONGEST_MODULE
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            documentation = len((ast.get_docstring(node) or "").splitlines())
+            length = node.end_lineno - node.lineno + 1 - documentation
+            assert length <= LONGEST_FUNCTION, f"{node.name}: {length} lines without its docstring"
     assert text.count("torch.load(") == text.count("weights_only=True")  # loading never runs code
 
 

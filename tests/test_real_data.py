@@ -1,4 +1,4 @@
-"""Scans that nobody here made, through the same commands and the script of docs/own_data.md. Skipped where there are none."""
+"""Real scans through the commands and the script of docs/own_data.md. Skipped where there are none."""
 
 import re
 import sys
@@ -41,9 +41,10 @@ def mr2ct(monkeypatch, *words) -> None:
 
 
 def test_a_real_hip_is_scanned_as_mr_and_ct(real_data, tmp_path, monkeypatch):
-    """The real label map as MR and CT of one person: each tissue has its Hounsfield units, and fat outshines muscle in T1."""
+    """The real label map as MR and CT of one person: tissues have their Hounsfield units, fat is brighter in T1."""
     maps = real_data / "hip_labels"
-    words = ["cohort", "hip", "--labels", maps / "hip_labels.nii.gz", "--names", maps / "names.json", "--body", maps / "body_mask.nii.gz"]
+    words = ["cohort", "hip", "--labels", maps / "hip_labels.nii.gz", "--names", maps / "names.json"]
+    words += ["--body", maps / "body_mask.nii.gz"]
     mr2ct(monkeypatch, *words, "--patients", 1, "--paired", "--out", tmp_path / "hip")
     made = read_cohort(tmp_path / "hip")
     values = {name: int(value) for value, name in made.meta["label_names"].items()}
@@ -57,7 +58,7 @@ def test_a_real_hip_is_scanned_as_mr_and_ct(real_data, tmp_path, monkeypatch):
     for muscle in ("gluteus_medius", "iliacus", "adductor_muscles"):
         assert 10 < median(ct, muscle) < 60
         assert median(mr, muscle) < 0.5 * median(mr, "subcutaneous_fat")
-        assert median(mr, "pelvis_cortex", 5) < median(mr, muscle)  # 5 mm voxels: a thin cortex is dark where it fills one
+        assert median(mr, "pelvis_cortex", 5) < median(mr, muscle)  # a thin cortex is dark where it fills a voxel
     assert -120 < median(ct, "subcutaneous_fat") < -60
     assert 100 < median(ct, "pelvis") < median(ct, "pelvis_cortex") and median(ct, "femur_cortex", 95) > 500
     assert median(ct, "background") < -900

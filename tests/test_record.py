@@ -167,7 +167,8 @@ def hips(monkeypatch):
     data = SimpleNamespace(
         folder="scratch", source=-image, target=image, labels_source=labels, labels_target=labels, valid=None,
         truth_source_to_target=None, truth_target_to_source=None, windows=windows,
-        meta={"label_names": {"0": "background", "2": "femur", "3": "sartorius"}}, preparation=SimpleNamespace(spacing=(2.0, 2.0)),
+        meta={"label_names": {"0": "background", "2": "femur", "3": "sartorius"}},
+        preparation=SimpleNamespace(spacing=(2.0, 2.0)),
         patients=lambda domain: [("p1", slice(0, 2)), ("p2", slice(2, 4))],
     )  # fmt: skip
     monkeypatch.setattr(experiments, "prepared", lambda *_: data)

@@ -29,7 +29,8 @@ def tissues(points: np.ndarray) -> np.ndarray:
 def displacement(points: np.ndarray) -> np.ndarray:
     """Where the CT's patient lies, less where the MR's does: smooth, up to about 14 mm."""
     x, y, z = points
-    bend = [7 * np.sin(y / 45 + 0.3) * np.cos(z / 60), 6 * np.cos(x / 50) * np.sin(z / 55 + 0.4), 7 * np.sin(x / 60 + y / 70)]
+    bend = [7 * np.sin(y / 45 + 0.3) * np.cos(z / 60), 6 * np.cos(x / 50) * np.sin(z / 55 + 0.4)]
+    bend += [7 * np.sin(x / 60 + y / 70)]
     return np.stack([b + shift for b, shift in zip(bend, (4, -3, 2), strict=True)])
 
 

@@ -57,7 +57,7 @@ def test_labelled_mr_alone_segments_the_test_mrs_without_a_translator(hips, tmp_
 def test_measure_labels_by_hand(hips):
     truth, names = experiments.structures(hips.labels_source, hips)
     prediction = truth.copy()
-    prediction[1] = np.roll(prediction[1], 1, axis=1)  # 8 x 4 pixels moved right by one: 24 of 32 still overlap, 5 mm apart
+    prediction[1] = np.roll(prediction[1], 1, axis=1)  # 8 x 4 pixels, 5 mm to the right: 24 of 32 overlap
     table = evaluation.measure_labels(prediction, truth, names, hips).set_index(["patient", "structure"])
     assert len(table) == 6 * 22
     assert table.loc[("p0", "femur"), ["Dice", "HD95"]].tolist() == [1.0, 0.0]

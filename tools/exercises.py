@@ -89,7 +89,7 @@ def sources(exercise: Exercise) -> dict[str, str]:
 
 
 def write(notebook: Path) -> list[str]:
-    """Fill the exercise cells of a notebook; return the ids of those that changed. Raises ValueError when a cell is missing.
+    """Fill a notebook's exercise cells; return the ids of those that changed. ValueError when a cell is missing.
 
     Outputs and all other cells stay as they are; after a change, refresh the notebook.
     """

@@ -93,10 +93,8 @@ def box_comparison(
     fig, ax = plt.subplots(figsize=(min(WIDTH, 2.2 + 1.35 * len(groups)), 3.8))
     ax.boxplot(values, widths=0.5, **GREY_BOXES)
     if pair:
-        wide = records.pivot_table(index=pair, columns=by, values=value, aggfunc="mean", observed=True).reindex(
-            columns=groups
-        )
-        for row in wide.to_numpy(float):
+        wide = records.pivot_table(index=pair, columns=by, values=value, aggfunc="mean", observed=True)
+        for row in wide.reindex(columns=groups).to_numpy(float):
             ax.plot(range(1, len(groups) + 1), row, color="#999999", linewidth=0.8, alpha=0.7, zorder=1)
     for place, (points, colour) in enumerate(zip(values, palette(len(groups)), strict=True), start=1):
         spread = np.zeros(len(points)) if pair or len(points) == 1 else np.linspace(-0.12, 0.12, len(points))
@@ -158,10 +156,8 @@ def bar_table(
             ax.scatter(places, printed, marker="D", s=32, facecolor="white", edgecolor="#222222", zorder=4)
     if paper is not None:
         ax.scatter([], [], marker="D", s=32, facecolor="white", edgecolor="#222222", label="printed in the paper")
-    ax.set_xticks(
-        range(len(means)),
-        ["\n".join(map(str, row)) if isinstance(row, tuple) else textwrap.fill(str(row), 14) for row in means.index],
-    )
+    names = ["\n".join(map(str, row)) if isinstance(row, tuple) else textwrap.fill(str(row), 14) for row in means.index]
+    ax.set_xticks(range(len(means)), names)
     ax.set(ylabel=label, title=title)
     ax.grid(axis="y")
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -24,6 +24,7 @@ from mr2ct_lib.course.supervised import SupervisedTrainer
 from mr2ct_lib.files import InputError, atomic, read_json
 from mr2ct_lib.images.prepare import prepare
 from mr2ct_lib.images.slices import DOMAINS, PreparedSlices
+from mr2ct_lib.methods.captured import memory_of_run, runs_at_once
 from mr2ct_lib.methods.runs import AnotherRun, train
 from mr2ct_lib.methods.segmentation import (
     Segmenter,
@@ -39,6 +40,7 @@ from mr2ct_lib.methods.training import Trainer
 from mr2ct_lib.methods.translator import Translator, load_translator
 from mr2ct_lib.patients.cohort import make_cohort
 from mr2ct_lib.patients.hip import STRUCTURES, structure_labels
+from mr2ct_lib.patients.scanner import PROFILES as SCANNERS
 
 RUNS = Path(mr2ct_lib.__file__).parents[1] / "runs"
 RESULTS = RUNS.parent / "results"
@@ -286,13 +288,13 @@ def side_by_side(*jobs: tuple, profile: str = "quick", seed: int = 7, root: Path
 
     jobs: a function and its names, such as (run, "hip_few"), (segmenter, "ct_alone"), (mr_only_prediction,). They are
     begun in this order, so name the longest first. Small networks gain little from a second thread, so two trainings
-    with one thread each take hardly longer than one with two. On a GPU or a single core, jobs follow one another. Runs
+    with one thread each take hardly longer than one with two. On a GPU as many run at once as its memory holds. Runs
     resume where an interrupted cell left them.
     """
     root = root or RUNS
     missing = [job for job in jobs if not _is_done(*job, base=root / profile, seed=seed)]
-    at_once = min(len(missing), cores.available())
-    if at_once > 1 and not torch.cuda.is_available():
+    at_once = runs_at_once(len(missing), cores.available(), *_gpu_memory(missing, profile))
+    if at_once > 1:
         for function, *names in missing:  # data that two jobs need are made once
             for data in [known(TRAININGS, names[0]).data(seed)] if function is run else ["hip_labelled", "hip_test"]:
                 prepared(data, profile, root)
@@ -303,6 +305,16 @@ def side_by_side(*jobs: tuple, profile: str = "quick", seed: int = 7, root: Path
             for done in [pool.submit(_in_own_process, *job, profile, seed, root) for job in missing]:
                 done.result()
     return [function(*names, profile, seed, root) for function, *names in jobs]
+
+
+def _gpu_memory(jobs: list[tuple], profile: str) -> tuple[int | None, int]:
+    """Return the free bytes of the GPU (None without one) and those that the largest job takes there."""
+    if not torch.cuda.is_available():
+        return None, 1
+    settings = [training_settings(names[0], profile, 7) for function, *names in jobs if function is run]
+    settings = settings or [training_settings("hip_many_gc", profile, 7)]  # a U-Net takes no more than a run
+    shape = max((SCANNERS[SCANS[profile]].grids[name]["source"].shape for name in ("hip", "head", "abdomen")), key=max)
+    return torch.cuda.mem_get_info()[0], max(memory_of_run(s, (max(shape), max(shape))) for s in settings)
 
 
 def _is_done(function: Callable, *names: str, base: Path, seed: int) -> bool:

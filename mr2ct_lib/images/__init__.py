@@ -1,1 +1,1 @@
-"""Scans as arrays with a place in the patient: files in and out, intensities, registration, and how a scan becomes slices."""
+"""Scans as arrays with a place in the patient: files, intensities, registration, and how a scan becomes slices."""

@@ -1,10 +1,8 @@
 """From a cohort to prepared slices on disk: one `Preparation` for all scans, then each patient's arrays."""
 
-import hashlib
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,29 +11,18 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mr2ct_lib import cores
-from mr2ct_lib.files import InputError, atomic, read_json, write_json
-from mr2ct_lib.images.folders import Cohort, modality_and_reason, read_cohort
+from mr2ct_lib.files import InputError, atomic, write_json
+from mr2ct_lib.images.folders import Cohort, read_cohort
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, N4_PROFILES, WHOLE_BODY_WINDOW, ZSCORE_WINDOW, Window
-from mr2ct_lib.images.preparation import Preparation, blank, check_window
-from mr2ct_lib.images.volumes import Volume, check_same_grid, plane_axes, read_grid, read_volume, reslice, slices_of
+from mr2ct_lib.images.preparation import Preparation, check_window
+from mr2ct_lib.images.prepare_patient import FORMAT, Job, finished, prepare_patient, version_of
+from mr2ct_lib.images.volumes import plane_axes, read_grid
 
-FORMAT = 2  # of prepared.json
 ARRAYS = (
     *("source", "target", "labels_source", "labels_target"),
     *("valid", "truth_source_to_target", "truth_target_to_source"),
 )
 _PLANE_OF = {"hip": "coronal", "head": "axial", "abdomen": "axial"}
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One patient: the scans of one domain, or of both where the cohort is paired. Paths by the name of their array."""
-
-    id: str
-    scans: dict[str, Path] = field(default_factory=dict)
-    modality: dict[str, str] = field(default_factory=dict)  # by domain, what scans must look like; not what was given
-    labels: dict[str, Path] = field(default_factory=dict)
-    truths: dict[str, Path] = field(default_factory=dict)
 
 
 def prepare(
@@ -116,7 +103,7 @@ def _collect(
     parts: Path,
     cohort: Cohort,
     preparation: Preparation,
-    jobs: list[_Job],
+    jobs: list[Job],
     rows: list[dict[str, dict]],
     said: list[str],
 ) -> None:
@@ -220,7 +207,7 @@ def _report(rows: list[dict[str, dict]], preparation: Preparation, said: list[st
             said.append(f"{domain}: {shifted} scans reach below zero; their values are shifted so that their air is 0")
 
 
-def _jobs(cohort: Cohort, believed: dict[str, str | None], said: list[str]) -> list[_Job]:
+def _jobs(cohort: Cohort, believed: dict[str, str | None], said: list[str]) -> list[Job]:
     """One job for each patient of a paired cohort, and for each scan of an unpaired one."""
     modality = {domain: how["modality"] for domain, how in cohort.meta["domains"].items() if not believed[domain]}
 
@@ -242,12 +229,12 @@ def _jobs(cohort: Cohort, believed: dict[str, str | None], said: list[str]) -> l
             labels |= beside("labels_target", id_) if labels else {}
             truths = beside("truth_source_to_target", id_) | beside("truth_target_to_source", id_)
             both = {"source": path, "target": cohort.target[id_]}
-            jobs.append(_Job(id_, both, modality, labels, truths))
+            jobs.append(Job(id_, both, modality, labels, truths))
         groups = [jobs]
     else:
         groups = [
             [
-                _Job(
+                Job(
                     id_,
                     {domain: path},
                     modality,
@@ -270,7 +257,7 @@ def _jobs(cohort: Cohort, believed: dict[str, str | None], said: list[str]) -> l
 
 
 def _run(
-    jobs: list[_Job],
+    jobs: list[Job],
     preparation: Preparation,
     parts: Path,
     workers: int | None,
@@ -281,14 +268,14 @@ def _run(
 
     In this machine's processes the first error ends the work. On a cluster the others go on, and all errors are listed.
     """
-    versions = [_version(job, preparation) for job in jobs]
-    rows = {number: row for number, version in enumerate(versions) if (row := _finished(parts, number, version))}
+    versions = [version_of(job, preparation) for job in jobs]
+    rows = {number: row for number, version in enumerate(versions) if (row := finished(parts, number, version))}
     todo = [(number, job, versions[number]) for number, job in enumerate(jobs) if number not in rows]
     workers = max(1, min(workers or cores.available(), len(todo) // 8))  # a process takes a second to start
     # disable=None: shown at a terminal only
     bar = {"total": len(todo), "desc": "prepare", "unit": "patient", "disable": None if progress else True}
     failures = {}
-    for outcome in tqdm(cores.run_jobs(_prepare_patient, todo, workers, scheduler, (preparation, parts)), **bar):
+    for outcome in tqdm(cores.run_jobs(prepare_patient, todo, workers, scheduler, (preparation, parts)), **bar):
         number, job, _ = todo[outcome.number]
         if outcome.error is None:
             rows[number] = outcome.value
@@ -298,87 +285,6 @@ def _run(
             failures[" and ".join(str(path) for path in job.scans.values())] = outcome.error
     cores.raise_failures(failures, len(todo))
     return [rows[number] for number in range(len(jobs))]
-
-
-def _version(job: _Job, preparation: Preparation) -> str:
-    """A fingerprint of what decides a patient's arrays: the files, when they were changed, and the preparation."""
-    files = [*job.scans.values(), *job.labels.values(), *job.truths.values()]
-    inside = [file for path in files for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
-    changed = [(str(file), file.stat().st_mtime_ns) for file in inside]
-    return hashlib.sha256(repr((FORMAT, job, preparation, changed)).encode("utf-8", "replace")).hexdigest()
-
-
-def _finished(parts: Path, number: int, version: str) -> dict[str, dict] | None:
-    """The rows of a patient whose arrays lie in `parts`; None, and nothing left there, unless they are this version's.
-    """
-    record = parts / f"{number}.json"
-    if record.exists():
-        content = read_json(record)
-        if content["version"] == version and all((parts / name).exists() for name in content["arrays"]):
-            return content["rows"]
-    for left in parts.glob(f"{number}[._]*"):
-        left.unlink()
-    return None
-
-
-def _prepare_patient(
-    preparation: Preparation, parts: Path, number: int, job: _Job, version: str
-) -> dict[str, dict]:
-    """Write one patient's arrays as parts/<number>_<name>.npy; return the rows of prepared.json by domain.
-
-    parts/<number>.json is written last: the patient is finished.
-    """
-    scans = {domain: _read(path, domain, preparation, job.modality) for domain, path in job.scans.items()}
-    first, *others = scans
-    slices, place = preparation.to_slices(scans[first], first)
-    arrays, places, grid, numbers = {first: slices[place.training]}, {first: place}, place.field, place.numbers
-    for domain in others:
-        stack, places[domain] = preparation.on_grid(scans[domain], domain, grid)
-        arrays[domain] = stack[numbers]
-        everywhere = Volume(np.ones(scans[domain].array.shape, np.uint8), scans[domain].affine, "label")
-        arrays["valid"] = slices_of(reslice(everywhere, *grid), preparation.plane)[numbers].astype(bool)
-    shown = np.logical_and.reduce([~blank(arrays[domain]) for domain in scans])
-    for name, path in job.truths.items():
-        domain = name.split("_")[-1]
-        arrays[name] = preparation.on_grid(_read(path, domain, preparation, job.modality), domain, grid)[0][numbers]
-    for name, path in job.labels.items():
-        labels = _labels(path, name, scans)
-        stack = slices_of(reslice(labels, *grid), preparation.plane)[numbers]
-        arrays[name] = stack.astype(np.uint8 if labels.array.max() < 256 else np.int16)
-    written = {f"{number}_{name}.npy": array[shown] for name, array in arrays.items()} if shown.any() else {}
-    for name, array in written.items():
-        np.save(parts / name, array)
-    count = int(shown.sum())
-    where = {"slices": numbers[shown].tolist(), "shape": list(grid[0]), "affine": grid[1].tolist()}
-    how = {"count": count, "dropped": grid[0][plane_axes(preparation.plane)[0]] - count, **where}
-    rows = {domain: how | {"cut": one.cut, "shifted": one.shifted} for domain, one in places.items()}
-    write_json({"version": version, "arrays": list(written), "rows": rows}, parts / f"{number}.json")
-    return rows
-
-
-def _labels(path: Path, name: str, scans: dict[str, Volume]) -> Volume:
-    """The label map at `path`. Raises InputError unless it lies on the grid of its scan, or of the source of a pair."""
-    labels, domain = read_volume(path, "label"), name.removeprefix("labels_")
-    own_file = path.parent.name == "labels_target" or len(scans) == 1
-    scan = domain if own_file else "source"
-    check_same_grid(labels, path, scans[scan], f"its {scan} scan")
-    return labels
-
-
-def _read(path: Path, domain: str, preparation: Preparation, modality: dict[str, str]) -> Volume:
-    """A scan in the unit of its domain. Raises InputError when it does not look like the domain's modality."""
-    volume = read_volume(path)
-    if domain in modality:
-        try:
-            kind, why = modality_and_reason(volume)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-        if kind != modality[domain]:
-            raise InputError(
-                f"{path}: looks like {kind} ({why}); expected {modality[domain]}, as the other {domain} scans. "
-                "Remove it, or name the modality"
-            )
-    return volume.replace(unit="HU" if preparation.windows[domain].unit == "HU" else "a.u.")
 
 
 def _patients(cohort: Cohort, rows: list[tuple[str, dict[str, dict]]]) -> dict[str, list[dict]]:

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from mr2ct_lib.files import InputError, read_json
 from mr2ct_lib.images.preparation import Preparation
-from mr2ct_lib.images.prepare import ARRAYS, FORMAT
+from mr2ct_lib.images.prepare import ARRAYS
+from mr2ct_lib.images.prepare_patient import FORMAT
 
 DOMAINS = ("source", "target")
 

@@ -94,6 +94,22 @@ def _pad(slices: torch.Tensor, levels: int) -> torch.Tensor:
     return torch.nn.functional.pad(slices, (0, right, 0, bottom), mode="replicate")
 
 
+def _check_options(channels, channel_names, size, precision, iterations, learning_rate, batch_size, seed) -> None:
+    """Raise InputError for the first option of `train_segmenter` that cannot be meant."""
+    if len(channel_names) != channels.shape[1]:
+        raise InputError(f"channel_names: {tuple(channel_names)}; expected {channels.shape[1]}, one for each channel")
+    if size not in PROFILES:
+        raise InputError(f'size: "{size}"; expected one of {", ".join(PROFILES)}')
+    if precision not in PRECISIONS:
+        raise InputError(f'precision: "{precision}"; expected one of {", ".join(PRECISIONS)}')
+    if iterations < 1 or batch_size < 1:
+        raise InputError(f"iterations: {iterations}, batch_size: {batch_size}; expected at least 1 each")
+    if not 0 < learning_rate < float("inf") or seed < 0:
+        raise InputError(
+            f"learning_rate: {learning_rate}, seed: {seed}; expected a rate above 0 and a seed of at least 0"
+        )
+
+
 def train_segmenter(
     channels: np.ndarray,
     labels: np.ndarray,
@@ -110,41 +126,36 @@ def train_segmenter(
     progress: bool = True,
     report: Callable[[int, float], None] | None = None,
 ) -> Segmenter:
-    """Train a U-Net with Adam on Dice + cross-entropy (MONAI); learning rate and iterations default to the paper's.
-
-    channels (N, C, H, W) float32 in [-1, 1]; labels (N, H, W) uint8; names: label value -> structure (0 may be there).
-    size: a profile, for the widths of the network (`settings.PROFILES`).
-    precision: "float32", "bf16" (autocast; the loss stays float32) or "auto", what is faster here.
-    report(step, loss) is called after each step. Equal seeds and threads on one machine give equal networks.
+    """Train a U-Net with Adam on Dice + cross-entropy (MONAI). Equal seeds and threads give equal networks.
 
     The learning rate falls linearly to 0 over the last half of the iterations.
+
+    Args:
+        channels: slices (N, C, H, W), float32 in [-1, 1].
+        labels: label values (N, H, W), uint8.
+        names: {label value: structure}; 0, the background, may be missing.
+        channel_names: what each channel shows.
+        size: a profile, for the widths of the network (`settings.PROFILES`).
+        iterations, learning_rate: by default the paper's.
+        precision: "float32", "bf16" (autocast; the loss stays float32) or "auto", the faster one on this machine.
+        report: called with (step, loss) after each step.
+
+    Raises InputError for slices, labels or options that do not fit, and when the loss is no longer a number.
     """
     from monai.losses import DiceCELoss
 
     names = _names(names)
     channels, labels = np.asarray(channels), np.asarray(labels)
     _check(channels, labels, names)
-    if len(channel_names) != channels.shape[1]:
-        raise InputError(f"channel_names: {tuple(channel_names)}; expected {channels.shape[1]}, one for each channel")
-    if size not in PROFILES:
-        raise InputError(f'size: "{size}"; expected one of {", ".join(PROFILES)}')
-    if precision not in PRECISIONS:
-        raise InputError(f'precision: "{precision}"; expected one of {", ".join(PRECISIONS)}')
-    if iterations < 1 or batch_size < 1:
-        raise InputError(f"iterations: {iterations}, batch_size: {batch_size}; expected at least 1 each")
-    if not 0 < learning_rate < float("inf") or seed < 0:
-        raise InputError(
-            f"learning_rate: {learning_rate}, seed: {seed}; expected a rate above 0 and a seed of at least 0"
-        )
+    _check_options(channels, channel_names, size, precision, iterations, learning_rate, batch_size, seed)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    precision = hardware.choose_precision(precision, device)
-    precision = "float32" if precision == "float16" else precision  # float16 would need loss scaling
+    bf16 = hardware.choose_precision(precision, device) == "bf16"  # else float32: float16 would need loss scaling
 
     classes = np.zeros(256, dtype=np.int64)
     classes[list(names)] = np.arange(1, len(names) + 1)
     widths = PROFILES[size].unet.widths
-    network = build_network(channels.shape[1], len(names) + 1, widths, seed).to(device).train()
-    network = network.to(memory_format=torch.channels_last)
+    network = build_network(channels.shape[1], len(names) + 1, widths, seed).train()
+    network = network.to(device, memory_format=torch.channels_last)
     # batch=True: the overlap of a structure over the whole batch, since most slices lack some structures
     criterion = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
     optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
@@ -155,31 +166,23 @@ def train_segmenter(
         images = torch.from_numpy(np.ascontiguousarray(channels[chosen], dtype=np.float32)).to(device)
         truth = torch.from_numpy(classes[labels[chosen]])[:, None].to(device)  # (n, 1, h, w)
         images = _pad(images, len(widths)).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             logits = network(images)
         logits = logits[..., : truth.shape[-2], : truth.shape[-1]].float()
         loss = criterion(logits, truth)
         if not torch.isfinite(loss):
-            raise InputError(
-                f"learning_rate: the loss is {loss.item()} at step {step}; lower the rate of {learning_rate}"
-            )
+            raise InputError(f"learning_rate: {learning_rate}; the loss is {loss.item()} at step {step}. Lower it")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         schedule.step()
         losses.append(loss.detach())
-        if report is not None:
+        if report:
             report(step, loss.item())
-    recent = torch.stack(losses[-20:]).mean()
     training = {
-        "iterations": iterations,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "seed": seed,
-        "precision": precision,
-        "slices": len(channels),
-        "size": size,
-        "final_loss": round(float(recent), 5),
+        **{"iterations": iterations, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed},
+        **{"precision": "bf16" if bf16 else "float32", "slices": len(channels), "size": size},
+        "final_loss": round(float(torch.stack(losses[-20:]).mean()), 5),
     }
     return Segmenter(network.eval(), names, tuple(channel_names), widths, training)
 

@@ -8,7 +8,8 @@ import numpy as np
 from scipy import ndimage
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.images.volumes import Volume, check_same_grid
+from mr2ct_lib.images.same_grid import check_same_grid
+from mr2ct_lib.images.volumes import Volume
 from mr2ct_lib.patients.grids import voxel_centres
 from mr2ct_lib.patients.shapes import Waves, smoothstep
 from mr2ct_lib.patients.tissues import tissue_of

@@ -1,5 +1,8 @@
-"""docs/overview.png, the picture of the README: python -m tools.readme_picture [slice]. Takes (or makes) the quick runs
-of runs/."""
+"""docs/overview.png, the picture of the README: python -m tools.readme_picture [slice].
+
+It is made by the recorded translator results/translators/hip_many_gc from a test patient of the full profile, whose
+scans are made now if they are not in runs/.
+"""
 
 import sys
 from pathlib import Path
@@ -40,9 +43,9 @@ def draw(test: PreparedSlices, synthetic: np.ndarray, index: int) -> plt.Figure:
 
 def main(arguments: list[str]) -> None:
     """Write the picture of the given test slice, by default the middle one of the first patient."""
-    test = experiments.prepared("hip_test")
+    test = experiments.prepared("hip_test", "full")
     index = int(arguments[0]) if arguments else middle_slice(test)
-    figure = draw(test, experiments.translator("hip_many_gc").translate(test.source), index)
+    figure = draw(test, experiments.recorded_translator("hip_many_gc").translate(test.source), index)
     with atomic(PICTURE) as temporary:
         figure.savefig(temporary, dpi=150)
     print(f"{PICTURE.relative_to(PICTURE.parents[1])}: slice {index} of {len(test.source)}")

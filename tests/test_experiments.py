@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mr2ct_lib.course import catalogue, experiments
+from mr2ct_lib.course import catalogue, experiments, recorded
 from mr2ct_lib.files import InputError, write_json
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW
 from mr2ct_lib.images.preparation import Preparation
@@ -191,16 +191,16 @@ def test_recorded_values_are_those_of_one_split(tmp_path, monkeypatch):
 
 
 def test_a_translator_is_found_by_its_folder_or_its_recorded_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(recorded, "RESULTS", tmp_path / "results")
     monkeypatch.chdir(tmp_path)
     for folder in ("results/translators/hip_many_gc", "runs/a/translator"):
         write_json({}, tmp_path / folder / "translator.json")
-    assert experiments.find_translator("hip_many_gc") == tmp_path / "results/translators/hip_many_gc"
-    assert experiments.find_translator("runs/a") == Path("runs/a")  # load_translator takes a run's folder, too
-    assert experiments.find_translator(Path("runs/a/translator")) == Path("runs/a/translator")
+    assert recorded.find_translator("hip_many_gc") == tmp_path / "results/translators/hip_many_gc"
+    assert recorded.find_translator("runs/a") == Path("runs/a")  # load_translator takes a run's folder, too
+    assert recorded.find_translator(Path("runs/a/translator")) == Path("runs/a/translator")
     for name in ("hip", "../results", "runs", tmp_path):
         with pytest.raises(InputError, match="one of the recorded ones: hip_many_gc"):
-            experiments.find_translator(name)
+            recorded.find_translator(name)
 
 
 def test_runs_side_by_side_on_a_gpu_count_its_memory(monkeypatch):

@@ -105,7 +105,7 @@ def provenance_of_run(name: str, seed: int, profile: str) -> dict[str, Any]:
         "steps": log[-1]["step"],
         "minutes": round(log[-1]["seconds"] / 60, 2),
         "patients": {domain: len(ids[: settings["patients"]]) for domain, ids in rows.items()},
-        "trained_with": {key: config[key] for key in ("mr2ct", "torch") if key in config},
+        "trained_with": {key: config[key] for key in ("mr2ct", "torch", "commit") if key in config},
         "date": datetime.date.today().isoformat(),
         "processor": processor(),
         "threads": torch.get_num_threads(),

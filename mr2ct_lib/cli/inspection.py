@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
+from mr2ct_lib.course.recorded import find_translator
 from mr2ct_lib.images.folders import guess_modality, is_offset_ct
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, WHOLE_BODY_WINDOW, Window, body_mask, mr_scale
 from mr2ct_lib.images.volumes import Volume, read_volume
@@ -58,7 +59,7 @@ def values_look_like(volume: Volume) -> str:
 
 def fitness(path: Path, folder: Path) -> str:
     """Say whether the translator in `folder` can translate the scan, in which direction, or why it cannot."""
-    volume, translator = read_volume(path), load_translator(folder)
+    volume, translator = read_volume(path), load_translator(find_translator(folder))
     kind = values_look_like(volume)
     known = translator.preparation
     units = {domain: known.windows[domain].unit for domain in ("source", "target")}

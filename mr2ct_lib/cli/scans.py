@@ -184,6 +184,7 @@ def segment_apply(
     overwrite: Overwrite = False,
 ) -> None:
     """Segment an MR through its synthetic CT; labels on the MR's own grid, their names in a JSON beside them."""
+    from mr2ct_lib.course.recorded import find_translator
     from mr2ct_lib.images.volumes import read_volume, write_volume
     from mr2ct_lib.methods.segmentation import load_segmenter, segment
     from mr2ct_lib.methods.translator import load_translator
@@ -191,7 +192,7 @@ def segment_apply(
     check_file(out, [scan], overwrite)
     network = load_segmenter(segmenter)
     with spoken_warnings(scan):
-        labels = segment(read_volume(scan), load_translator(translator), network, strict)
+        labels = segment(read_volume(scan), load_translator(find_translator(translator)), network, strict)
     write_volume(labels, out)
     names = with_ending(out, "_names.json")
     write_json({"0": "background"} | {str(value): name for value, name in network.names.items()}, names)

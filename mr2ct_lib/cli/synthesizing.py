@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from mr2ct_lib import cores
 from mr2ct_lib.cli.entry import check_encoding, kept_warnings, speak
 from mr2ct_lib.cli.outputs import check_folder, is_nifti_name, with_ending
+from mr2ct_lib.course.recorded import find_translator
 from mr2ct_lib.files import InputError, read_json, write_json
 from mr2ct_lib.images.dicom_reading import holds_images
 from mr2ct_lib.images.folders import scans_in
@@ -61,7 +62,11 @@ def _load(folders: list[Path], *options: bool) -> Synthesis:
 
 
 def load_synthesis(folders: list[Path], reverse: bool, **options: bool) -> Synthesis:
-    """Load the translators. Raises InputError when one cannot be used or they give different units or windows."""
+    """Load the translators, each a folder or the name of a recorded one.
+
+    Raises InputError when one cannot be used or they give different units or windows.
+    """
+    folders = [find_translator(folder) for folder in folders]
     translators = [load_translator(folder) for folder in folders]
     domain = "source" if reverse else "target"
     for folder, other in zip(folders, translators, strict=True):

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-import mr2ct_lib
 from mr2ct_lib import cores
 from mr2ct_lib.course.catalogue import ALONE, SCANS, TRAININGS, cohort_plan, known, training_settings
+from mr2ct_lib.course.recorded import RESULTS, find_translator
 from mr2ct_lib.course.supervised import SupervisedTrainer
 from mr2ct_lib.files import InputError, atomic, read_json
 from mr2ct_lib.images.prepare import prepare
@@ -42,8 +42,7 @@ from mr2ct_lib.patients.cohort import make_cohort
 from mr2ct_lib.patients.hip import STRUCTURES, structure_labels
 from mr2ct_lib.patients.scanner import PROFILES as SCANNERS
 
-RUNS = Path(mr2ct_lib.__file__).parents[1] / "runs"
-RESULTS = RUNS.parent / "results"
+RUNS = RESULTS.parent / "runs"
 
 
 # --- scans and slices ---
@@ -166,23 +165,6 @@ def recorded(kind: str = "images", profile: str = "quick", split: str = "test") 
         )
     table = pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
     return table[table.split == split].reset_index(drop=True), read_json(RESULTS / profile / "provenance.json")
-
-
-def find_translator(name: str | Path) -> Path:
-    """Return the folder of a translator: `name` itself if it holds one, else the recorded translator of that name.
-
-    Raises InputError, with the names that there are, for anything else.
-    """
-    folder, shelf = Path(name), RESULTS / "translators"
-    if any((place / "translator.json").is_file() for place in (folder, folder / "translator")):
-        return folder
-    if str(name) == folder.name and (shelf / folder / "translator.json").is_file():
-        return shelf / folder
-    names = sorted(path.parent.name for path in shelf.glob("*/translator.json"))
-    raise InputError(
-        f"{name}: is no folder of a translator and no recorded one; expected the translator/ of a finished run, or one "
-        f"of the recorded ones: {', '.join(names) or 'there are none here'}"
-    )
 
 
 def recorded_translator(name: str) -> Translator:

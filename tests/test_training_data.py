@@ -12,7 +12,14 @@ from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW
 from mr2ct_lib.images.preparation import Preparation
 from mr2ct_lib.images.prepare import write_record
 from mr2ct_lib.images.slices import PreparedSlices
-from mr2ct_lib.methods.training_data import check_scan, cycle_error, describe_training_data, wasserstein
+from mr2ct_lib.methods.training_data import (
+    better_turned,
+    check_scan,
+    coarse_mean,
+    cycle_error,
+    describe_training_data,
+    wasserstein,
+)
 from mr2ct_lib.methods.translator import Architecture, Translator, load_translator
 
 
@@ -89,3 +96,24 @@ def test_the_record_lies_in_the_translators_folder(tmp_path, translator):
     real.save(tmp_path / "translator")
     loaded = load_translator(tmp_path / "translator")
     assert loaded.training_data == translator.training_data and loaded.preparation == translator.preparation
+
+
+def test_the_coarse_mean_by_hand():
+    stack = np.zeros((2, 32, 64))
+    stack[0, :2, :4] = 1  # one coarse pixel of 2 x 4, in one of two slices
+    expected = np.zeros((16, 16))
+    expected[0, 0] = 0.5
+    np.testing.assert_allclose(coarse_mean(stack), expected)
+
+
+def test_a_turned_scan_is_more_like_those_of_training_when_it_is_turned_back():
+    top_heavy = np.full((3, 32, 32), -1.0)
+    top_heavy[:, :16, 8:24] = 0.5
+    mean = coarse_mean(top_heavy)
+    assert better_turned(top_heavy, mean) is None
+    assert better_turned(top_heavy[:, :, ::-1], mean) is None  # left and right are not compared
+    assert better_turned(top_heavy[:, ::-1], mean) == "upside down"
+    assert {better_turned(np.rot90(top_heavy, k, (1, 2)), mean) for k in (1, 3)} == {"by 90 degrees", "by -90 degrees"}
+    assert better_turned(np.zeros((3, 32, 32)), mean) is None
+    noise = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32))
+    assert better_turned(noise, mean) is None

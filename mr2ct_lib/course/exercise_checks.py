@@ -303,3 +303,41 @@ def shifted_band(function: Callable) -> str:
             f"width {width}, shift {shift}: {value:.3g}, but the library measures {truth:.3g}.",
         )
     return "one pixel costs a band 1/width of its Dice: a tenth at ten pixels, half at two."
+
+
+def bone_window(window: tuple[float, float]) -> str:
+    """07.1: (low, high) of a window that is at most 600 HU wide and cuts less than 5 % of a body."""
+    low, high = _filled(window)
+    body = {-94: 40, 35: 42, 100: 10, 400: 6, 1200: 2}  # HU: percent of the voxels
+    cut = sum(share for hu, share in body.items() if not low <= hu <= high)
+    said = f"from {low:g} to {high:g} HU the window is {high - low:g} HU wide and cuts {cut} % of the body"
+    _require(0 < high - low <= 600, f"{said}; expected at most 600 HU.")
+    _require(cut < 5, f"{said}; expected less than 5 %.")
+    return f"{said}: cortex alone is cut."
+
+
+def without_truth(answer: Mapping[str, bool]) -> str:
+    """07.2: what can be computed without a true CT."""
+    truth = {
+        "cycle error": (True, "it compares the MR with what comes back of it"),
+        "spread of two seeds": (True, "it compares two synthetic CTs"),
+        "MAE in HU": (False, "an error is a difference from the truth"),
+        "distance of values": (True, "it compares the MR with the training MRs"),
+    }
+    _predictions(answer, truth)
+    return "three signs need no true CT; they can say no, but never yes."
+
+
+def signed_error(function: Callable) -> str:
+    """07.3: function (synthetic, truth, body) -> mean signed error inside the body."""
+    truth = np.array([[-1000.0, 40, 40, -1000], [-1000, 40, 300, -1000]])
+    body = truth > -1000
+    for error, expected in (((10, 10, 10, 10), 10), ((10, -10, 30, -30), 0), ((-40, 0, 0, 0), -10)):
+        synthetic = truth.copy()
+        synthetic[body] += error
+        result = float(_filled(function(synthetic, truth, body)))
+        _require(
+            abs(result - expected) < 1e-9,
+            f"errors of {error} HU inside the body have the mean {expected} HU; yours is {result:g} HU.",
+        )
+    return "errors of opposite sign cancel, and air does not count."

@@ -32,6 +32,9 @@ CHECKS: MappingProxyType[str, Callable[[Any], str]] = MappingProxyType(
         "06.1": checks.invented,
         "06.2": checks.strays,
         "06.3": checks.shifted_band,
+        "07.1": checks.bone_window,
+        "07.2": checks.without_truth,
+        "07.3": checks.signed_error,
     }
 )
 

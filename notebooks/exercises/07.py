@@ -1,0 +1,46 @@
+"""Exercises of notebook 07: stub, solution and a wrong answer of each in one cell (see tools/exercises.py)."""
+
+# %% [markdown] 1
+# ### Exercise 1 (change and see): a window for bone
+#
+# Of the voxels of a body, 40 % are fat at -94 HU, 42 % muscle at 35 HU, 10 % marrow at 100 HU, 6 % spongy bone at
+# 400 HU and 2 % cortex at 1200 HU. The papers' window cuts 8 % of them. Find one that is at most 600 HU wide and cuts
+# less than 5 %.
+# %%
+from mr2ct_lib.course.exercises import check
+
+window = (-150, 350)  # HU; change it  #| stub
+window = (-150, 450)  #| solution
+window = (-150, 1300)  #| wrong
+check("07.1", window)
+# %% [markdown] solution
+# Spongy bone fits, cortex does not. Each HU more at the top leaves less contrast between fat and muscle.
+
+# %% [markdown] 2
+# ### Exercise 2 (recall): what needs a true CT?
+#
+# Which of these can be computed without a true CT (True), and which cannot (False)?
+# %%
+without_truth = {"cycle error": None, "spread of two seeds": None, "MAE in HU": None, "distance of values": None}  #| stub
+without_truth = {"cycle error": True, "spread of two seeds": True, "MAE in HU": False, "distance of values": True}  #| solution
+without_truth = {"cycle error": False, "spread of two seeds": True, "MAE in HU": False, "distance of values": True}  #| wrong
+check("07.2", without_truth)
+# %% [markdown] solution
+# The cycle compares the MR with itself. It is a sign and no proof: a dark map says little.
+
+# %% [markdown] 3
+# ### Exercise 3 (build): the error that the patient's dose feels
+#
+# Errors that cancel along a beam do no harm, errors of one sign do. Write `bias(synthetic, truth, body)`: the mean
+# signed error in HU inside the mask `body`.
+# %%
+def bias(synthetic, truth, body):
+    """Mean of synthetic - truth inside the boolean mask body; arrays of one shape."""
+    return ...  # your line  #| stub
+    return (synthetic - truth)[body].mean()  #| solution
+    return (synthetic - truth).mean()  #| wrong
+
+
+check("07.3", bias)
+# %% [markdown] solution
+# Without the mask the air around the patient, where every synthetic CT is right, makes the bias look smaller.

@@ -338,7 +338,14 @@ def test_evaluate_reslices_only_when_asked(pair, mr2ct):
     write_volume(Volume(wide, affine, "HU"), pair / "wide.nii.gz")
     words = ["evaluate", pair / "wide.nii.gz", pair / "truth.nii.gz"]
     code, _, err = mr2ct(*words)
-    assert code == 2 and "lies on another grid (24 x 24 x 24" in err and "(16 x 16 x 16" in err and "--reslice" in err
+    assert code == 2 and "lies on another grid (16 x 16 x 16" in err and "(24 x 24 x 24" in err and "--reslice" in err
+    # either way, what only one of the two scans covers does not count
+    assert json.loads(mr2ct(*words, "--reslice", "--json")[1])["MAE (HU)"] < 1e-3
+    reverse = ["evaluate", pair / "truth.nii.gz", pair / "wide.nii.gz", "--reslice", "--json"]
+    assert json.loads(mr2ct(*reverse)[1])["MAE (HU)"] < 1e-3
+    filled = np.where(np.pad(np.ones(truth.array.shape, bool), 4), wide, 500.0)  # HU where there is no truth
+    write_volume(Volume(filled, affine, "HU"), pair / "filled.nii.gz")
+    words[1] = pair / "filled.nii.gz"
     assert json.loads(mr2ct(*words, "--reslice", "--json")[1])["MAE (HU)"] < 1e-3
     affine[:3, 3] += 500
     write_volume(Volume(wide, affine, "HU"), pair / "away.nii.gz")

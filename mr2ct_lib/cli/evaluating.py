@@ -24,20 +24,23 @@ def evaluate_files(
         prediction, truth: a synthetic and a true scan, both CT or both MR.
         mask: where to measure, values above 0.
         labels, names: a label map with, as JSON, the names of its values; adds the error of each structure.
-        resliced: bring what lies on another grid to the truth's; else it is refused.
+        resliced: bring what lies on another grid to the prediction's, and leave out voxels that the truth does not
+            cover; else another grid is refused.
 
     Returns "unit"; "measures", name -> value; for CT "SynthRAD", the challenge's measures; with labels "structures",
     name -> measures. Raises InputError for scans that cannot be read or compared, and for a mask that marks nothing.
     """
-    real = read_volume(truth)
-    made = on_grid_of(real, truth, prediction, None, resliced)
+    made = read_volume(prediction)
+    real = on_grid_of(made, prediction, truth, None, resliced)
+    covered = on_grid_of(made, prediction, truth, "covered", resliced).array > 0
     real = _in_unit_of(made, real, prediction, truth)
-    inside = None if mask is None else read_mask(real, truth, mask, resliced)
+    inside = covered if mask is None else covered & read_mask(made, prediction, mask, resliced)
+    inside = None if inside.all() else inside
     result: dict[str, Any] = {"unit": real.unit, "measures": compare_volumes(made, real, inside)}
     if real.unit == "HU":
         result["SynthRAD"] = synthrad(made.array, real.array, inside)
     if labels is not None:
-        label_map = on_grid_of(real, truth, labels, "label", resliced).array
+        label_map = np.where(covered, on_grid_of(made, prediction, labels, "label", resliced).array, 0)
         known = _names(names, np.unique(label_map))
         table = errors_by_label(made.array, real.array, label_map, known)
         result["structures"] = table.to_dict(orient="index")
@@ -59,16 +62,21 @@ def lines(result: dict[str, Any]) -> Iterable[str]:
 def on_grid_of(fixed: Volume, fixed_path: Path, path: Path, unit: str | None, resliced: bool = False) -> Volume:
     """Read the scan or label map at `path`, which must lie on the grid of `fixed`, or is resliced to it.
 
-    Raises InputError, with both grids, for another one.
+    unit: as in `read_volume`; "covered" gives a label map that is 1 where there is a voxel of the scan. Raises
+    InputError, with both grids, for another grid.
     """
-    volume = read_volume(path, unit)
+    if unit == "covered":
+        scan = read_volume(path)
+        volume = scan.replace(array=np.ones(scan.array.shape, np.uint8), unit="label")
+    else:
+        volume = read_volume(path, unit)
     if volume.array.shape == fixed.array.shape and np.abs(volume.affine - fixed.affine).max() <= MM:
         return volume
     if resliced:
         if unit is None and guess_modality(volume) == "CT":
             volume = volume.replace(unit="HU")  # outside lies air
         moved = reslice(volume, fixed.array.shape, fixed.affine)
-        if np.ptp(moved.array) == 0:
+        if np.ptp(moved.array) == 0 and not (unit == "covered" and moved.array.any()):
             raise InputError(
                 f"{path}: does not overlap {fixed_path}; expected one patient in one place. Register it first"
             )

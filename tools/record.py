@@ -223,7 +223,9 @@ def log_line(job: Job, tables: dict[str, pd.DataFrame], minutes: float) -> str:
     kind, name, seed = job
     table = next(iter(tables.values()))
     table = table[table.split == "test"]
-    by = "run" if kind == "frames" else "direction" if "direction" in table else "run"
+    if kind == "frames":
+        table = table[table.direction == "source_to_target"]
+    by = "run" if kind == "frames" or "direction" not in table else "direction"
     measures = ["Dice", "HD95"] if "Dice" in table else ["MAE", "PSNR unit", "SSIM", "displacement"]
     means = table.groupby(by)[measures].mean().round(3).to_dict("index")
     clock = datetime.datetime.now().strftime("%H:%M")

@@ -17,6 +17,7 @@ FORMAT = 1
 SCANS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
 NOT_SCANS = ("_labels", "_label", "_seg", "_segmentation", "_mask")  # how names of label maps among the scans end
 MODALITIES = ("CT", "MR")
+ENTRIES = {"anatomy": str, "paired": bool, "domains": dict, "patients": dict, "label_names": dict}  # of cohort.json
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,11 @@ def read_cohort(folder: str | Path, source_modality: str | None = None, target_m
     meta = read_json(index) if index.exists() else {}
     if not isinstance(meta, dict):
         raise InputError(f"{index}: holds no JSON object; expected what `mr2ct cohort` writes. Make the cohort again")
+    for key, kind in ENTRIES.items():
+        if key in meta and not isinstance(meta[key], kind):
+            raise InputError(
+                f"{index}: {key} is {meta[key]!r}; expected {kind.__name__}. Correct it, or make the cohort again"
+            )
     if meta.get("complete") is False:
         raise InputError(
             f"{folder}: is unfinished; expected a whole cohort. Start the same `mr2ct cohort` command again to finish "

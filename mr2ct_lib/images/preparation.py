@@ -89,8 +89,32 @@ class Preparation:
         wanted, given = [one.name for one in fields(cls)], list(content) if isinstance(content, dict) else content
         if not isinstance(content, dict) or set(wanted) != set(given):
             raise InputError(f"preparation: {given}; expected {', '.join(wanted)}. Prepare the scans again")
-        windows = {domain: Window.from_dict(window) for domain, window in content["windows"].items()}
-        return cls(**content | {"shape": tuple(content["shape"]), "windows": windows})
+        try:
+            windows = {domain: Window.from_dict(content["windows"][domain]) for domain in ("source", "target")}
+            n4 = {domain: bool(content["n4"][domain]) for domain in windows}
+            preparation = cls(**content | {"shape": tuple(content["shape"]), "windows": windows, "n4": n4})
+            preparation._check()
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"preparation: cannot be used ({error}); expected what `mr2ct prepare` writes. Prepare the scans again"
+            ) from error
+        return preparation
+
+    def _check(self) -> None:
+        """Raise InputError for what no scan can be prepared with."""
+        plane_axes(self.plane)
+        if not all(1e-3 < mm < 1e3 for mm in (self.pixel, self.slice_spacing)):
+            raise InputError(f"pixel {self.pixel} mm, slices {self.slice_spacing} mm; expected 0.001 to 1000 mm")
+        if len(self.shape) != 2 or not all(isinstance(n, int) and 1 <= n <= 2**14 for n in self.shape):
+            raise InputError(f"shape {self.shape}; expected rows and columns of a slice")
+        if any(window.unit not in NORMALISATION for window in self.windows.values()):
+            raise InputError(f"windows {self.windows}; expected one of the units {', '.join(NORMALISATION)}")
+        if not all(np.isfinite([window.low, window.high]).all() for window in self.windows.values()):
+            raise InputError(f"windows {self.windows}; expected finite numbers")
+        if self.n4_profile not in intensity.N4_PROFILES:
+            raise InputError(f"n4_profile {self.n4_profile!r}; expected one of {', '.join(intensity.N4_PROFILES)}")
+        if not (self.slab is None or (isinstance(self.slab, int) and self.slab >= 1)):
+            raise InputError(f"slab {self.slab}; expected a number of slices, or none")
 
     def to_slices(self, volume: Volume, domain: str) -> tuple[np.ndarray, Place]:
         """A scan of `domain` as network slices, float32 (n, H, W) in [-1, 1] without blank ones, and their place."""

@@ -42,11 +42,26 @@ class PreparedSlices:
         for name in ARRAYS:
             setattr(self, name, self._load(name))
         for domain in DOMAINS:
-            array, patients = getattr(self, domain), self.meta["patients"][domain]
-            expected = (sum(patient["count"] for patient in patients), *self.preparation.shape)
+            array = getattr(self, domain)
+            expected = (self._slices_listed(domain), *self.preparation.shape)
             if array is None or array.shape != expected:
                 found = None if array is None else array.shape
                 raise InputError(f"{folder}/{domain}.npy: has shape {found}; expected {expected}. Prepare again")
+
+    def _slices_listed(self, domain: str) -> int:
+        """How many slices the patients of a domain have. Raises InputError unless they follow one another."""
+        total = 0
+        try:
+            for row in self.meta["patients"][domain]:
+                if not isinstance(row["id"], str) or row["first"] != total or row["count"] < 0:
+                    raise ValueError(f"{row['id']!r} begins at {row['first']}, not {total}")
+                total += row["count"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{self.folder}/prepared.json: its {domain} patients cannot be used ({error}); expected rows of id, "
+                "first and count, one after the other. Prepare the scans again"
+            ) from error
+        return total
 
     def _load(self, name: str) -> np.ndarray | None:
         path = self.folder / f"{name}.npy"
@@ -54,7 +69,7 @@ class PreparedSlices:
             return None
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # NumPy reports a damaged header by errors of many kinds
             raise InputError(f"{path}: cannot be read ({error}); expected a whole .npy array. Prepare again") from error
 
     def patients(self, domain: str) -> list[tuple[str, slice]]:

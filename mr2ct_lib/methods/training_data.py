@@ -35,8 +35,9 @@ def describe_training_data(translator: Translator, prepared: PreparedSlices) -> 
     """What is stored in a translator at the end of training, ready for JSON.
 
     By domain: "histogram" of the values of its slices (64 shares from -1 to 1), "coverage", the mean share of their
-    pixels that show more than air, and "cycle", the mean absolute difference in [-1, 1] between some of them and what
-    comes back from both generators, and "mean", their mean slice on 16 x 16 pixels. Plane and pixel size are in `translator.preparation`.
+    pixels that show more than air, "cycle", the mean absolute difference in [-1, 1] between some of them and what
+    comes back from both generators, and "mean", their mean slice on 16 x 16 pixels. Plane and pixel
+    size are in `translator.preparation`.
     """
     record = {}
     for domain in DOMAINS:
@@ -62,8 +63,8 @@ def check_scan(slices: np.ndarray, translator: Translator, domain: str, strict: 
     if not translator.training_data:
         warnings.warn("the translator has no record of its training data, so the scan is not compared", stacklevel=3)
         return
-    known, signs = translator.training_data[domain], []
-    distance = wasserstein(histogram(slices), np.array(known["histogram"]))
+    known, signs = _known(translator.training_data, domain), []
+    distance = wasserstein(histogram(slices), known["histogram"])
     cycle = cycle_error(translator, slices, domain)
     if distance > VALUES_APART:
         signs.append(f"its values are others (Wasserstein distance {distance:.2f}, expected below {VALUES_APART})")
@@ -71,13 +72,30 @@ def check_scan(slices: np.ndarray, translator: Translator, domain: str, strict: 
         signs.append(
             f"it does not come back from both generators (cycle L1 {cycle:.2f}, in training {known['cycle']:.2f})"
         )
-    if "mean" in known and (turn := better_turned(slices, np.array(known["mean"]))):
+    if "mean" in known and (turn := better_turned(slices, known["mean"])):
         signs.append(f"its slices are more like those of training when they are turned {turn}")
     if signs:
         sentence = f"this scan is unlike the training scans: {' and '.join(signs)}; do not trust the result"
         if strict:
             raise InputError(f"{sentence}. Give a scan like those, train with such scans, or leave --strict out")
         warnings.warn(sentence, stacklevel=3)
+
+
+def _known(record: Any, domain: str) -> dict[str, Any]:
+    """What is compared of a translator's record, as numbers. Raises InputError when the record is damaged."""
+    try:
+        known = {name: np.array(record[domain][name], float) for name in ("histogram", "cycle")}
+        if "mean" in record[domain]:  # of older translators it is not known
+            known["mean"] = np.array(record[domain]["mean"], float)
+        shapes = {name: value.shape for name, value in known.items()}
+        if shapes["histogram"] != (len(BINS) - 1,) or shapes["cycle"] or len(shapes.get("mean", (0, 0))) != 2:
+            raise ValueError(f"shapes {shapes}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"translator: its record of the training data cannot be used ({error}); expected what `mr2ct train` "
+            "wrote. Copy the translator again"
+        ) from error
+    return known
 
 
 def cycle_error(translator: Translator, slices: np.ndarray, domain: str) -> float:

@@ -21,9 +21,17 @@ check("07.1", window)
 #
 # Which of these can be computed without a true CT (True), and which cannot (False)?
 # %%
-without_truth = {"cycle error": None, "spread of two seeds": None, "MAE in HU": None, "distance of values": None}  #| stub
-without_truth = {"cycle error": True, "spread of two seeds": True, "MAE in HU": False, "distance of values": True}  #| solution
-without_truth = {"cycle error": False, "spread of two seeds": True, "MAE in HU": False, "distance of values": True}  #| wrong
+without_truth = {
+    "cycle error": None,  #| stub
+    "spread of two seeds": None,  #| stub
+    "MAE in HU": None,  #| stub
+    "distance of values": None,  #| stub
+    "cycle error": True,  #| solution
+    "cycle error": False,  #| wrong
+    "spread of two seeds": True,  #| solution wrong
+    "MAE in HU": False,  #| solution wrong
+    "distance of values": True,  #| solution wrong
+}
 check("07.2", without_truth)
 # %% [markdown] solution
 # The cycle compares the MR with itself. It is a sign and no proof: a dark map says little.

@@ -179,6 +179,22 @@ def test_air_around_the_patient_does_not_change_the_synthetic_ct(millimetres, no
     assert np.abs(one - two)[body].mean() < 2
 
 
+def test_zeros_around_a_body_that_the_field_of_view_cuts_change_nothing():
+    """With pixels finer than the scan's, interpolation must not mix tissue at the edge of the scan with them."""
+    random = Translator(
+        Architecture(4, 1, None, "resize"), translator(pixel=2.5, shape=(64, 64), n4=True).preparation, {}
+    )
+    initialise(random.source_to_target, 0)
+    scan = noisy_patient()
+    cut = Volume(scan.array[6:-6, :, 6:-6], scan.affine, scan.unit)
+    affine = cut.affine.copy()
+    affine[:3, 3] = -4 * scan.spacing
+    padded = Volume(np.pad(cut.array, 4), affine, cut.unit)
+    one, two = (synthesize(volume, random.eval(), precision="float32").array for volume in (cut, padded))
+    assert one.std() > 30  # of 500 HU
+    assert np.abs(one - two[4:-4, 4:-4, 4:-4]).max() < 0.1
+
+
 def test_a_body_larger_than_the_field_of_view_gets_several_without_seams():
     """Fields that overlap are blended: an identity translator returns the scan, also where one field ends."""
     volume = mr(shape=(50, 6, 60))

@@ -161,8 +161,9 @@ class Preparation:
         body = find_body(lifted)
         scan = intensity.n4(lifted, body, self.n4_profile) if self.n4[domain] else lifted
         place = self._place(scan, body)
+        values, scan = scan.array[body.mask] if body.mask.any() else scan.array, _without_padding(scan)
         raw = slices_of(reslice(scan, *place.grid), self.plane)
-        values, offset, scale = scan.array[body.mask] if body.mask.any() else scan.array, 0.0, 1.0
+        offset, scale = 0.0, 1.0
         if method == "percentile":
             offset, scale = mr_scale(values, method)
         elif method == "zscore":  # over the field of view of training, however much air was scanned around it
@@ -245,6 +246,23 @@ def blank(slices: np.ndarray) -> np.ndarray:
     """
     low, high = np.percentile(slices.reshape(len(slices), slices.shape[1] * slices.shape[2]), (1, 99), axis=1)
     return high - low < BLANK
+
+
+def _without_padding(scan: Volume) -> Volume:
+    """The scan without outer planes of nothing but air, 0 in MR and -1000 HU in CT.
+
+    A field of view that cuts the body ends there, whether or not zeros were added around it: interpolation must not mix
+    tissue with them.
+    """
+    shown = scan.array != (-1000 if scan.unit == "HU" else 0)
+    if not shown.any():
+        return scan
+    ends = [np.flatnonzero(shown.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in range(3)]
+    first = np.array([low for low, _ in ends])
+    if not first.any() and all(high == n - 1 for (_, high), n in zip(ends, shown.shape, strict=True)):
+        return scan
+    array = scan.array[tuple(slice(low, high + 1) for low, high in ends)]
+    return Volume(array, scan.affine @ _move(np.ones(3), first), scan.unit)
 
 
 def _slab(slab: int | None, room: float) -> int:

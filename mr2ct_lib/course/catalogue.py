@@ -36,6 +36,7 @@ _PAIRED, _DISTORTED = {"paired": True}, {"distort_target": True}
 COHORTS: dict[str, CohortPlan] = {
     "hip": _cohort("hip", 1, (302, 613), quick=60),
     "hip_test": _cohort("hip", 2, 10, **_PAIRED),
+    "hip_whole": _cohort("hip", 2, 1, **_PAIRED, whole_ct=True),  # a test patient, for teaching
     "hip_labelled": _cohort("hip", 3, 20),
     "hip_validation": _cohort("hip", 4, 5, **_PAIRED),
     "head": _cohort("head", 1, 38),

@@ -36,6 +36,7 @@ class Slice:
 
     @property
     def name(self) -> str:
+        """The file, and the frame's number in a multi-frame file, for messages."""
         return str(self.path) + (f", frame {self.frame + 1}" if "NumberOfFrames" in self.header else "")
 
     @property

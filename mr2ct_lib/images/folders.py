@@ -33,6 +33,7 @@ class Cohort:
 
     @property
     def paired(self) -> bool:
+        """Whether equal names in source/ and target/ are the same patient."""
         return bool(self.meta["paired"])
 
 

@@ -36,7 +36,9 @@ class Patient(Protocol):
     seed: int
     landmarks: dict[str, tuple[float, float, float]]
 
-    def paint(self, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray: ...
+    def paint(self, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
+        """Return the label at each voxel centre of the grid (shape, affine in mm), integers (I, J, K); 0 is air."""
+        ...
 
 
 def finer_grid(shape, affine: np.ndarray, supersample) -> tuple[tuple[int, int, int], np.ndarray]:

@@ -212,6 +212,7 @@ def paint_contents(
 
 
 def paint_vessel(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, line: tuple) -> None:
+    """Paint one vessel into labels at the points (x, y, z) in mm. line: as in `shapes.chain_depth`."""
     labels[solid.chain_depth(x, y, z, line) > 0] = VALUE["vessels"]
 
 

@@ -30,6 +30,7 @@ class Sequence:
     field: float = 1.5
 
     def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
         return asdict(self)
 
 

@@ -7,7 +7,7 @@ import pytest
 from tools import ROOT, api
 
 
-@pytest.mark.parametrize("path", api.modules(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", list(api.modules()), ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_public_name_has_a_docstring(path: Path) -> None:
     lacking = [name for name, sentence in api.public_names(path) if not sentence]
     assert not lacking

@@ -368,7 +368,7 @@ REFUSALS = {  # name: (words, with OUT, TMP and CHAIN in place of folders, what 
     ),
     "no translator": (
         ["synthesize", "TMP/empty", "CHAIN/cohort/source/s0001.nii.gz", "--out", "OUT.nii.gz"],
-        "no translator.json",
+        "is no folder of a translator",
     ),
     "CT for MR": (["synthesize", "CHAIN/run", "CHAIN/cohort/target/t0001.nii.gz", "--out", "OUT.nii.gz"], "--reverse"),
     "MR for CT": (

@@ -41,7 +41,7 @@ def test_every_module_of_the_library_has_a_page(tmp_path: Path) -> None:
 
 def test_the_page_of_results_shows_every_table_and_links_its_rows(tmp_path: Path) -> None:
     (tmp_path / "full/tables").mkdir(parents=True)
-    (tmp_path / "full/tables/hip.csv").write_text("run,MAE,seeds\na,24.5 ± 0.3,3\nb,,1\n")
+    (tmp_path / "full/tables/hip.csv").write_text("run,MAE,seeds\na,24.5 ± 0.3,3\nb,,1\n", encoding="utf-8")
     (tmp_path / "full/hip.csv").write_text("run,seed,patient,MAE\na,1,p1,24.2\n")
     (tmp_path / "full/provenance.json").write_text("{}")
     page = website.results_page(tmp_path)

@@ -72,10 +72,10 @@ def patients(anatomy: str, profile: str) -> dict[str, float]:
 
 
 def bias_correction() -> float:
-    """Return the processor seconds of N4 on a quick hip MR."""
-    grid, patient = PROFILES["quick"].grids["hip"]["source"], hip_patient(1)
+    """Return the processor seconds of N4 on a coarse hip MR."""
+    grid, patient = PROFILES["coarse"].grids["hip"]["source"], hip_patient(1)
     scan, _ = acquire_mr(patient, grid.shape, grid.affine(patient.landmarks["centre"]), SEQUENCES["hip_spgr"], 1)
-    return seconds(n4, scan, None, "quick")
+    return seconds(n4, scan, None, "coarse")
 
 
 def memory(count: int) -> tuple[int, int]:
@@ -94,14 +94,14 @@ def memory(count: int) -> tuple[int, int]:
 def main() -> None:
     """Print the figures."""
     with cores.pool(1) as pool:  # a process of one thread
-        for profile in ("quick", "full", "paper"):
+        for profile in ("coarse", "full", "paper"):
             grid = PROFILES[profile].grids["hip"]["source"]
             parts = pool.submit(parts_of_hip_mr, profile).result()
             shares = ", ".join(f"{name} {s / parts['whole']:.0%}" for name, s in parts.items() if name != "whole")
             voxels, cuts = (" x ".join(map(str, numbers)) for numbers in (grid.shape, grid.supersample))
             print(f"hip MR, {profile}, {voxels} cut {cuts}: {parts['whole']:.2f} s of one core ({shares})")
         for anatomy in ("hip", "head", "abdomen"):
-            for profile in ("quick", "full"):
+            for profile in ("coarse", "full"):
                 one = pool.submit(patients, anatomy, profile).result()
                 pair = f"{sum(one.values()):.2f} s (source {one['source']:.2f}, target {one['target']:.2f})"
                 print(f"{anatomy}, {profile}, a pair scanned and written: {pair}")
@@ -109,9 +109,9 @@ def main() -> None:
                     both = PAPER_PATIENTS["MR"] * one["source"] + PAPER_PATIENTS["CT"] * one["target"]
                     print(f"  the first paper's {PAPER_PATIENTS['MR']} MR and {PAPER_PATIENTS['CT']} CT: "
                           f"{both / 2:.0f} s on 2 cores")  # fmt: skip
-        print(f"N4 of a quick hip MR: {pool.submit(bias_correction).result():.2f} s")
+        print(f"N4 of a coarse hip MR: {pool.submit(bias_correction).result():.2f} s")
     few, many = (memory(count) for count in MEMORY)
-    print(f"memory of a quick cohort of {MEMORY[0]} and of {MEMORY[1]} patients per domain: "
+    print(f"memory of a full cohort of {MEMORY[0]} and of {MEMORY[1]} patients per domain: "
           f"{few[0]} and {many[0]} MiB, "
           f"each of its workers {few[1]} and {many[1]} MiB at most")  # fmt: skip
 

@@ -58,8 +58,8 @@ def chain(one_thread, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("chain")
     words = [
-        ["cohort", "hip", "--patients", "2", "--seed", "1", "--out", folder / "cohort"],
-        ["prepare", folder / "cohort", "--out", folder / "prepared"],
+        ["cohort", "hip", "--profile", "coarse", "--patients", "2", "--seed", "1", "--out", folder / "cohort"],
+        ["prepare", folder / "cohort", "--profile", "coarse", "--out", folder / "prepared"],
         ["train", "cyclegan", "--data", folder / "prepared", "--out", folder / "run", *TINY, "--set", "iterations=2"],
     ]
     with pytest.MonkeyPatch.context() as patch:

@@ -55,7 +55,7 @@ def small_grids(monkeypatch):
     grids = {}
     for anatomy, spacing in (("hip", 12.0), ("head", 8.0), ("abdomen", 10.0)):
         grids[anatomy] = dict.fromkeys(("source", "target"), scanner.Grid((24, 24, 6), (spacing,) * 3, (2, 2, 1)))
-    monkeypatch.setitem(scanner.PROFILES, "quick", replace(scanner.PROFILES["quick"], grids=grids))
+    monkeypatch.setitem(scanner.PROFILES, "full", replace(scanner.PROFILES["full"], grids=grids))
 
 
 def bits(folder):
@@ -165,7 +165,7 @@ def test_a_terminated_cohort_leaves_no_process_and_no_hidden_folder(tmp_path):
 def test_other_settings_are_refused(tmp_path, spheres):
     make_cohort("hip", tmp_path / "a", 2, seed=1, workers=1)
     before = (tmp_path / "a" / "cohort.json").read_text()
-    for changed in ({"seed": 2}, {"paired": True, "seed": 1}, {"profile": "full", "seed": 1}):
+    for changed in ({"seed": 2}, {"paired": True, "seed": 1}, {"profile": "coarse", "seed": 1}):
         with pytest.raises(InputError, match=next(iter(changed))):
             make_cohort("hip", tmp_path / "a", 2, workers=1, **changed)
     with pytest.raises(InputError, match="more than"):

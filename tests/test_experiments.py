@@ -89,11 +89,10 @@ def test_equal_time_is_twice_the_steps():
 
 
 def test_profiles_that_share_scans_take_their_first_patients(monkeypatch, tmp_path):
-    """One word makes quick use full's scans: same folders, patients as a setting."""
-    monkeypatch.setitem(catalogue.SCANS, "quick", "full")
+    """Quick uses full's scans: same folders, patients as a setting."""
     assert catalogue.training_settings("head_cyclegan", "quick", seed=7).patients == 38
     assert catalogue.training_settings("hip_many", "quick", seed=7).patients == 60
-    assert catalogue.training_settings("hip_few", "quick", seed=7).patients == 3
+    assert catalogue.training_settings("hip_few", "quick", seed=7).patients == 6
     assert catalogue.training_settings("hip_many", "full", seed=7).patients is None
     ids = [f"p{i:04d}" for i in range(1, 29)]
     write_json({"complete": True, "patients": dict.fromkeys(ids)}, tmp_path / "full/cohorts/head_test/cohort.json")
@@ -133,11 +132,11 @@ def test_a_larger_cohort_serves_a_profile_with_fewer_patients(tmp_path, target):
 
 def test_a_run_of_other_settings_says_which_folder_to_remove(tmp_path, target, monkeypatch):
     monkeypatch.setattr(experiments, "prepared", lambda *_: prepared(tmp_path / "data", target))
-    folder = tmp_path / "quick" / "hip_many_seed7"
+    folder = tmp_path / "full" / "hip_many_seed7"
     write_json({"settings": {"filters": 99}, "data": {}}, folder / "config.json")
     monkeypatch.setattr("mr2ct_lib.methods.runs._check_data", lambda *_: None)
     with pytest.raises(InputError, match=f"filters=99, not 16.*; remove the folder {folder} and run this again"):
-        experiments.run("hip_many", root=tmp_path)
+        experiments.run("hip_many", "full", root=tmp_path)
 
 
 def _remember_threads(folder, *_):

@@ -66,7 +66,7 @@ def test_the_body_is_found_in_mr_and_ct():
     assert not body_mask(Volume(np.zeros((4, 4, 4)), np.eye(4))).any()
 
 
-@pytest.mark.parametrize("profile", ["quick", "full"])
+@pytest.mark.parametrize("profile", ["coarse", "full"])
 def test_n4_takes_a_known_bias_away(profile):
     clean, _, body = phantom()
     biased, field, _ = phantom(bias=0.25)
@@ -85,13 +85,13 @@ def test_n4_takes_a_known_bias_away(profile):
 def test_n4_leaves_less_than_5_percent_of_a_virtual_patients_bias(anatomy, strength):
     """The field that N4 finds against the one that the scan was made with, RMS of the logarithm inside the body."""
     person, sequence = {"hip": (hip_patient(2), "hip_spgr"), "abdomen": (abdomen_patient(2), "abdomen_t2star")}[anatomy]
-    grid = PROFILES["quick"].grids[anatomy]["source"]
+    grid = PROFILES["coarse"].grids[anatomy]["source"]
     affine = grid.affine(person.landmarks["centre"])
     options = {"noise": 0.015, "bias": strength, "supersample": (1, 1, 1)}
     scan, _ = acquisition.acquire_mr(person, grid.shape, affine, physics.SEQUENCES[sequence], 3, **options)
     body = body_mask(scan)
     true = np.log(faults.bias_field(grid.shape, affine, strength, [3, 12]))[body]
-    corrected = n4(scan, profile="quick")
+    corrected = n4(scan, profile="coarse")
     found = np.log(np.maximum(scan.array, 1e-6) / np.maximum(corrected.array, 1e-6))[body]
     assert np.std(true) > 0.06
     assert np.std(found - true) < 0.05
@@ -99,13 +99,13 @@ def test_n4_leaves_less_than_5_percent_of_a_virtual_patients_bias(anatomy, stren
 
 def test_n4_leaves_a_scan_without_bias_alone():
     clean, _, body = phantom()
-    ratio = (n4(clean, profile="quick").array / np.maximum(clean.array, 1e-6))[body & (clean.array > 20)]
+    ratio = (n4(clean, profile="coarse").array / np.maximum(clean.array, 1e-6))[body & (clean.array > 20)]
     assert np.std(np.log(ratio)) < 0.02
 
 
 def test_n4_is_deterministic_and_leaves_blank_volumes_alone():
     scan, _, _ = phantom(bias=0.2)
-    np.testing.assert_array_equal(n4(scan, profile="quick").array, n4(scan, profile="quick").array)
+    np.testing.assert_array_equal(n4(scan, profile="coarse").array, n4(scan, profile="coarse").array)
     blank = Volume(np.zeros((8, 8, 8), np.float32), np.eye(4))
     assert n4(blank) is blank
 
@@ -132,6 +132,6 @@ def test_n4_takes_a_single_slice(axis):
     along = np.linspace(0, 1, shape.max())
     bias = np.exp(0.4 * np.moveaxis(along.reshape(1, 1, -1), 2, int(shape.argmax())))
     scan = Volume((100 * np.broadcast_to(bias, shape)).astype(np.float32), np.diag([8.0, 8, 8, 1]))
-    corrected = n4(scan, profile="quick").array
+    corrected = n4(scan, profile="coarse").array
     assert corrected.shape == tuple(shape)
     assert corrected.std() / corrected.mean() < 0.5 * scan.array.std() / scan.array.mean()

@@ -20,6 +20,7 @@ import pandas as pd
 from scipy import ndimage
 
 from mr2ct_lib.course import experiments
+from mr2ct_lib.course.catalogue import SCANS
 from mr2ct_lib.course.figures import show_images
 from mr2ct_lib.files import atomic, write_json
 from mr2ct_lib.images.intensity import CT_WINDOW, Window
@@ -68,8 +69,8 @@ def real_slices(real: Path, profile: str) -> PreparedSlices:
     if not (folder / "prepared" / "prepared.json").is_file():
         maps = {"labels": real / "hip_labels/hip_labels.nii.gz", "names": real / "hip_labels/names.json"}
         maps["body"] = real / "hip_labels/body_mask.nii.gz"
-        make_cohort("hip", folder / "cohort", 1, seed=5, paired=True, profile=profile, workers=1, **maps)
-        prepare(folder / "cohort", folder / "prepared", profile=profile, workers=1)
+        make_cohort("hip", folder / "cohort", 1, seed=5, paired=True, profile=SCANS[profile], workers=1, **maps)
+        prepare(folder / "cohort", folder / "prepared", profile=SCANS[profile], workers=1)
     return PreparedSlices(folder / "prepared")
 
 

@@ -20,7 +20,7 @@ def cohort(
     patients: Annotated[int, typer.Option(help="patients of each domain")] = 20,
     seed: Annotated[int, typer.Option(help="same seed, same patients")] = 1,
     paired: Annotated[bool, typer.Option("--paired", help="the same people in both scanners, for testing")] = False,
-    profile: Annotated[str, typer.Option(help="quick, full or paper: how fine the scans are")] = "quick",
+    profile: Annotated[str, typer.Option(help="coarse, full or paper: how fine the scans are")] = "full",
     labels: Annotated[
         list[Path] | None, typer.Option(help="a label map instead of the built-in anatomy; again for more")
     ] = None,
@@ -60,7 +60,7 @@ def prepare(
     n4: Annotated[
         bool | None, typer.Option("--n4/--no-n4", help="correct the bias field of MR; by default all but heads")
     ] = None,
-    profile: Annotated[str, typer.Option(help="quick, full or paper: how thorough N4 is")] = "quick",
+    profile: Annotated[str, typer.Option(help="coarse, full or paper: how thorough N4 is")] = "full",
     source_modality: Annotated[
         str | None, typer.Option(help="CT or MR; by default what the source scans look like")
     ] = None,

@@ -12,8 +12,9 @@ from mr2ct_lib.files import InputError
 from mr2ct_lib.measures.statistics import Claim
 from mr2ct_lib.methods.settings import PROFILES, Settings, make_settings
 
-# Whose scans a profile uses. Profiles with one value share cohorts and prepared slices in runs/<scans>/.
-SCANS = {"quick": "quick", "full": "full", "paper": "paper"}
+# Whose scans a profile uses. Quick and full share cohorts and prepared slices, in runs/full/, so that a recorded
+# translator can be applied to what the reader has just prepared.
+SCANS = {"quick": "full", "full": "full", "paper": "paper"}
 
 
 @dataclass(frozen=True)

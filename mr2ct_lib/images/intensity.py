@@ -70,7 +70,7 @@ BOX_MM2 = 100.0  # of the body in the first and last plane of its box: less is n
 COIL_MM = 110.0  # over which a coil's sensitivity may bend: shorter, and N4 takes muscles for it
 # N4's longest side in voxels, iterations, and full width of the histogram's blur: a wider one gets there in fewer
 # iterations
-N4_PROFILES = {"quick": (16, 14, 0.4), "full": (24, 30, 0.3), "paper": (48, 50, 0.2)}
+N4_PROFILES = {"coarse": (16, 14, 0.4), "full": (24, 30, 0.3), "paper": (48, 50, 0.2)}
 
 
 @dataclass(frozen=True)
@@ -184,9 +184,9 @@ def n4(volume: Volume, body: Body | None = None, profile: str = "full") -> Volum
     """Return an MR without its bias field (N4, Tustison 2010, by SimpleITK); the mean log field inside the body is 0.
 
     The field is a cubic B-spline with a knot each COIL_MM or less over the box around the body; beyond it, the field of
-    its border holds. It is fitted to a shrunk copy with about equal voxels, the longest side about 16 of them in quick,
-    24 in full, 48 in paper, and divided out at full resolution. `body`: as `find_body` finds it, which None does here.
-    A volume without a body is returned as it is.
+    its border holds. It is fitted to a shrunk copy with about equal voxels, the longest side about 16 of them in
+    coarse, 24 in full, 48 in paper, and divided out at full resolution. `body`: as `find_body` finds it, which None
+    does here. A volume without a body is returned as it is.
     """
     body = find_body(volume) if body is None else body
     mask, box = body.mask, body.box

@@ -65,7 +65,7 @@ class Preparation:
     slice_spacing: float  # mm
     windows: dict[str, Window]  # by domain; what the networks see as [-1, 1]
     n4: dict[str, bool] = field(default_factory=lambda: {"source": False, "target": False})  # remove the bias field
-    n4_profile: str = "quick"  # how thorough N4 is
+    n4_profile: str = "full"  # how thorough N4 is
     slab: int | None = None
 
     @property

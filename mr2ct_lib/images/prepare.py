@@ -30,7 +30,7 @@ def prepare(
     out: str | Path,
     plane: str | None = None,
     size: int | tuple[int, int] | None = None,
-    profile: str = "quick",
+    profile: str = "full",
     n4: bool | None = None,
     source_window: Window | None = None,
     target_window: Window | None = None,
@@ -56,7 +56,7 @@ def prepare(
         plane: default: coronal for hips, axial for heads and abdomens, else across the largest voxel side.
         size: pixels (H, W), or of the longer side; the field of view stays. Default: the median of the source, rounded
             up to a multiple of 4.
-        profile: how thorough N4 is: "quick", "full" or "paper".
+        profile: how thorough N4 is: "coarse", "full" or "paper".
         n4: whether the bias field of MR is removed. Default: yes, except for heads.
         source_window, target_window: what the networks see. Default: CT [-150, 350] HU for hips and abdomens,
             [-1024, 1500] HU for a user's own scans; MR [0, 100] % of its bright tissue; heads [-1, 6] SD.

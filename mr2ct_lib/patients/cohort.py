@@ -45,7 +45,7 @@ class CohortSettings:
     anatomy: str
     seed: int
     paired: bool = False
-    profile: str = "quick"
+    profile: str = "full"
     labels: tuple[Path, ...] = ()
     names: tuple[Path, ...] = ()
     body: tuple[Path, ...] = ()
@@ -243,7 +243,7 @@ def make_cohort(
     patients: int | tuple[int, int],
     seed: int,
     paired: bool = False,
-    profile: str = "quick",
+    profile: str = "full",
     labels: Files = None,
     names: str | Path | None = None,
     body: Files = None,
@@ -264,7 +264,7 @@ def make_cohort(
         patients: how many per domain, or (source, target). Unpaired, source and target are different people.
         seed: the same seed gives the same patients.
         paired: the same people in both scanners.
-        profile: "quick", "full" or "paper" sets the grids (`scanner.PROFILES`).
+        profile: "coarse", "full" or "paper" sets the grids (`scanner.PROFILES`).
         labels, names, body: a NIfTI label map, the JSON of its structures and an optional body mask take the anatomy's
             place. The first patient (of source, when unpaired) is the map itself, the others are random smooth
             invertible deformations of it. Several maps (with as many masks, or none) take turns.

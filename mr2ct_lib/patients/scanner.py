@@ -101,9 +101,10 @@ def _both(*grid: tuple) -> dict[str, Grid]:
 
 # Paper: hip MR coronal, 320 mm, 256 x 256, slab of 76 mm in slices of 2 mm; CT axial, 360 mm, 512 x 512, 2 mm (Hiasa et
 # al. 2018). Abdomen 1.56 x 1.56 x 5 mm, of which 192 x 192 are cropped; head 1.8 mm, 128 x 128 (Wang et al. 2018).
-# Quick and full have coarser voxels in the same fields of view.
+# "full" has larger voxels in the same fields of view: it serves the quick and the full profile of training. "coarse" is
+# for tests and first tries.
 PROFILES: dict[str, Profile] = {
-    "quick": Profile(
+    "coarse": Profile(
         noise_share=1 / 3,
         grids={
             "hip": {

@@ -23,7 +23,7 @@ from tools.record import processor
 
 Work = Callable[[], object]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # what is measured
-SIZES = {"quick": 64, "paper": 256}
+SIZES = {"quick": 128, "paper": 256}
 
 
 def describe() -> str:

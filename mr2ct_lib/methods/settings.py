@@ -160,7 +160,7 @@ PROFILES: dict[str, Profile] = {
         both=_SMALL | {"average": 0.998, "iterations": 4000, "decay_iterations": 4000},
         cyclegan=_SMALL_CYCLEGAN,
         dicyclegan={},
-        experiments={"abdomen": {"iterations": 1500, "decay_iterations": 1500}},
+        experiments={"abdomen": {"iterations": 1000, "decay_iterations": 500}},
         few=20,
         unet=UNet((32, 64, 128, 256), iterations=4000, fold_iterations=2000, learning_rate=1e-3),
     ),

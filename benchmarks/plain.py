@@ -36,9 +36,10 @@ def usual(network: nn.Module) -> nn.Module:
     return network.to(memory_format=torch.contiguous_format)
 
 
-def gradient_consistency(a: Tensor, b: Tensor) -> Tensor:
-    """Eq. 4 and 5 of Hiasa et al. with magnitudes, by convolutions."""
-    kernel, total = torch.tensor([[[[-1.0, 0.0, 1.0]]]], device=a.device), 0.0
+def gradient_consistency(a: Tensor, b: Tensor, operator: str) -> Tensor:
+    """Eq. 4 and 5 of Hiasa et al. with magnitudes, by convolutions; operator "central" or "forward"."""
+    weights = {"central": [-1.0, 0.0, 1.0], "forward": [0.0, -1.0, 1.0]}[operator]
+    kernel, total = torch.tensor([[[weights]]], device=a.device), 0.0
     for k, pad in ((kernel, (1, 1, 0, 0)), (kernel.transpose(-1, -2), (0, 0, 1, 1))):
         x, y = (F.conv2d(F.pad(image, pad, mode="replicate"), k).abs().flatten(1) for image in (a, b))
         x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
@@ -52,7 +53,8 @@ class PlainCycleGAN:
     def __init__(self, s: Settings, data: PreparedSlices, device: torch.device):
         self.s, self.data, self.device, self.number = s, data, device, 0
         self.to_target, self.to_source = (
-            usual(initialise(Generator(s.filters, s.blocks), 4 * s.seed + i)).to(device) for i in range(2)
+            usual(initialise(Generator(s.filters, s.blocks, upsampling=s.upsampling), 4 * s.seed + i)).to(device)
+            for i in range(2)
         )
         discriminators = [Discriminator(s.discriminator_filters, s.discriminator_layers) for _ in range(2)]
         self.discriminator_source, self.discriminator_target = (
@@ -77,7 +79,10 @@ class PlainCycleGAN:
         cycle = s.lambda_cycle * (F.l1_loss(back_source, source) + F.l1_loss(back_target, target))
         gc = (
             s.lambda_gc
-            * (gradient_consistency(source, synthetic_target) + gradient_consistency(target, synthetic_source))
+            * (
+                gradient_consistency(source, synthetic_target, s.gc_operator)
+                + gradient_consistency(target, synthetic_source, s.gc_operator)
+            )
             / 2
         )
         self.for_generators.zero_grad()

@@ -7,9 +7,9 @@ from scipy import ndimage
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import (
     CT_WINDOW,
+    HEAD_WINDOWS,
     MR_WINDOW,
     WHOLE_BODY_WINDOW,
-    ZSCORE_WINDOW,
     Window,
     body_mask,
     n4,
@@ -22,7 +22,7 @@ from mr2ct_lib.patients.hip import hip_patient
 from mr2ct_lib.patients.scanner import PROFILES
 
 
-@pytest.mark.parametrize("window", [CT_WINDOW, MR_WINDOW, WHOLE_BODY_WINDOW, ZSCORE_WINDOW])
+@pytest.mark.parametrize("window", [CT_WINDOW, MR_WINDOW, WHOLE_BODY_WINDOW, *HEAD_WINDOWS.values()])
 def test_a_window_is_exact_inside_and_cuts_outside(window):
     inside = np.linspace(window.low, window.high, 1001)
     np.testing.assert_allclose(window.from_network(window.to_network(inside)), inside, atol=1e-9)

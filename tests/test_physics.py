@@ -70,7 +70,7 @@ def test_order_of_tissues_as_in_life():
     _, grey, white, csf = physics.tissue_signals(heads, SEQUENCES["head_t2"])
     assert csf > 2 * grey and grey > white
     _, grey, white, csf = physics.tissue_signals(heads, SEQUENCES["head_pd"])
-    assert grey > white and csf < 1.3 * grey
+    assert white < csf < grey  # on T2 fluid is the brightest: no curve makes T2 from PD
 
 
 def test_partial_volume_is_the_mean_signal():

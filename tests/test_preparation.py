@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from mr2ct_lib.files import InputError, write_json
 from mr2ct_lib.images import prepare as preparing
-from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, WHOLE_BODY_WINDOW, ZSCORE_WINDOW, Window
+from mr2ct_lib.images.intensity import CT_WINDOW, HEAD_WINDOWS, MR_WINDOW, WHOLE_BODY_WINDOW, Window
 from mr2ct_lib.images.preparation import Preparation
 from mr2ct_lib.images.prepare import prepare
 from mr2ct_lib.images.slices import PreparedSlices
@@ -77,11 +77,11 @@ def test_a_hip_cohort_becomes_coronal_slices_of_the_mr(tmp_path):
 def test_a_head_cohort_is_axial_in_standard_deviations(tmp_path):
     cohort = make_cohort(tmp_path / "c", "head")
     slices = PreparedSlices(prepare(cohort, tmp_path / "p", plane="coronal", progress=False))
-    assert slices.windows == {"source": ZSCORE_WINDOW, "target": ZSCORE_WINDOW}
+    assert slices.windows == HEAD_WINDOWS
     assert slices.preparation.n4 == {"source": False, "target": False}
     # nothing is resliced where the grids agree: the very values of the file
     scan = read_volume(cohort / "target" / "t0002.nii.gz")
-    values = ZSCORE_WINDOW.to_network((scan.array - scan.array.mean()) / scan.array.std())
+    values = HEAD_WINDOWS["target"].to_network((scan.array - scan.array.mean()) / scan.array.std())
     np.testing.assert_allclose(slices.target[6:], slices_of(values, "coronal"), atol=1e-5)
 
 

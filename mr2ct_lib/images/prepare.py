@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from mr2ct_lib import cores
 from mr2ct_lib.files import InputError, atomic, write_json
 from mr2ct_lib.images.folders import Cohort, read_cohort
-from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, N4_PROFILES, WHOLE_BODY_WINDOW, ZSCORE_WINDOW, Window
+from mr2ct_lib.images.intensity import CT_WINDOW, HEAD_WINDOWS, MR_WINDOW, N4_PROFILES, WHOLE_BODY_WINDOW, Window
 from mr2ct_lib.images.preparation import Preparation, check_window
 from mr2ct_lib.images.prepare_patient import FORMAT, Job, finished, prepare_patient, version_of
 from mr2ct_lib.images.volumes import plane_axes, read_grid
@@ -59,7 +59,8 @@ def prepare(
         profile: how thorough N4 is: "coarse", "full" or "paper".
         n4: whether the bias field of MR is removed. Default: yes, except for heads.
         source_window, target_window: what the networks see. Default: CT [-150, 350] HU for hips and abdomens,
-            [-1024, 1500] HU for a user's own scans; MR [0, 100] % of its bright tissue; heads [-1, 6] SD.
+            [-1024, 1500] HU for a user's own scans; MR [0, 100] % of its bright tissue, of heads
+            [-0.6, 3.6] SD in the source domain (PD) and [-1, 6] SD in the target domain (T2).
         source_modality, target_modality: "CT" or "MR" of a user's scans; default: what they look like.
         workers: processes; default: one per core.
         progress: a bar, shown at a terminal only.
@@ -182,7 +183,7 @@ def _window(given: Window | None, modality: str, anatomy: str | None, domain: st
     if modality == "CT":
         default = CT_WINDOW if anatomy in _PLANE_OF else WHOLE_BODY_WINDOW
     else:
-        default = ZSCORE_WINDOW if anatomy == "head" else MR_WINDOW
+        default = HEAD_WINDOWS[domain] if anatomy == "head" else MR_WINDOW
     if given and given.unit != default.unit:
         raise InputError(
             f"{domain}_window: is in {given.unit}; the {domain} scans are in {default.unit}. Give a window in "

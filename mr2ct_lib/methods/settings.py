@@ -112,7 +112,7 @@ class Profile:
         """Return the settings that this profile changes for the experiment `name`.
 
         >>> PROFILES["quick"].of_experiment("head_dicyclegan")
-        {'iterations': 300, 'decay_iterations': 150}
+        {'iterations': 500, 'decay_iterations': 300}
         """
         changes = [settings for start, settings in self.experiments.items() if name.startswith(start)]
         return {key: value for settings in changes for key, value in settings.items()}
@@ -150,7 +150,7 @@ PROFILES: dict[str, Profile] = {
         # compared methods get equal steps, as in the second paper; hip_narrow is there to fail, which it does early
         experiments={
             "hip_narrow": {"iterations": 200, "decay_iterations": 100},
-            "head": {"iterations": 300, "decay_iterations": 150},
+            "head": {"iterations": 500, "decay_iterations": 300},
             "abdomen": {"iterations": 200, "decay_iterations": 100},
         },
         few=6,
@@ -160,7 +160,10 @@ PROFILES: dict[str, Profile] = {
         both=_SMALL | {"average": 0.998, "iterations": 4000, "decay_iterations": 4000},
         cyclegan=_SMALL_CYCLEGAN,
         dicyclegan={},
-        experiments={"abdomen": {"iterations": 1000, "decay_iterations": 500}},
+        experiments={
+            "head": {"iterations": 2000, "decay_iterations": 2000},
+            "abdomen": {"iterations": 1000, "decay_iterations": 500},
+        },
         few=20,
         unet=UNet((32, 64, 128, 256), iterations=4000, fold_iterations=2000, learning_rate=1e-3),
     ),

@@ -62,6 +62,7 @@ class Window:
 # first paper: soft tissue; air, gas and table shell are cut to black, cortex to white
 CT_WINDOW = Window(-150.0, 350.0, "HU")
 MR_WINDOW = Window(0.0, 100.0, "%")  # the first paper's [0, 100], here percent of the bright tissue
+ABDOMEN_CT_WINDOW = Window(-800.0, 350.0, "HU")  # second paper: its images show the table, whose shell has -680 HU
 WHOLE_BODY_WINDOW = Window(-1024.0, 1500.0, "HU")  # air to cortical bone
 # Stripped heads: the background lies at about -0.5, the 99.99 % quantile of the brain at 3.2 (PD) and 5.9 (T2). In one
 # window for both, PD's whole brain would fill a third of the networks' range.

@@ -13,7 +13,15 @@ from tqdm.auto import tqdm
 from mr2ct_lib import cores
 from mr2ct_lib.files import InputError, atomic, write_json
 from mr2ct_lib.images.folders import Cohort, read_cohort
-from mr2ct_lib.images.intensity import CT_WINDOW, HEAD_WINDOWS, MR_WINDOW, N4_PROFILES, WHOLE_BODY_WINDOW, Window
+from mr2ct_lib.images.intensity import (
+    ABDOMEN_CT_WINDOW,
+    CT_WINDOW,
+    HEAD_WINDOWS,
+    MR_WINDOW,
+    N4_PROFILES,
+    WHOLE_BODY_WINDOW,
+    Window,
+)
 from mr2ct_lib.images.preparation import Preparation, check_window
 from mr2ct_lib.images.prepare_patient import FORMAT, Job, finished, prepare_patient, version_of
 from mr2ct_lib.images.volumes import plane_axes, read_grid
@@ -23,6 +31,7 @@ ARRAYS = (
     *("valid", "truth_source_to_target", "truth_target_to_source"),
 )
 _PLANE_OF = {"hip": "coronal", "head": "axial", "abdomen": "axial"}
+_CT_WINDOW_OF = {"hip": CT_WINDOW, "abdomen": ABDOMEN_CT_WINDOW}
 
 
 def prepare(
@@ -58,8 +67,8 @@ def prepare(
             up to a multiple of 4.
         profile: how thorough N4 is: "coarse", "full" or "paper".
         n4: whether the bias field of MR is removed. Default: yes, except for heads.
-        source_window, target_window: what the networks see. Default: CT [-150, 350] HU for hips and abdomens,
-            [-1024, 1500] HU for a user's own scans; MR [0, 100] % of its bright tissue, of heads
+        source_window, target_window: what the networks see. Default: CT [-150, 350] HU for hips, [-800, 350] HU for
+            abdomens, [-1024, 1500] HU for a user's own scans; MR [0, 100] % of its bright tissue, of heads
             [-0.6, 3.6] SD in the source domain (PD) and [-1, 6] SD in the target domain (T2).
         source_modality, target_modality: "CT" or "MR" of a user's scans; default: what they look like.
         workers: processes; default: one per core.
@@ -181,7 +190,7 @@ def _plan(
 def _window(given: Window | None, modality: str, anatomy: str | None, domain: str) -> Window:
     """The window of a domain: the given one, or the default of its modality and anatomy."""
     if modality == "CT":
-        default = CT_WINDOW if anatomy in _PLANE_OF else WHOLE_BODY_WINDOW
+        default = _CT_WINDOW_OF.get(anatomy, WHOLE_BODY_WINDOW)
     else:
         default = HEAD_WINDOWS[domain] if anatomy == "head" else MR_WINDOW
     if given and given.unit != default.unit:

@@ -112,7 +112,7 @@ class Profile:
         """Return the settings that this profile changes for the experiment `name`.
 
         >>> PROFILES["quick"].of_experiment("head_dicyclegan")
-        {'iterations': 500, 'decay_iterations': 300}
+        {'iterations': 300, 'decay_iterations': 200}
         """
         changes = [settings for start, settings in self.experiments.items() if name.startswith(start)]
         return {key: value for settings in changes for key, value in settings.items()}
@@ -150,8 +150,8 @@ PROFILES: dict[str, Profile] = {
         # compared methods get equal steps, as in the second paper; hip_narrow is there to fail, which it does early
         experiments={
             "hip_narrow": {"iterations": 200, "decay_iterations": 100},
-            "head": {"iterations": 500, "decay_iterations": 300},
-            "abdomen": {"iterations": 200, "decay_iterations": 100},
+            "head": {"iterations": 300, "decay_iterations": 200},
+            "abdomen": {"iterations": 150, "decay_iterations": 50},
         },
         few=6,
         unet=UNet((16, 32, 64, 128), iterations=400, fold_iterations=160, learning_rate=3e-3),
@@ -161,7 +161,7 @@ PROFILES: dict[str, Profile] = {
         cyclegan=_SMALL_CYCLEGAN,
         dicyclegan={},
         experiments={
-            "head": {"iterations": 2000, "decay_iterations": 2000},
+            "head": {"iterations": 1000, "decay_iterations": 1000},
             "abdomen": {"iterations": 1000, "decay_iterations": 500},
         },
         few=20,

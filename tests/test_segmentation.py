@@ -15,6 +15,7 @@ from mr2ct_lib.methods.segmentation import (
     save_segmenter,
     train_segmenter,
 )
+from mr2ct_lib.methods.settings import PROFILES
 
 NAMES = {0: "background", 3: "femur", 8: "gluteus_medius"}
 
@@ -86,6 +87,14 @@ def test_equal_seeds_give_equal_bits_and_do_not_touch_the_global_state():
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_profile_decides_width_and_slices_per_step():
+    options = {name: value for name, value in QUICK.items() if name != "batch_size"}
+    for size in ("quick", "full"):
+        unet = PROFILES[size].unet
+        trained = train_segmenter(*discs(8, seed=1), NAMES, iterations=1, size=size, **options)
+        assert (trained.training["batch_size"], trained.widths) == (unet.batch_size, unet.widths)
 
 
 def test_bf16_learns_too():
@@ -166,6 +175,7 @@ def test_cross_validation_never_uses_the_patients_own_labels(monkeypatch):
         ({"size": "huge"}, "quick, full, paper"),
         ({"precision": "half"}, "float32, bf16"),
         ({"iterations": 0}, "at least 1"),
+        ({"batch_size": 0}, "at least 1"),
     ],
 )
 def test_bad_input_is_refused(change, word):

@@ -28,7 +28,7 @@ def hips(monkeypatch):
     )  # fmt: skip
     monkeypatch.setattr(experiments, "prepared", lambda *_: hips)
     quick = PROFILES["quick"]
-    unet = replace(quick.unet, iterations=3, fold_iterations=1, learning_rate=1e-3)
+    unet = replace(quick.unet, iterations=3, learning_rate=1e-3)
     monkeypatch.setitem(PROFILES, "quick", replace(quick, unet=unet))
     return hips
 

@@ -242,15 +242,15 @@ def segment_test(
 def mr_only_prediction(profile: str = "quick", seed: int = 7, root: Path | None = None) -> np.ndarray:
     """Return labels (N, H, W) of the test MRs by U-Nets on MR alone, each patient by a network that has not seen them.
 
-    This is the comparison of Hiasa et al.: what labels on MR itself would bring, in 5 folds over the test patients.
-    Predicted now if it is not there.
+    The comparison of Hiasa et al.: labels on MR itself, in 5 folds over the test patients, with as many steps in each
+    fold as every other U-Net. Predicted now if it is not there.
     """
     path = (root or RUNS) / profile / f"mr_only_seed{seed}.npy"
     if not path.is_file():
         test = prepared("hip_test", profile, root)
         labels, names = structures(np.asarray(test.labels_source), test)
         owner = [patient for patient, where in test.patients("source") for _ in range(where.stop - where.start)]
-        steps = PROFILES[profile].unet.fold_iterations
+        steps = PROFILES[profile].unet.iterations
         with _announced(f"U-Net on MR alone: training 5 folds of {steps} steps"):
             prediction = cross_validate(
                 np.asarray(test.source)[:, None], labels, names, owner, seed=seed, channel_names=("MR",),

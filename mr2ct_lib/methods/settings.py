@@ -92,9 +92,9 @@ class UNet:
     """The segmentation network of a profile and how long it is trained."""
 
     widths: tuple[int, ...]  # channels of each level
-    iterations: int
-    fold_iterations: int  # of each fold's network in cross-validation
+    iterations: int  # of each fold's network, too
     learning_rate: float
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ PROFILES: dict[str, Profile] = {
             "abdomen": {"iterations": 150, "decay_iterations": 50},
         },
         few=6,
-        unet=UNet((16, 32, 64, 128), iterations=400, fold_iterations=160, learning_rate=3e-3),
+        unet=UNet((16, 32, 64, 128), iterations=400, learning_rate=3e-3, batch_size=4),
     ),
     "full": Profile(
         both=_SMALL | {"average": 0.998, "iterations": 4000, "decay_iterations": 4000},
@@ -165,7 +165,7 @@ PROFILES: dict[str, Profile] = {
             "abdomen": {"iterations": 1000, "decay_iterations": 500},
         },
         few=20,
-        unet=UNet((32, 64, 128, 256), iterations=4000, fold_iterations=2000, learning_rate=1e-3),
+        unet=UNet((32, 64, 128, 256), iterations=2000, learning_rate=2e-3, batch_size=4),
     ),
     "paper": Profile(
         both={},
@@ -174,7 +174,7 @@ PROFILES: dict[str, Profile] = {
         experiments={"head": _WANG, "abdomen": _WANG},
         few=20,
         # widths as in Ronneberger et al. 2015; the first paper gives none
-        unet=UNet((64, 128, 256, 512, 1024), iterations=100_000, fold_iterations=100_000, learning_rate=1e-4),
+        unet=UNet((64, 128, 256, 512, 1024), iterations=100_000, learning_rate=1e-4, batch_size=16),
     ),
 }
 ONLY_DICYCLEGAN = ("lambda_align", "lambda_dicycle", "offset_layers")

@@ -48,7 +48,7 @@ check("01.2", changes)
 # at `index`. It may lie between voxels, so return floats. Both affines are 4 x 4, from index to mm.
 # %%
 def same_place(index, here, there):
-    """The index (3,) in the grid `there` of the place that has `index` in the grid `here`."""
+    """The index (3,) in `there` of the place that has `index` in `here`."""
     return ...  # your lines  #| stub
     mm = here @ [*index, 1]  #| solution
     return (np.linalg.inv(there) @ mm)[:3]  #| solution

@@ -71,6 +71,7 @@ def fitted_curve(
     order = np.argsort(place, kind="stable")
     first = np.searchsorted(place[order], np.arange(bins + 1))
     filled = np.flatnonzero(np.diff(first))
-    medians = [np.median(values[order][first[b] : first[b + 1]]) for b in filled]
+    ordered = values[order]
+    medians = [np.median(ordered[first[b] : first[b + 1]]) for b in filled]
     curve = np.interp(np.arange(bins), filled, medians)
     return curve[bin_of(np.asarray(apply_to, dtype=np.float64))].astype(np.float32)

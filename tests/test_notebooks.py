@@ -1,5 +1,6 @@
 """The stored notebooks keep the rules, the rules bite, and what runs notebooks does what it says."""
 
+import html
 import os
 import re
 import subprocess
@@ -9,15 +10,17 @@ from io import BytesIO
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
 from scratch_notebooks import good_notebook, write
 
+from mr2ct_lib.course import drawing
 from tools import NOTEBOOKS, ROOT, colab, hygiene, numbered_notebooks
 from tools.lab import LAB, working_copies
-from tools.refresh import SANITIZE, clean_outputs, refresh, sanitize_rules, sanitized
-from tools.report import items_of, write_report
+from tools.refresh import SANITIZE, clean_outputs, refresh, sanitize_rules, sanitized, smaller
+from tools.report import items_of, write_html, write_report
 from tools.tutorial import run_tutorial
 
 PARAMETER_FILES = sorted((NOTEBOOKS / "params").glob("*.yaml"))
@@ -60,6 +63,7 @@ BAD = {
     "stores stderr": lambda n: _add(n, "x", outputs=[nbformat.v4.new_output("stream", name="stderr", text="warned")]),
     "stores image/svg": lambda n: _add(n, "x", outputs=_show("image/svg+xml", "<svg/>")),
     "stores application/vnd.jupyter.widget": lambda n: _add(n, "x", outputs=_show(hygiene.WIDGET_VIEW, "")),
+    "a picture without alternative text": lambda n: _add(n, "x", outputs=_show("image/png", "QUJD")),
     "absolute path '/home/a": lambda n: n.cells[5].outputs[0].update(text="saved in /home/anna/runs"),
     "absolute path 'C:": lambda n: n.cells[5].outputs[0].update(text="saved in C:\\Users"),
     "is empty": lambda n: _add(n, ""),
@@ -159,21 +163,76 @@ def test_stored_outputs_have_no_stderr_no_widgets_and_prints_joined() -> None:
     def stream(text: str, name: str = "stdout") -> nbformat.NotebookNode:
         return nbformat.v4.new_output("stream", name=name, text=text)
 
-    picture = BytesIO()
-    Image.effect_noise((200, 200), 50).convert("RGB").save(picture, "PNG")
-    png = b64encode(picture.getvalue()).decode()
     outputs = [
         stream("a\n"),
         stream("!", "stderr"),
         stream("b\n"),
         *_show(hygiene.WIDGET_VIEW, "7"),
-        *_show("image/png", png),
+        *_show("image/png", _png(Image.new("RGB", (2, 2)))),
     ]
     kept = clean_outputs(outputs)
-    stored = Image.open(BytesIO(b64decode(kept[1].data["image/png"])))
-    assert stored.size == (200, 200) and len(kept[1].data["image/png"]) < len(png)
     assert [output.output_type for output in kept] == ["stream", "display_data"]
     assert kept[0].text == "a\nb\n"
+
+
+def _png(image: Image.Image) -> str:
+    stored = BytesIO()
+    image.save(stored, "PNG")
+    return b64encode(stored.getvalue()).decode()
+
+
+def _stored(image: Image.Image) -> Image.Image:
+    return Image.open(BytesIO(b64decode(smaller(_png(image)))))
+
+
+def test_a_stored_picture_is_smaller_and_no_pixel_of_it_has_moved_much() -> None:
+    rng = np.random.default_rng(0)
+    grey = Image.effect_noise((200, 200), 50).convert("RGB")
+    thousands = Image.fromarray(rng.integers(0, 256, (100, 100, 3), dtype=np.uint8))
+    smooth = Image.merge("RGB", [Image.radial_gradient("L"), Image.linear_gradient("L"), Image.new("L", (256, 256))])
+    for image, most in ((grey, 0), (thousands, 2), (smooth, 2)):
+        moved = np.asarray(_stored(image).convert("RGB")).astype(int) - np.asarray(image)
+        assert np.abs(moved).max() <= most and len(smaller(_png(image))) < len(_png(image))
+    assert _stored(grey).mode == "P" and _stored(thousands).mode == "RGB"
+
+
+def test_a_rare_label_colour_stays_among_thousands_of_others() -> None:
+    """The palette that was chosen by how often a colour occurs made pelvis and tensor fasciae latae one colour."""
+    pixels = np.random.default_rng(1).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    colours = np.round(255 * np.array(drawing.palette(22))).astype(int)
+    pixels[0, :22] = colours
+    kept = np.asarray(_stored(Image.fromarray(pixels)).convert("RGB")).astype(int)[0, :22]
+    assert np.abs(kept - colours).max() <= 2 and len({tuple(colour) for colour in kept}) == 22
+
+
+def test_a_figure_is_stored_at_twice_its_size_with_what_it_shows_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the kernel
+
+    def change(notebook: nbformat.NotebookNode) -> None:
+        notebook.cells[5].source = (
+            "from mr2ct_lib.course import charts, drawing\nimport matplotlib.pyplot as plt\n"
+            "charts.landscape([-1, 0, 1], {'L1': [1, 0, 1]})\nplt.show()\nprint(1)"
+        )
+        notebook.cells[7].source = (
+            "with plt.rc_context(drawing.style()):\n    fig, ax = plt.subplots(figsize=(4, 2))\n    ax.plot([1, 2])\n"
+            "drawing.describe(fig, 'A <line> & \"more\"')\nplt.show()\nprint(2)"
+        )
+
+    path = write(tmp_path, change)
+    refresh(path)
+    assert hygiene.problems(path, PARAMETER_FILES) == []
+    outputs = [out for cell in nbformat.read(path, 4).cells for out in cell.get("outputs", []) if "data" in out]
+    first, second = (output.metadata["image/png"] for output in outputs)
+    assert "lowest 0 at 0" in first["alt"] and second["alt"] == 'A <line> & "more"'
+    size = Image.open(BytesIO(b64decode(outputs[1].data["image/png"]))).width
+    assert size // 2 == second["width"] and 380 < second["width"] < 440  # 4 inches at 100 dots
+    write_html(path, tmp_path / "page.html")
+    write_report(tmp_path, tmp_path / "report.html", "title")
+    for page in ("page.html", "report.html"):
+        alts = re.findall('<img[^>]*alt="([^"]*)"', (tmp_path / page).read_text(encoding="utf-8"))
+        assert [html.unescape(alt) for alt in alts] == [first["alt"], second["alt"]]
 
 
 def test_refreshing_twice_gives_the_same_bytes(tmp_path: Path) -> None:

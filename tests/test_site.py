@@ -2,10 +2,13 @@
 
 import re
 import shutil
+from base64 import b64encode
+from io import BytesIO
 from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 from tools import NOTEBOOKS, ROOT, colab, hygiene
 from tools import site as website
@@ -50,11 +53,25 @@ def test_the_page_of_results_shows_every_table_and_links_its_rows(tmp_path: Path
     assert f"[hip.csv]({name}/full/tables/hip.csv), [hip.csv]({name}/full/hip.csv), [provenance.json](" in page
 
 
+def png(size: int) -> str:
+    """A black picture, in base64."""
+    stored = BytesIO()
+    Image.new("RGB", (size, size)).save(stored, "PNG")
+    return b64encode(stored.getvalue()).decode()
+
+
 def test_a_site_of_two_pages_is_built_without_warnings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     pytest.importorskip("sphinx_book_theme", reason="needs the extra `site`")
     pytest.importorskip("myst_nb", reason="needs the extra `site`")
+
+    pictures = [
+        nbformat.v4.new_output(
+            "display_data", {"image/png": png(size)}, metadata={"image/png": {"width": 9, "alt": f'{size} & "dark"'}}
+        )
+        for size in (1, 2)
+    ]
 
     def write(source: Path) -> None:
         source.mkdir(parents=True)
@@ -63,7 +80,7 @@ def test_a_site_of_two_pages_is_built_without_warnings(
         (source / "index.md").write_text(body + "```{toctree}\nother\n```\n")
         cells = [
             nbformat.v4.new_markdown_cell("# Other\n[home](index.md)"),
-            nbformat.v4.new_code_cell("1 / 0  # never run"),
+            nbformat.v4.new_code_cell("1 / 0  # never run", outputs=pictures),
         ]
         nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=hygiene.METADATA), source / "other.ipynb")
 
@@ -76,6 +93,12 @@ def test_a_site_of_two_pages_is_built_without_warnings(
     assert "formulas stay as TeX" in capsys.readouterr().out
     home = (tmp_path / "site/index.html").read_text(encoding="utf-8")
     assert "<details>" in home and "<strong>4</strong>" in home and "other.html" in home
+    images = re.findall(r"<img[^>]*_images[^>]*>", (tmp_path / "site/other.html").read_text(encoding="utf-8"))
+    assert [re.search('alt="([^"]*)"', image).group(1) for image in images] == [
+        "1 &amp; &quot;dark&quot;",
+        "2 &amp; &quot;dark&quot;",
+    ]
+    assert all("width: 9px" in image and "height" not in image for image in images)  # a phone may shrink them
     loaded = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]+)"', home)
     assert loaded == []  # nothing comes from the network
     assert "fontawesome" not in home and ".fa-magnifying-glass" in (tmp_path / "site/_static/icons.css").read_text()

@@ -106,6 +106,8 @@ def _problems_of_code(notebook: nbformat.NotebookNode) -> list[str]:
                 found.append(f"{where}: stores an error")
             if output.get("name") == "stderr":
                 found.append(f"{where}: stores stderr")
+            if "image/png" in kinds and not output.metadata.get("image/png", {}).get("alt"):
+                found.append(f"{where}: a picture without alternative text; use course.drawing.describe, then refresh")
             if kinds & {"image/svg+xml", WIDGET_VIEW}:
                 found.append(f"{where}: stores {', '.join(kinds & {'image/svg+xml', WIDGET_VIEW})}")
     lengths = [len(cell.source.splitlines()) for cell in code if colab.TAG not in tags(cell)]

@@ -12,6 +12,7 @@ from nbconvert import HTMLExporter
 from mr2ct_lib.files import atomic
 from tools.hygiene import WIDGET_VIEW
 
+NO_ALT = 'alt="No description has been provided for this image"'  # what nbconvert writes
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; }
 body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
@@ -35,11 +36,13 @@ tbody tr:nth-child(even) { background: #f6f6f6; }
 
 @dataclass(frozen=True)
 class Item:
-    """A figure ("figure": PNG in base64) or a table ("table": HTML) and the section that it stands in."""
+    """A figure ("figure": PNG in base64) or a table ("table": HTML), the section that it stands in, and in words what
+    the figure shows."""
 
     kind: str
     section: str
     content: str
+    alt: str = ""
 
 
 def title_of(notebook: nbformat.NotebookNode, otherwise: str) -> str:
@@ -60,7 +63,8 @@ def items_of(notebook: nbformat.NotebookNode) -> list[Item]:
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "image/png" in data:
-                items.append(Item("figure", section, data["image/png"].replace("\n", "")))
+                alt = output.metadata.get("image/png", {}).get("alt", "")
+                items.append(Item("figure", section, data["image/png"].replace("\n", ""), alt))
             elif "<table" in data.get("text/html", ""):
                 items.append(Item("table", section, data["text/html"]))
     return items
@@ -76,6 +80,9 @@ def write_html(notebook_path: Path, out: Path) -> None:
     exporter = HTMLExporter(embed_images=True)
     resources = {"metadata": {"name": notebook_path.stem, "path": str(notebook_path.parent)}}
     body, _ = exporter.from_notebook_node(notebook, resources)
+    for item in items_of(notebook):  # nbconvert's page does not carry the alternative text of outputs
+        if item.kind == "figure" and item.alt:
+            body = body.replace(NO_ALT, f'alt="{html.escape(item.alt)}"', 1)
     with atomic(out) as temporary:
         temporary.write_text(body, encoding="utf-8")
 
@@ -108,7 +115,8 @@ def write_report(executed: Path, out: Path, title: str, failures: Collection[str
                 chapters.append(f'<h3 id="{anchor}">{section}</h3>')
                 lines.append(f'<li><a href="#{anchor}">{section}</a></li>')
                 last = section
-            image = f'<img alt="{name}: {section}" src="data:image/png;base64,{item.content}">'
+            alt = html.escape(item.alt) or f"{name}: {section}"
+            image = f'<img alt="{alt}" src="data:image/png;base64,{item.content}">'
             shown = image if item.kind == "figure" else item.content
             chapters.append(f"<figure>{shown}<figcaption>{path.stem}, {item.kind}, item {number}</figcaption></figure>")
         contents.append(f'<li><a href="#{path.stem}">{name}</a> {note}<ul>{"".join(lines)}</ul></li>')

@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from base64 import b64decode
+from hashlib import sha256
 from pathlib import Path
 
 import nbformat
@@ -101,14 +103,34 @@ def build(out: Path) -> list[str]:
     shutil.rmtree(out, ignore_errors=True)
     write_sources(source)
     fetch_scripts(work / "npm", source / "_static" / "vendor")
-    warnings = work / "warnings.txt"
+    warnings, texts = work / "warnings.txt", alternative_texts(source)
     with docutils_namespace(), open(warnings, "w", encoding="utf-8") as file:
         app = Sphinx(source, None, out, work / "doctrees", "html", configuration(), status=None, warning=file)
         app.connect("autodoc-process-docstring", escape_docstring, priority=100)  # before Args lists are read
+        app.connect("doctree-read", lambda _, page: describe_pictures(page, texts))
         app.build()
     slim_icons(out)
     (out / ".nojekyll").touch()
     return warnings.read_text(encoding="utf-8").splitlines()
+
+
+def alternative_texts(source: Path) -> dict[str, str]:
+    """The alternative texts of the pictures in all notebooks below `source`, by the SHA-256 of each picture."""
+    found = {}
+    for path in source.rglob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get("outputs", []):
+                if alt := output.get("metadata", {}).get("image/png", {}).get("alt"):
+                    found[sha256(b64decode(output.data["image/png"])).hexdigest()] = alt
+    return found
+
+
+def describe_pictures(page, texts: dict[str, str]) -> None:
+    """Give the pictures of a page (a docutils document) their alternative text; myst-nb names each by its SHA-256 and
+    does not read `alt` from an output."""
+    for node in page.findall(lambda node: node.tagname == "image"):
+        if alt := texts.get(Path(node["uri"]).stem):
+            node["alt"] = alt
 
 
 def escape_docstring(app, kind: str, name: str, thing: object, options: object, lines: list[str]) -> None:

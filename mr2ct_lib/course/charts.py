@@ -14,18 +14,14 @@ from matplotlib import patches
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mr2ct_lib.course import alt_text
 from mr2ct_lib.course.drawing import WIDTH, palette, panels, styled
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import Window
 
-_GREY = {"color": "#888888"}
-GREY_BOXES = {
-    "showfliers": False,
-    "medianprops": {"color": "#222222"},
-    "boxprops": _GREY,
-    "whiskerprops": _GREY,
-    "capprops": _GREY,
-}
+GREY_BOXES = {"showfliers": False, "medianprops": {"color": "#222222"}} | dict.fromkeys(
+    ("boxprops", "whiskerprops", "capprops"), {"color": "#888888"}
+)
 
 
 @styled
@@ -67,7 +63,7 @@ def training_curves(
     if len(tables) > 1:
         handles = [patches.Patch(color=c, label=n) for n, c in zip(tables, palette(len(tables)), strict=True)]
         fig.legend(handles=handles, loc="outside upper center", ncols=min(len(tables), 5))
-    return fig
+    return alt_text.describe(fig, alt_text.courses(tables, terms))
 
 
 @styled
@@ -109,15 +105,16 @@ def box_comparison(
     ax.set_xticks(range(1, len(groups) + 1), [str(group) for group in groups])
     ax.set(ylabel=label or value, title=title, xlim=(0.4, len(groups) + 0.6))
     ax.grid(axis="y")
-    return fig
+    return alt_text.describe(
+        fig, f"{title} {alt_text.grouped(dict(zip(groups, values, strict=True)), label or value, paper)}"
+    )
 
 
 def _columns(table: pd.DataFrame, needed: Sequence[str]) -> None:
     """Raise InputError when the table lacks one of the columns or has no rows."""
     if missing := [name for name in needed if name not in table]:
-        raise InputError(
-            f"records: no column {', '.join(missing)}; expected them among {', '.join(map(str, table.columns))}"
-        )
+        known = ", ".join(map(str, table.columns))
+        raise InputError(f"records: no column {', '.join(missing)}; expected them among {known}")
     if table.empty:
         raise InputError("records: no row; expected at least one")
 
@@ -215,7 +212,9 @@ def dice_bars(
     ax.grid(axis="x")
     if len(tables) > 1 or printed:
         fig.legend(loc="outside right upper")
-    return fig
+    return alt_text.describe(
+        fig, f"{title} {alt_text.tables(tables, 'Dice', {name: p[0] for name, p in (paper or {}).items()})}"
+    )
 
 
 @styled
@@ -265,9 +264,8 @@ def draw_curves(
     for number, ((name, values), colour) in enumerate(zip(lines.items(), palette(len(lines)), strict=True)):
         values = np.asarray(values, float)
         if values.shape != places.shape:
-            raise InputError(
-                f"{name or title}: {values.shape} values for {places.shape} positions; expected one for each"
-            )
+            found = f"{values.shape} values for {places.shape} positions"
+            raise InputError(f"{name or title}: {found}; expected one for each")
         ax.plot(places, values, "--" if number else "-", color=colour, label=name)
         if np.isfinite(values).any():
             ax.plot(places[np.nanargmin(values)], np.nanmin(values), "o", color=colour, markersize=4 if number else 7)
@@ -309,7 +307,7 @@ def tissue_histogram(
     ax.set(xlabel=unit, ylabel="density", xlim=(edges[0], edges[-1]))
     ax.set_yticks([])
     fig.legend(loc="outside right upper")
-    return fig
+    return alt_text.describe(fig, f"Histograms of {len(points)} groups. {alt_text.grouped(points, unit)}")
 
 
 @styled
@@ -347,4 +345,6 @@ def dice_boxes(
     ax.set(ylabel=label, title=title, xlim=(-0.5, len(structures) - 0.5))
     ax.grid(axis="y")
     fig.legend(loc="outside upper center", ncols=min(5, len(scores) + 1))
-    return fig
+    printed = {f"{method}, {s}": value[0] for method, row in (paper or {}).items() for s, value in row.items()}
+    tables = {method: table[list(structures)] for method, table in scores.items()}
+    return alt_text.describe(fig, f"{title} {alt_text.tables(tables, label, printed)}")

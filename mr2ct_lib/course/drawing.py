@@ -1,6 +1,7 @@
 """What all drawings of the course share: style, colours, panels, grey limits and colour bars."""
 
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,22 +11,25 @@ from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mr2ct_lib.course.alt_text import alternative_text, describe
 from mr2ct_lib.images.intensity import Window
 
 WIDTH = 9.0  # inches; at 100 dots per inch this is the width of a notebook's column
 # The colours of Okabe and Ito, which colour-blind readers can tell apart; black and grey are left for the image.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 # Colours of the 22 structures of the hip, in their order. They were found by annealing over a grid of colours: any two
-# differ by 12 in CIEDE2000 (by 8 for green-blind readers), neighbours in the body by 18 even over the grey of muscle.
+# differ by 13 in CIEDE2000 and by 9 for red-blind and green-blind readers, and by 10 and 6 when they are painted over
+# the grey of muscle; neighbours in the body by 18 and 10 even there.
 STRUCTURE_COLOURS = (
-    "#0072b2", "#e69f00", "#db9292", "#00ffb6", "#49926d", "#24ffff", "#b6246d", "#ff2492", "#dbdb92", "#ffb6db",
-    "#ff0000", "#00b6b6", "#246d00", "#db00b6", "#b624ff", "#009200", "#ff926d", "#ffdb24", "#00dbff", "#0049db",
-    "#db6dff", "#006d6d",
+    "#bfff99", "#e0bf00", "#ff4c00", "#2626ff", "#9973bf", "#992600", "#ff4c73", "#4c9926", "#4c9999", "#73ffff",
+    "#99004c", "#bf99bf", "#7399ff", "#994c4c", "#bfbf73", "#990099", "#009973", "#e0ff00", "#73bf99", "#bfbfff",
+    "#ffbfbf", "#734c73",
 )  # fmt: skip
 
 
 def style() -> dict[str, Any]:
     """Return the matplotlib settings of every figure; `plt.rc_context(drawing.style())` applies them to other plots."""
+    show_sharp()
     return {
         "figure.dpi": 100,
         "savefig.dpi": 100,
@@ -51,15 +55,42 @@ def style() -> dict[str, Any]:
     }
 
 
+def picture(fig: Figure, sharpness: int = 2) -> tuple[bytes, dict[str, Any]] | None:
+    """Return a figure as PNG, and what a viewer should know of it: its width on the page and its alternative text.
+
+    sharpness: pixels of the PNG per pixel of the page; 2 is sharp on any screen. A figure's own `sharpness` goes first.
+    """
+    from IPython.core.pylabtools import print_figure
+
+    times = getattr(fig, "sharpness", sharpness)
+    png = print_figure(fig, dpi=times * fig.dpi)
+    if png is None:  # nothing is drawn in it
+        return None
+    width = int.from_bytes(png[16:20], "big") // times  # bytes 16 to 19 of a PNG; a height would distort on phones
+    return png, {"width": width, "alt": alternative_text(fig)}
+
+
+def show_sharp() -> None:
+    """Let the notebook that runs this, if one does, show figures by `picture`: sharp, and with alternative text."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None or "inline" not in plt.get_backend():
+        return
+    import matplotlib_inline.backend_inline  # noqa: F401  it sets its own way of showing when it is imported first
+
+    shell.display_formatter.formatters["image/png"].for_type(Figure, picture)
+
+
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Decorate a drawing function: it uses `style()`, keeps global settings, and closes its figure when it fails."""
+    """Decorate a drawing function: it uses `style()`, keeps global settings, and closes its figure when it fails. A
+    figure without alternative text gets that of its axes."""
 
     @functools.wraps(draw)
     def wrapper(*args, **kwargs) -> Figure:
         before = set(plt.get_fignums())
         with plt.rc_context(style()):
             try:
-                return draw(*args, **kwargs)
+                fig = draw(*args, **kwargs)
+                return fig if hasattr(fig, "alt") else describe(fig)
             except Exception:
                 for number in set(plt.get_fignums()) - before:  # no empty frame stays behind in the notebook
                     plt.close(number)

@@ -16,6 +16,8 @@ from matplotlib import patches, patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mr2ct_lib.course import alt_text
+from mr2ct_lib.course.alt_text import describe
 from mr2ct_lib.course.drawing import COLOURS, WIDTH, colour_bar, grey_limits, palette, panels, styled
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, Window
@@ -110,8 +112,10 @@ def show_images(
         if several:
             colour_bar(fig, drawn, ax, window[title].unit, extend=bar_ends([image], limits))
     if not several:
-        colour_bar(fig, drawn, axes, window.unit if window else unit, extend=bar_ends(list(arrays.values()), shared))
-    return fig
+        unit = window.unit if window else unit
+        colour_bar(fig, drawn, axes, unit, extend=bar_ends(list(arrays.values()), shared))
+    scales = {t: (w.low, w.high, w.unit) for t, w in window.items()} if several else {"": (*shared, unit)}
+    return describe(fig, alt_text.images(list(arrays), plane, alt_text.greys(scales)))
 
 
 @styled
@@ -152,7 +156,7 @@ def synthesis_row(
     synthetics = {title: checked[title] for title in synthetics}
     limit = (target_window.high - target_window.low) / 3 if error_limit is None else error_limit
     errors = [np.where(inside, image.astype(float) - true, np.nan) for image in synthetics.values()]
-    cmap = plt.get_cmap("RdBu_r").with_extremes(bad="#bbbbbb")
+    cmap = plt.get_cmap("RdBu_r", 65).with_extremes(bad="#bbbbbb")
     columns, rows = (2 + len(synthetics), 2) if several else (4, 1)
     height = rows * ((WIDTH - 1.6) / columns * aspect * real.shape[0] / real.shape[1] + 0.42) + 0.85 * (not several)
     fig, axes = plt.subplots(rows, columns, squeeze=False, figsize=(WIDTH, height))
@@ -177,7 +181,11 @@ def synthesis_row(
         colour_bar(fig, mr, axes[0, 0], source_window.unit, aspect=17, **below)
         colour_bar(fig, ct, list(axes[0, 1:3]), target_window.unit, aspect=36, **below)
         colour_bar(fig, wrong, axes[0, 3], label, aspect=17, extend="both", **below)
-    return fig
+    titles = [source_title, *(title for title, _ in order)]
+    windows = dict(zip(names, (source_window, target_window), strict=True))
+    greys = alt_text.greys({title: (w.low, w.high, w.unit) for title, w in windows.items()})
+    mae = {t: float(np.nanmean(np.abs(e))) for t, e in zip(synthetics, errors, strict=True) if inside.any()}
+    return describe(fig, alt_text.images(titles, plane, greys) + alt_text.errors(mae, target_window.unit, limit))
 
 
 @styled
@@ -210,7 +218,8 @@ def receptive_field(
         ylim=(max(image.shape[0] - 0.5, row + reach), min(-0.5, row - reach)),
     )
     fig.legend(loc="outside right upper")
-    return fig
+    drawn = f"An image of {image.shape[0]} by {image.shape[1]} pixels with a square for what one output sees: "
+    return describe(fig, drawn + alt_text.numbers({f"{name}, side in pixels:": s for name, s in sizes.items()}) + ".")
 
 
 @styled
@@ -239,7 +248,8 @@ def three_planes(
     colour_bar(fig, drawn, list(axes), volume.unit, extend=bar_ends([volume.array], limits))
     if title:
         fig.suptitle(title)
-    return fig
+    shown = alt_text.images([ax.get_title() for ax in axes], None, alt_text.greys({"": (*limits, volume.unit)}))
+    return describe(fig, f"{title}{'. ' if title else ''}{shown}")
 
 
 @styled
@@ -261,7 +271,8 @@ def window_view(image: Any, window: Window, plane: str | None = "axial", aspect:
     right.hist(values, bins=120, color=COLOURS[0], log=True)
     cut = float(np.mean((values < window.low) | (values > window.high)))
     right.set(xlabel=window.unit, ylabel="pixels", title=f"cut to black or white: {cut:.0%} of the pixels")
-    return fig
+    shown = alt_text.images([left.get_title()], plane, alt_text.greys({"": (window.low, window.high, window.unit)}))
+    return describe(fig, f"{shown} Beside it the histogram of its values; {right.get_title()}.")
 
 
 @styled
@@ -277,7 +288,8 @@ def contrast_view(
     right.barh([name.replace("_", " ") for name in order], [signals[name] for name in order], color=COLOURS[0])
     right.set_xlabel("signal / a.u.")
     right.grid(axis="x")
-    return fig
+    shown = alt_text.images([title], plane, "White is the strongest signal")
+    return describe(fig, f"{shown} Bars of the signal: {alt_text.numbers({n: signals[n] for n in order[::-1]})}.")
 
 
 @styled
@@ -298,7 +310,8 @@ def numbered_images(
         for (row, column), value in np.ndenumerate(image):
             colour = "black" if (value - low) / (high - low) > 0.5 else "white"
             ax.text(column, row, format(value, digits), ha="center", va="center", color=colour, fontsize=8.5)
-    return fig
+    rows = {t: " / ".join(", ".join(format(v, digits) for v in row) for row in image) for t, image in arrays.items()}
+    return describe(fig, "Tiny images, row by row. " + " ".join(f"{title}: {text}." for title, text in rows.items()))
 
 
 @styled
@@ -320,4 +333,5 @@ def block_shapes(shapes: Mapping[str, tuple[int, int, int]], title: str = "") ->
         ax.text(place, -0.55, textwrap.fill(name, 12), ha="center", va="top", fontsize=9)
     ax.set(xlim=(-0.6, len(shapes) - 0.4), ylim=(-0.85, 0.65), title=title)
     ax.set_axis_off()
-    return fig
+    boxes = [f"{name}: {channels} channels of {h} x {w}" for name, (channels, h, w) in shapes.items()]
+    return describe(fig, f"{title or 'A network'} as a row of boxes. {alt_text.listed(boxes)}.")

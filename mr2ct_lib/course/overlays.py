@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 from skimage.feature import canny
 
+from mr2ct_lib.course import alt_text
+from mr2ct_lib.course.alt_text import describe
 from mr2ct_lib.course.charts import draw_curves
 from mr2ct_lib.course.drawing import COLOURS, WIDTH, colour_bar, grey_limits, label_colours, panels, styled
 from mr2ct_lib.course.figures import as_image, bar_ends, checked_images, draw_image
@@ -64,7 +66,13 @@ def label_overlay(
         fig.legend(
             handles=handles, loc="outside right upper", ncols=1 + (len(handles) > 22), fontsize=8, handlelength=1.2
         )
-    return fig
+    shares = [
+        f"{title + ': ' if several else ''}"
+        + alt_text.numbers({names[v].replace("_", " "): 100 * np.mean(one == v) for v in present if (one == v).any()})
+        for title, one in maps.items()
+    ]
+    what = alt_text.images(list(maps) if several else [], plane, "Structures in colour, % of the pixels of each image")
+    return describe(fig, f"{what} {'. '.join(shares)}.")
 
 
 def _paint(
@@ -114,7 +122,7 @@ def misalignment(
     for ax, (title, lines) in zip(bottom.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         draw_curves(ax, positions, lines if isinstance(lines, Mapping) else {"": lines}, title, marker)
         ax.set_xlabel(xlabel)
-    return fig
+    return describe(fig, f"The image is now at {marker:.3g}. {alt_text.read_off(fig)}")
 
 
 @styled
@@ -166,7 +174,9 @@ def offset_field(
         axes[1], length, f"length, median {np.nanmedian(length):.2f} pixels", (0, end), plane, cmap="viridis"
     )
     colour_bar(fig, drawn, axes, "displacement / pixels", extend=bar_ends([length], (0, end)))
-    return fig
+    means = f"on average {np.nanmean(right):.2g} to the right and {np.nanmean(down):.2g} down, longest {longest:.3g}"
+    shown = alt_text.images([full_title, axes[1].get_title()], plane, "Arrows and a colour scale show displacements")
+    return describe(fig, f"{shown} In pixels: {means}.")
 
 
 def blend(first: Any, second: Any, share: float) -> np.ndarray:
@@ -200,7 +210,8 @@ def checkerboard(
         axes, {names[0]: one, names[1]: other, "both in turn": np.where(odd, other, one)}.items(), strict=True
     ):
         draw_image(ax, image, title, (0, 1), plane)
-    return fig
+    board = f"The last one is a checkerboard of both, {tiles} tiles along the longer side"
+    return describe(fig, alt_text.images([*names, "both in turn"], plane, board))
 
 
 @styled
@@ -237,7 +248,7 @@ def edge_overlay(
     for ax, (title, one) in zip(axes, images.items(), strict=True):
         draw_image(ax, one, title, grey_limits([one], window, None, None), plane)
         ax.imshow(rgba)
-    return fig
+    return describe(fig, alt_text.images(list(images), plane, "Orange lines are the edges of the reference"))
 
 
 @styled
@@ -286,7 +297,8 @@ def channel_rows(
             fontsize=11,
             fontweight="bold",
         )
-    return fig
+    told = [f"{title}: {', '.join(ax.get_title() for ax in line)}" for title, line in zip(rows, axes, strict=True)]
+    return describe(fig, f"{len(rows)} rows of MR, CT and labels. {alt_text.listed(told)}.")
 
 
 @styled
@@ -322,4 +334,8 @@ def joint_histogram(
         ax.set(xlabel=names[0], title=name)
     axes[0, 0].set_ylabel(names[1])
     colour_bar(fig, drawn, list(axes[0]), "pixels")
-    return fig
+    same = {
+        name or names[1]: float(np.corrcoef(one.ravel(), v.ravel())[0, 1]) for name, v in zip(others, rest, strict=True)
+    }
+    what = f"How often {names[0]} and {names[1]} occur at the same place, on a logarithmic colour scale"
+    return describe(fig, f"{what}. Correlation: {alt_text.numbers(same)}.")

@@ -12,7 +12,6 @@ from mr2ct_lib.files import InputError, read_json
 from mr2ct_lib.images.intensity import Window
 from mr2ct_lib.measures import metrics
 from mr2ct_lib.methods.networks import Generator
-from mr2ct_lib.patients.abdomen import aorta_mask
 from tools import measuring, record, result_tables
 
 
@@ -186,18 +185,6 @@ def test_a_perfect_translation_is_measured_as_one_in_both_directions_and_splits(
     assert first.MI.tolist() == pytest.approx(expected.reshape(2, 2).mean(axis=1))
     assert set(tissue.tissue) == {"muscle", "trabecular_bone"} and set(tissue.direction) == {"source_to_target"}
     assert tissue[tissue.tissue == "muscle"]["true SD"].to_numpy() == pytest.approx(0.05 * 250, rel=0.1)
-
-
-def test_the_aorta_is_measured_by_itself_in_sd_of_the_true_scan(hips):
-    inside = aorta_mask(np.arange(256, dtype=np.uint8))
-    labels = np.zeros((4, 40, 40), np.uint8)
-    labels[:, 10:30, 10:30] = np.flatnonzero(inside)[0]
-    hips.labels_source = labels
-    error = np.where(labels > 0, 0.1, 0.9).astype(np.float32)  # 25 HU inside, and what lies outside does not count
-    table = measuring.measure_aorta(hips.target + error, hips, "source_to_target").set_index("patient")
-    spread = (hips.target[:2] * 250).std()
-    assert table.loc["p1", "MSE aorta"] == pytest.approx(25**2 / spread**2, rel=1e-3)
-    assert table.loc["p1", "PSNR aorta"] == pytest.approx(20 * np.log10(500 / 25), rel=1e-3)
 
 
 def test_frames_hold_baselines_and_curves_and_a_fitted_curve_wins_where_one_suffices(hips):

@@ -7,13 +7,13 @@ import pandas as pd
 
 from mr2ct_lib.course import experiments
 from mr2ct_lib.course.catalogue import COHORTS, SEEDS
+from mr2ct_lib.course.tables import in_aorta, truth_of
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.measures import evaluation
 from mr2ct_lib.measures.baselines import fitted_curve
 from mr2ct_lib.measures.metrics import mutual_information, slicewise
 from mr2ct_lib.methods.segmentation import predict
 from mr2ct_lib.methods.translator import DIRECTIONS, Translator, load_translator
-from mr2ct_lib.patients.abdomen import aorta_mask
 from mr2ct_lib.patients.tissues import tissue_of
 
 Translate = Callable[[PreparedSlices, str], np.ndarray]  # (test set, direction) -> its synthetic slices (N, H, W)
@@ -49,28 +49,12 @@ def measure_images(cohort: str, translate: Translate, profile: str, seed: int, r
             source = np.asarray(getattr(data, direction.split("_to_")[0]))
             information = slicewise(mutual_information, synthetic, source, limits=((-1, 1), (-1, 1)))
             if anatomy == "abdomen":
-                table = table.merge(measure_aorta(synthetic, data, direction), on="patient")
+                table = table.merge(in_aorta(synthetic, data, direction), on="patient")
             table["MI"] = [float(information[where].mean()) for _, where in data.patients("source")]
             errors.append(table.assign(**keys))
             if anatomy != "head" and direction == "source_to_target":
                 tissue_rows.append(evaluation.measure_tissues(synthetic, data, tissues(data)).assign(**keys))
     return {anatomy: pd.concat(errors)} | ({"tissues": pd.concat(tissue_rows)} if tissue_rows else {})
-
-
-def measure_aorta(synthetic: np.ndarray, data: PreparedSlices, direction: str) -> pd.DataFrame:
-    """Measure errors inside the aorta as Wang et al. do in Table 3: columns patient, "MSE aorta", "PSNR aorta", ...
-
-    The MSE is in squared SD of the patient's true scan (their images are z-scored); SSIM windowed and by moments.
-    """
-    source, target = direction.split("_to_")
-    inside = aorta_mask(np.asarray(getattr(data, f"labels_{source}")))
-    table = evaluation.measure(synthetic, data, direction, inside)
-    truth = getattr(data, f"truth_{direction}")
-    truth = np.asarray(getattr(data, target) if truth is None else truth)
-    spread = [data.windows[target].from_network(truth[where]).std() for _, where in data.patients("source")]
-    table["MSE unit"] /= np.square(spread)
-    names = {"MSE unit": "MSE aorta", "PSNR unit": "PSNR aorta", "SSIM": "SSIM aorta", "SSIM whole": "SSIM whole aorta"}
-    return table[["patient", *names]].rename(columns=names)
 
 
 def measure_translator(
@@ -95,10 +79,8 @@ def measure_frames(cohort: str, profile: str) -> dict[str, pd.DataFrame]:
         pairs = experiments.prepared(f"{cohort}_{split}", profile)
 
         def translate(data: PreparedSlices, direction: str) -> np.ndarray:
-            source, target = direction.split("_to_")
-            truth = getattr(pairs, f"truth_{direction}")
-            truth = getattr(pairs, target) if truth is None else truth
-            return fitted_curve(getattr(pairs, source), truth, getattr(data, source), pairs.valid)
+            source = direction.split("_to_")[0]
+            return fitted_curve(getattr(pairs, source), truth_of(pairs, direction), getattr(data, source), pairs.valid)
 
         return translate
 

@@ -1,0 +1,103 @@
+"""docs/gallery.md: three patients of each anatomy, chosen by number: python -m tools.gallery.
+
+Of the test patients of the full profile, the one with the median, the lowest and the highest recorded MAE, seen through
+the recorded translator. Anatomies without a recorded translator are skipped. Scans that are not in runs/ are made now.
+"""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from mr2ct_lib.course import experiments
+from mr2ct_lib.course.catalogue import SEEDS, TRAININGS
+from mr2ct_lib.course.figures import synthesis_row
+from mr2ct_lib.course.tables import truth_of
+from mr2ct_lib.files import InputError, atomic
+from mr2ct_lib.methods.translator import Translator
+
+DOCS = Path(__file__).parents[1] / "docs"
+# run -> title, names of both scans
+SHOWN = {
+    "hip_many_gc": ("Hips: MR to CT", ("MR", "CT")),
+    "head_distorted_dicyclegan": ("Distorted heads: PD to T2", ("PD", "T2")),
+    "abdomen_dicyclegan": ("Abdomens: T2* to CT", ("T2*", "CT")),
+}
+HEAD = """# Gallery: the median, the best and the worst patient
+
+Three test patients of each anatomy, chosen by number and not by beauty: the one with the median, the lowest and the
+highest MAE of the recorded translator (seed {seed}, full profile). Each row shows the middle slice of the patient. Red
+in the error map is too bright, blue too dark. `python -m tools.gallery` makes this page again.
+"""
+
+
+def choose(errors: pd.DataFrame) -> dict[str, str]:
+    """Return {"median": patient, "best": ..., "worst": ...} by MAE; of an even number the upper median.
+
+    errors: columns patient and MAE, a row per patient. Raises InputError for fewer than three patients.
+    """
+    if len(errors) < 3:
+        raise InputError(f"errors: {len(errors)} patients; expected at least 3 to choose from")
+    order = errors.sort_values(["MAE", "patient"]).patient.tolist()
+    return {"median": order[len(order) // 2], "best": order[0], "worst": order[-1]}
+
+
+def draw(run: str, translator: Translator, patient: str) -> plt.Figure:
+    """Return source | synthetic | truth | error of a patient's middle slice."""
+    test = experiments.prepared(f"{TRAININGS[run].cohort}_test", "full")
+    where = dict(test.patients("source"))[patient]
+    at = (where.start + where.stop) // 2
+    source, target = test.windows["source"], test.windows["target"]
+    mr = np.asarray(test.source[at])
+    return synthesis_row(
+        source.from_network(mr),
+        target.from_network(translator.translate(mr[None])[0]),
+        target.from_network(truth_of(test, "source_to_target")[at]),
+        source,
+        target,
+        mask=None if test.valid is None else np.asarray(test.valid[at]),
+        names=SHOWN[run][1],
+        plane=test.preparation.plane,
+    )
+
+
+def section(run: str, folder: Path) -> str:
+    """Write the pictures of a run and return its part of the page; empty without a recorded translator."""
+    try:
+        translator = experiments.recorded_translator(run)
+    except InputError:
+        return ""
+    images, provenance = experiments.recorded("images", "full")
+    errors = images[(images.run == run) & (images.seed == SEEDS[0]) & (images.direction == "source_to_target")]
+    values, steps = errors.set_index("patient").MAE, provenance["runs"][f"{run}:{SEEDS[0]}"]["steps"]
+    title, (source, target) = SHOWN[run]
+    text = (
+        f"\n## {title}\n\n`{run}`, {steps} steps; MAE of {len(errors)} test patients {values.mean():.1f} grey levels.\n"
+    )
+    for which, patient in choose(errors).items():
+        path = folder / f"gallery_{run}_{which}.jpg"
+        figure = draw(run, translator, patient)
+        with atomic(path) as temporary:
+            figure.savefig(temporary, dpi=90, format="jpg", pil_kwargs={"quality": 85})
+        plt.close(figure)
+        about = f"{which} patient {patient}, MAE {values[patient]:.1f} grey levels"
+        alt = f"{source}, synthetic {target}, true {target} and error map of the {about}"
+        text += f"\n**The {about}.**\n\n![{alt}]({path.name})\n"
+    return text
+
+
+def main() -> None:
+    """Write the page and its pictures, and say which anatomies are missing."""
+    parts = {run: section(run, DOCS) for run in SHOWN}
+    with atomic(DOCS / "gallery.md") as temporary:
+        temporary.write_text(HEAD.format(seed=SEEDS[0]) + "".join(parts.values()), encoding="utf-8")
+    missing = ", ".join(run for run, text in parts.items() if not text)
+    print(f"docs/gallery.md: {sum(map(bool, parts.values()))} anatomies; not recorded: {missing or 'none'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -8,13 +8,11 @@ from scipy import optimize, stats
 from mr2ct_lib.files import InputError
 from mr2ct_lib.measures.statistics import (
     Claim,
-    compare,
     crossed_test,
     holm,
     mean_sd,
     mean_sd_table,
     paired_t_test,
-    summary,
     weigh_claims,
 )
 
@@ -83,29 +81,14 @@ RECORDS = pd.DataFrame(
 )
 
 
-def test_tables_keep_the_order_and_the_numbers():
-    table = summary(RECORDS, "loss", "mae")
-    assert table.index.tolist() == ["no GC", "GC"]
-    assert table.loc["GC", "mean"] == pytest.approx(np.mean([17.32, 17.03, 17.20]))
-    assert table.loc["GC", "sd"] == pytest.approx(np.std([17.32, 17.03, 17.20], ddof=1))
-    assert table["n"].tolist() == [3, 3]
+def test_a_table_keeps_the_order_and_the_numbers():
     text = mean_sd_table(RECORDS.assign(metric="MAE"), "metric", "loss", "mae")
     assert text.loc["MAE", "GC"] == mean_sd([17.32, 17.03, 17.20]) == "17.18 ± 0.15"
     assert text.columns.tolist() == ["no GC", "GC"]
-
-
-def test_compare_pairs_by_unit_in_any_order():
-    shuffled = RECORDS.sample(frac=1, random_state=1)
-    expected = paired_t_test([18.50, 18.57, 18.30], [17.32, 17.03, 17.20])
-    assert compare(shuffled, "seed", "loss", "mae", "no GC", "GC").t == pytest.approx(expected.t)
-    with pytest.raises(InputError, match="seed 2 lacks"):
-        compare(RECORDS.iloc[:-1], "seed", "loss", "mae", "no GC", "GC")
-    with pytest.raises(InputError, match="signed"):
-        compare(RECORDS, "seed", "loss", "mae", "no GC", "signed")
     with pytest.raises(InputError, match="no column dose"):
-        summary(RECORDS, "dose", "mae")
+        mean_sd_table(RECORDS, "dose", "loss", "mae")
     with pytest.raises(InputError, match="no rows"):
-        summary(RECORDS.iloc[:0], "loss", "mae")
+        mean_sd_table(RECORDS.iloc[:0], "seed", "loss", "mae")
 
 
 # --- seeds and patients as crossed factors ---

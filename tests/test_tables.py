@@ -52,6 +52,16 @@ def test_the_paper_stands_in_the_row_of_the_run_that_repeats_it():
     assert aorta.loc[("T2* -> CT", "DicycleGAN"), ("PSNR / dB", "paper")] == "23.71"
 
 
+def test_further_runs_of_a_cohort_get_a_row_when_they_are_recorded():
+    recorded = rows("head_distorted_cyclegan_equal_time", [1], "head_distorted", **{"MSE unit": 0.5})
+    table = tables.beside_wang("deformed", "head_distorted", recorded, {}, recorded[:0])
+    assert table.loc[("PD -> T2", "CycleGAN, equal time"), ("MSE / SD²", "recorded")] == "0.500"
+    assert (
+        "CycleGAN, equal time"
+        not in tables.beside_wang("undeformed", "head", recorded, {}, recorded[:0]).index.levels[1]
+    )
+
+
 def test_rows_are_runs_of_the_catalogue_or_frames():
     assert set(tables.HIPS) - set(tables.FRAMES) <= set(TRAININGS)
     assert set(tables.HIASA) <= set(tables.HIPS)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mr2ct_lib.course import experiments, papers
-from mr2ct_lib.course.catalogue import CLAIMS, known
+from mr2ct_lib.course.catalogue import CLAIMS, TRAININGS, known
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.measures import evaluation
@@ -212,7 +212,12 @@ def beside_wang(
     columns = {metric: name + ending for metric, name in names.items()}
     models = {"CycleGAN": f"{cohort}_cyclegan", "DicycleGAN": f"{cohort}_dicyclegan"}
     titles = {run: model for model, run in models.items()}
-    titles |= {f"{cohort}_dicyclegan_augmented": "DicycleGAN, augmented", f"{cohort}_supervised": "supervised"} | FRAMES
+    runs = set(recorded[recorded.cohort == cohort].run)
+    for run in TRAININGS:  # whatever else is recorded on this cohort, "DicycleGAN, augmented" for example
+        model = next((model for model, name in models.items() if run.startswith(f"{name}_")), None)
+        if run in runs and model:
+            titles[run] = f"{model}, {run.removeprefix(models[model] + '_').replace('_', ' ')}"
+    titles |= {f"{cohort}_supervised": "supervised"} | FRAMES
     digits = {columns["MSE"]: 3, columns["PSNR"]: 2, columns["SSIM"]: 3, f"SSIM{ending}": 3}
     tables = {}
     for way, direction in zip(ways, DIRECTIONS, strict=True):

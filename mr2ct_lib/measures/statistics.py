@@ -253,16 +253,6 @@ def mean_sd(values: Sequence[float], digits: int = 2) -> str:
     return text if len(values) == 1 else f"{text} ± {values.std(ddof=1):.{digits}f}"
 
 
-def summary(records: pd.DataFrame, by: str | Sequence[str], value: str) -> pd.DataFrame:
-    """Return mean, sd (sample SD; NaN for one value) and n of `value` for each group of `by`, in order of appearance.
-
-    records: one row per measurement, of a seed or a patient, say. Raises InputError for missing columns or rows.
-    """
-    by = [by] if isinstance(by, str) else list(by)
-    _columns(records, [*by, value])
-    return records.groupby(by, sort=False)[value].agg(mean="mean", sd="std", n="count")
-
-
 def mean_sd_table(records: pd.DataFrame, rows: str, columns: str, value: str, digits: int = 2) -> pd.DataFrame:
     """Return a table of texts "mean ± SD" of `value`, for each of `rows` and `columns` in order of appearance."""
     _columns(records, [rows, columns, value])
@@ -275,23 +265,6 @@ def mean_sd_table(records: pd.DataFrame, rows: str, columns: str, value: str, di
         sort=False,
     )
     return table.fillna("-")
-
-
-def compare(records: pd.DataFrame, unit: str, condition: str, value: str, first: str, second: str) -> PairedTest:
-    """Test condition `first` against `second` with a paired t-test, paired by `unit` (patient or seed).
-
-    Several values of one unit and condition count as their mean. Raises InputError when a unit lacks one of the two.
-    """
-    _columns(records, [unit, condition, value])
-    chosen = records[records[condition].isin([first, second])]
-    wide = chosen.pivot_table(index=unit, columns=condition, values=value)
-    for name in (first, second):
-        if name not in wide.columns:
-            raise InputError(f"records: no rows whose {condition} is {name}; expected both {first} and {second}")
-    single = wide.index[wide.isna().any(axis=1)].tolist()
-    if single:
-        raise InputError(f"records: {unit} {', '.join(map(str, single))} lacks {first} or {second}; expected both")
-    return paired_t_test(wide[first].to_numpy(), wide[second].to_numpy())
 
 
 def _values(values: Sequence[float], name: str) -> np.ndarray:

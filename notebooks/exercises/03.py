@@ -3,9 +3,9 @@
 import numpy as np
 
 # %% [markdown] 1
-# ### Exercise 1 (recall): a fourth candidate
+# ### Exercise 1 (recall): a fifth candidate
 #
-# A generator is right, but everywhere 20 HU too high, and the way back subtracts them. Which of the three finds it
+# A generator is right, but everywhere 20 HU too high, and the way back subtracts them. Which of the losses finds it
 # (True), which lets it pass (False)?
 # %%
 from mr2ct_lib.course.exercises import check

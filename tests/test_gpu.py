@@ -41,7 +41,7 @@ def test_captured_updates_give_the_losses_of_plain_ones(method, data):
     assert all(update.replay is not None for update in captured.updates.values())
 
 
-@pytest.mark.parametrize("offset_layers", ["per_channel", "shared", "convolution"])
+@pytest.mark.parametrize("offset_layers", ["per_channel", "shared", "convolution", "field", "none"])
 def test_every_network_can_be_captured_in_the_precision_that_a_gpu_takes(offset_layers, data):
     precision = hardware.lower_precision(torch.device("cuda"))
     run = trainer(data, method="dicyclegan", offset_layers=offset_layers, upsampling="resize", precision=precision)

@@ -64,6 +64,26 @@ def test_zero_offsets_leave_the_deformed_pass_unchanged(kind):
     torch.testing.assert_close(generator(x), undeformed)
 
 
+def test_a_field_warps_the_output_so_that_both_passes_have_one_contrast():
+    generator = initialise(small(offset_layers="field"), 0)
+    x, other = torch.randn(2, 1, 32, 32), torch.randn(3, 1, 32, 32)
+    torch.testing.assert_close(generator(x, deform=True), generator(x))
+    nn.init.constant_(generator.offsets[0].control, 2 / 32)  # two pixels down and to the right
+    undeformed, deformed = generator.both(x)
+    torch.testing.assert_close(undeformed, generator(x))
+    torch.testing.assert_close(deformed[..., :-2, :-2], undeformed[..., 2:, 2:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(deformed, generator(x, deform=True))
+    for found, expected in zip(generator.both(x, other), (generator(x), generator(other, True)), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_without_offsets_both_passes_agree():
+    generator, x = initialise(small(offset_layers="none"), 0), torch.randn(2, 1, 32, 32)
+    undeformed, deformed = generator.both(x)
+    torch.testing.assert_close(deformed, undeformed)
+    torch.testing.assert_close(generator(x, deform=True), undeformed)
+
+
 def test_offset_layers_stand_where_the_paper_puts_them():
     assert [layer.predict.in_channels for layer in Generator(filters=4, blocks=2, offset_layers="shared").offsets] == [
         1,

@@ -5,7 +5,15 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from mr2ct_lib.methods.offsets import DeformableConvolution, OffsetLayer, offset_layer, resample
+from mr2ct_lib.methods.offsets import (
+    DeformableConvolution,
+    OffsetLayer,
+    SmoothField,
+    inverse,
+    offset_layer,
+    register,
+    resample,
+)
 
 KINDS = ["per_channel", "shared", "convolution"]
 
@@ -18,6 +26,7 @@ def features(n=2, c=3, h=7, w=9, dtype=torch.float64):
 def test_a_new_layer_moves_nothing(kind):
     x = features(dtype=torch.float32)
     torch.testing.assert_close(offset_layer(kind, 3)(x), x)
+    torch.testing.assert_close(SmoothField()(x), x)
 
 
 def test_a_field_in_y_moves_only_y():
@@ -87,3 +96,70 @@ def test_deformable_convolution_taps_read_their_own_places():
             layer.mix.weight.roll(-3 * 3, dims=1)
         )  # tap 4 (centre) -> tap 1 (above): three taps of three channels
     torch.testing.assert_close(layer(x)[:, :, 1:], x[:, :, :-1])
+
+
+def field_of(control, points=7):
+    layer = SmoothField(points).double()
+    with torch.no_grad():
+        layer.control.copy_(control)
+    return layer
+
+
+def test_equal_control_points_shift_the_whole_slice():
+    control = torch.zeros(2, 7, 7)
+    control[0], control[1] = 2 / 8, -3 / 12  # shares of 8 rows and of 12 columns: two pixels down, three to the left
+    x = features(1, 1, 8, 12)
+    layer = field_of(control)
+    offsets = layer.offsets(x)
+    torch.testing.assert_close(offsets, torch.tensor([2.0, -3.0]).double().view(1, 1, 2, 1, 1).expand(1, 1, 2, 8, 12))
+    torch.testing.assert_close(layer(x)[..., :-2, 3:], x[..., 2:, :-3])
+
+
+def test_control_points_on_a_plane_give_an_affine_field():
+    knots = torch.arange(7, dtype=torch.float64)[:, None].expand(7, 7) - 1  # row of a knot, in knots; 0 to 4 are inside
+    field = field_of(torch.stack([knots, torch.zeros(7, 7)]) / 100).offsets(features(1, 1, 41, 20))[0, 0]
+    torch.testing.assert_close(field[0], torch.linspace(0, 4, 41).double()[:, None].expand(41, 20) * 41 / 100)
+    assert field[1].abs().max() == 0
+
+
+def test_one_control_point_moves_its_neighbourhood_only():
+    control = torch.zeros(2, 7, 7)
+    control[0, 3, 3] = 1 / 65  # the middle of 65 x 65
+    field = field_of(control).offsets(features(1, 1, 65, 65))[0, 0, 0]
+    assert field[32, 32].item() == pytest.approx((2 / 3) ** 2)  # the cubic B-spline at its knot, in both directions
+    assert field[0].abs().max() == 0 and field[:, 0].abs().max() == 0  # two knots away
+
+
+def test_a_smooth_field_and_its_inverse_return_the_slice():
+    rows = torch.linspace(0, 3, 64, dtype=torch.float64).sin()
+    x = (rows[:, None] * rows[None]).view(1, 1, 64, 64)
+    layer = field_of(0.02 * torch.randn(2, 7, 7, generator=torch.Generator().manual_seed(3)))
+    back = layer.undo()(layer(x))
+    assert (layer(x) - x).abs().max() > 0.02
+    torch.testing.assert_close(back[..., 8:-8, 8:-8], x[..., 8:-8, 8:-8], atol=2e-3, rtol=0)
+    there, again = layer.offsets(x)[0], inverse(layer.offsets(x)[0], steps=30)
+    returned = (again + resample(there, again[:, None]))[..., 8:-8, 8:-8]  # u(p + v(p)) + v(p)
+    assert there.abs().max() > 1 and returned.abs().max() < 1e-6
+    assert layer.undo().control is layer.control and layer.undo().undo()(x).equal(layer(x))
+
+
+def test_gradient_of_a_smooth_field_against_finite_differences():
+    x, layer = features(1, 1, 9, 8), field_of(torch.full((2, 5, 5), 0.05), points=5)
+
+    def moved(control):
+        return torch.func.functional_call(layer, {"control": control}, (x,))[..., :-1, :-1]
+
+    assert torch.autograd.gradcheck(moved, (layer.control.detach().clone().requires_grad_(),))
+
+
+def test_registration_finds_the_warp_of_an_outline():
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    discs = torch.stack([(rows - 30).hypot(columns - 34) < radius for radius in (10, 16, 22)]).float()
+    truth, found = SmoothField(), SmoothField()
+    with torch.no_grad():
+        truth.control.copy_(0.04 * torch.randn(2, 7, 7, generator=torch.Generator().manual_seed(5)))
+        warped = truth(discs[None])[0]
+    register(found, discs, warped)
+    left = (found(discs[None])[0] - warped).square().mean()
+    assert left < 0.15 * (discs - warped).square().mean()
+    assert found.control.grad is None

@@ -26,9 +26,14 @@ def data(tmp_path_factory):
     return kills.make_slices(tmp_path_factory.mktemp("prepared"))
 
 
-@pytest.mark.parametrize("method, stop_at", [("cyclegan", 4), ("dicyclegan", 5)])
-def test_an_interrupted_and_resumed_run_ends_in_the_same_bits(method, stop_at, data, tmp_path, monkeypatch):
-    train(settings(method), data, tmp_path / "whole")
+FIELD = {"offset_layers": "field", "lambda_dicycle": 0.0}
+RUNS = [("cyclegan", 4, {}), ("dicyclegan", 5, {}), ("dicyclegan", 4, FIELD)]
+
+
+@pytest.mark.parametrize("method, stop_at, changes", RUNS)
+def test_an_interrupted_and_resumed_run_ends_in_the_same_bits(method, stop_at, changes, data, tmp_path, monkeypatch):
+    s = settings(method, **changes)
+    train(s, data, tmp_path / "whole")
     step = training.Trainer.step
 
     def stop(trainer):
@@ -38,9 +43,9 @@ def test_an_interrupted_and_resumed_run_ends_in_the_same_bits(method, stop_at, d
 
     monkeypatch.setattr(training.Trainer, "step", stop)
     with pytest.raises(KeyboardInterrupt):
-        train(settings(method), data, tmp_path / "cut")
+        train(s, data, tmp_path / "cut")
     monkeypatch.undo()
-    train(settings(method), data, tmp_path / "cut", resume=True)
+    train(s, data, tmp_path / "cut", resume=True)
     assert same(bits(tmp_path / "whole"), bits(tmp_path / "cut"))
     assert without_time(tmp_path / "whole") == without_time(tmp_path / "cut")
     assert [line["step"] for line in read_log(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6]

@@ -66,7 +66,7 @@ def test_text_from_the_command_line_takes_the_settings_type():
         ("cyclegan", "quick", {"filters": 0}, "filters=0"),
         ("cyclegan", "quick", {"lambda_cycle": -1.0}, "lambda_cycle"),
         ("cyclegan", "quick", {"gc_operator": "roberts"}, "roberts"),
-        ("dicyclegan", "quick", {"offset_layers": "none"}, "offset_layers"),
+        ("dicyclegan", "quick", {"offset_layers": "some"}, "offset_layers"),
         ("cyclegan", "quick", {"iterations": 0, "decay_iterations": 0}, "at least one step"),
         ("cyclegan", "quick", {"epochs": 0, "decay_iterations": 0}, "at least one step"),
         ("cyclegan", "quick", {"lambda_align": "1"}, "lambda_align does nothing with method cyclegan"),

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from tiny_runs import bits, settings
 
 from mr2ct_lib.images.slices import PreparedSlices, unpaired_batch
 from mr2ct_lib.methods import fast, training
 from mr2ct_lib.methods.runs import read_log, train
 from mr2ct_lib.methods.training import ImagePool
-from mr2ct_lib.methods.translator import load_translator
+from mr2ct_lib.methods.translator import DIRECTIONS, load_translator
 from tools import kills
 from tools.kills import same
 
@@ -28,6 +29,20 @@ def test_same_seed_same_bits_other_seed_others(method, data, tmp_path):
         train(settings(method, seed=seed), data, tmp_path / name)
     assert same(bits(tmp_path / "one"), bits(tmp_path / "again"))
     assert not same(bits(tmp_path / "one"), bits(tmp_path / "other"))
+
+
+def test_one_field_there_and_its_inverse_back(data, tmp_path):
+    run = train(settings("dicyclegan", offset_layers="field", lambda_dicycle=0.0, iterations=8), data, tmp_path / "run")
+    assert "dicycle" not in read_log(run)[0]
+    translator = load_translator(run)
+    there, back = (getattr(translator, direction).offsets[0] for direction in DIRECTIONS)
+    assert there.control is back.control and (there.inverted, back.inverted) == (False, True)
+    slices = np.array(PreparedSlices(data).source[:1])
+    plain, deformed = (translator.translate(slices, deform=deform) for deform in (False, True))
+    np.testing.assert_allclose(there(torch.from_numpy(plain)[:, None]).detach()[:, 0], deformed, atol=1e-6)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    start = training.Trainer(settings("dicyclegan", offset_layers="field"), PreparedSlices(data), fabric)
+    assert not torch.equal(start.networks.translator.source_to_target.offsets[0].control, there.control)
 
 
 def test_gradient_consistency_is_part_of_the_loss_only_when_weighted(data, tmp_path):

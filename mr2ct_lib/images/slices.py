@@ -88,6 +88,19 @@ class PreparedSlices:
         return sum(row["count"] for row in self.meta["patients"][domain][:patients])
 
 
+def mean_outlines(data: PreparedSlices, domain: str, patients: int | None = None, parts: int = 6) -> np.ndarray:
+    """Return how often a pixel shows the patient, (parts, h, w) in [0, 1], in each part of the stacks of slices.
+
+    A pixel shows the patient where it differs from the border of the slices. patients: the first so many; None for all.
+    """
+    array = getattr(data, domain)[: data.count(domain, patients)]
+    border = np.median(array[:, 0])
+    counts = [where.stop - where.start for _, where in data.patients(domain)]
+    part = np.concatenate([np.arange(count) * parts // count for count in counts])[: len(array)]
+    shown = [np.abs(array[part == p] - border) > 0.1 for p in range(parts)]
+    return np.stack([x.mean(axis=0) if len(x) else np.zeros(array.shape[1:]) for x in shown]).astype(np.float32)
+
+
 @lru_cache(maxsize=8)
 def _order(seed: tuple[int, ...], epoch: int, count: int) -> np.ndarray:
     """The order of one epoch: a permutation of range(count)."""

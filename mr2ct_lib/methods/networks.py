@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mr2ct_lib.methods.layers import InstanceNorm, PaddedConvolution
-from mr2ct_lib.methods.offsets import offset_layer
+from mr2ct_lib.methods.offsets import SmoothField, offset_layer
 
 
 def convolution(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -60,7 +60,8 @@ class Generator(nn.Module):
         blocks: residual blocks, 9 in both papers.
         offset_layers: None for CycleGAN; "per_channel", "shared" or "convolution" for DicycleGAN, see `offsets`. Such a
             layer stands before the input block, before each down-sampling block and before the first residual block,
-            and acts in a deformed pass only.
+            and acts in a deformed pass only. "field" puts one smooth field behind the last layer instead, so that the
+            deformed pass is the undeformed one, warped; with "none" both passes are the same.
         upsampling: "transposed" (both papers) or "resize", see `up`.
     """
 
@@ -77,9 +78,12 @@ class Generator(nn.Module):
                 nn.Sequential(*[ResidualBlock(4 * f) for _ in range(blocks)]),
             ]
         )
-        self.offsets = nn.ModuleList(
-            [offset_layer(offset_layers, c) for c in (1, f, 2 * f, 4 * f)] if offset_layers else []
-        )
+        self.at_output = offset_layers in ("field", "none")  # the one layer stands behind the decoder
+        if self.at_output:
+            self.offsets = nn.ModuleList([SmoothField() if offset_layers == "field" else nn.Identity()])
+        else:
+            layers = [offset_layer(offset_layers, c) for c in (1, f, 2 * f, 4 * f)] if offset_layers else []
+            self.offsets = nn.ModuleList(layers)
         self.decoder = nn.Sequential(
             up(4 * f, 2 * f, upsampling),
             InstanceNorm(),
@@ -107,6 +111,9 @@ class Generator(nn.Module):
         These are the two passes of Wang et al. 2018. They go through the network in one batch, which changes nothing,
         since nothing in it looks across a batch.
         """
+        if self.at_output and deformed is None:
+            out = self._run(undeformed, 0)
+            return out, self.offsets[0](out)
         deformed = undeformed if deformed is None else deformed
         out = self._run(torch.cat([undeformed, deformed]), len(deformed))
         return out.split([len(undeformed), len(deformed)])
@@ -123,11 +130,14 @@ class Generator(nn.Module):
         x = F.pad(x, (0, -w % 4, 0, -h % 4), mode="replicate") if h % 4 or w % 4 else x
         first = len(x) - deformed
         for i, block in enumerate(self.encoder):
-            if deformed:
+            if deformed and not self.at_output:
                 kept, moved = x.split([first, deformed])
                 x = torch.cat([kept, self.offsets[i](moved)]) if first else self.offsets[i](moved)
             x = block(x)
-        return self.decoder(x)[..., :h, :w].float().contiguous()
+        out = self.decoder(x)[..., :h, :w].float().contiguous()
+        if deformed and self.at_output:
+            return torch.cat([out[:first], self.offsets[0](out[first:])])
+        return out
 
 
 class Discriminator(nn.Module):

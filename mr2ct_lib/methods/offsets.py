@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mr2ct_lib.methods.fast import has_fast_form
 from mr2ct_lib.methods.layers import PaddedConvolution
+from mr2ct_lib.methods.losses import cubic_b_spline
 
 
 def resample(features: Tensor, offsets: Tensor) -> Tensor:
@@ -105,6 +106,71 @@ class DeformableConvolution(nn.Module):
         """(n, channels, h, w) -> (n, channels, h, w)."""
         offsets = self.offsets(features).float() + self.places.view(1, -1, 2, 1, 1)
         return self.mix(torch.cat([resample(features, tap) for tap in offsets.split(1, dim=1)], dim=1))
+
+
+def inverse(field: Tensor, steps: int = 8) -> Tensor:
+    """Return the field that undoes `field`, both (1, 2, h, w) in pixels: the fixed point of v(p) = -u(p + v(p)).
+
+    Right for fields whose derivatives are below 1; differentiable.
+    """
+    found = torch.zeros_like(field)
+    for _ in range(steps):
+        found = -resample(field, found[:, None])
+    return found
+
+
+class SmoothField(nn.Module):
+    """Moves slices (n, channels, h, w) by one learned smooth field, the same for every slice and channel.
+
+    The field is a cubic B-spline of `control` (2, points, points): dy and dx of each control point, as a share of the
+    slice's height and width. The outer control points lie one knot outside the slice. It starts at zero. `undo` makes a
+    layer that moves slices back: it shares the control points, and its field is the inverse.
+    """
+
+    def __init__(self, points: int = 7):
+        super().__init__()
+        self.control, self.inverted = nn.Parameter(torch.zeros(2, points, points)), False
+
+    def undo(self) -> "SmoothField":
+        """Return the layer that undoes this one, with the same control points."""
+        layer = SmoothField(self.control.shape[-1])
+        layer.control, layer.inverted = self.control, not self.inverted
+        return layer
+
+    def offsets(self, features: Tensor) -> Tensor:
+        """(n, channels, h, w) -> (n, 1, 2, h, w): the field in pixels."""
+        control = self.control
+        with torch.autocast(control.device.type, enabled=False):  # in bf16 a field has steps of an eighth of a pixel
+            rows, columns = (self._weights(size) for size in features.shape[-2:])
+            dy, dx = (rows @ control @ columns.T).unbind()
+            field = torch.stack([dy * features.shape[-2], dx * features.shape[-1]])[None]  # (1, 2, h, w)
+            field = inverse(field) if self.inverted else field
+        return field.expand(len(features), 1, -1, -1, -1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(n, channels, h, w) -> (n, channels, h, w)."""
+        return resample(features, self.offsets(features))
+
+    def _weights(self, size: int) -> Tensor:
+        """(size, points): what each control point adds to each row or column of pixels; rows sum to 1."""
+        points = self.control.shape[-1]
+        place = torch.linspace(1, points - 2, size, device=self.control.device, dtype=self.control.dtype)
+        return cubic_b_spline(place[:, None] - torch.arange(points, device=place.device))
+
+
+def register(layer: SmoothField, source: Tensor, target: Tensor, steps: int = 150) -> None:
+    """Fit a field, so that images of the source domain, moved by it, have the shapes of the target domain.
+
+    source, target: images (n, h, w) of the same kind in both domains, such as mean outlines of many patients.
+    """
+    adam = torch.optim.Adam([layer.control], 2e-3)
+    for _ in range(steps):
+        error = (layer(source[None])[0] - target).square().mean()
+        bends = sum(layer.control.diff(n=2, dim=axis).square().mean() for axis in (1, 2))
+        adam.zero_grad()
+        (error + bends / 3).backward()
+        adam.step()
+    layer.control.grad = None
 
 
 def offset_layer(kind: str, channels: int) -> nn.Module:

@@ -50,7 +50,7 @@ class Settings:
     gc_absolute: bool = True  # compare gradient magnitudes; False is Eq. 4 of H as printed
     lambda_align: float = 0.9  # NMI alignment, dicyclegan only (W)
     lambda_dicycle: float = 10.0  # deformed cycle, dicyclegan only (W)
-    offset_layers: str = "per_channel"  # or "shared", "convolution"; dicyclegan only
+    offset_layers: str = "per_channel"  # or "shared", "convolution", "field", "none"; dicyclegan only
     precision: str = "auto"  # what this machine is measured to be faster in; or "bf16", "float16", "float32"
     log_every: int = 10  # steps between two lines of log.jsonl
     checkpoint_every: int = 500  # steps
@@ -272,7 +272,7 @@ def _check(s: Settings) -> None:
     choices = {
         "gc_operator": ("central", "sobel", "forward"),
         "upsampling": ("transposed", "resize"),
-        "offset_layers": ("per_channel", "shared", "convolution"),
+        "offset_layers": ("per_channel", "shared", "convolution", "field", "none"),
         "precision": ("auto", "bf16", "float16", "float32"),
     }
     for name, allowed in choices.items():

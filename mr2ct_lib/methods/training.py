@@ -16,10 +16,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from mr2ct_lib.images.preparation import Preparation
-from mr2ct_lib.images.slices import DOMAINS, PreparedSlices
+from mr2ct_lib.images.slices import DOMAINS, PreparedSlices, mean_outlines
 from mr2ct_lib.methods import cyclegan, dicyclegan, hardware
 from mr2ct_lib.methods.captured import Batches, CapturedUpdate, CudaRecorder
 from mr2ct_lib.methods.networks import Discriminator, initialise
+from mr2ct_lib.methods.offsets import register
 from mr2ct_lib.methods.settings import Settings
 from mr2ct_lib.methods.stopping import CollapseWatch, Patience
 from mr2ct_lib.methods.translator import Architecture, Translator
@@ -87,7 +88,11 @@ class Trainer:
             hardware.choose_precision(settings.precision, fabric.device, 4 * settings.filters)
         )
         layout = hardware.memory_format(fabric.device, self.precision)
-        self.networks = fabric.to_device(Networks(settings, data.preparation)).to(memory_format=layout)
+        networks = Networks(settings, data.preparation)
+        if networks.translator.architecture.offset_layers == "field":  # begins where it makes mean outlines agree
+            outlines = (torch.from_numpy(mean_outlines(data, domain, settings.patients)) for domain in DOMAINS)
+            register(networks.translator.source_to_target.offsets[0], *outlines)
+        self.networks = fabric.to_device(networks).to(memory_format=layout)
         discriminators = (self.networks.discriminator_source, self.networks.discriminator_target)
         self.parameters = {
             "generators": list(self.networks.translator.parameters()),

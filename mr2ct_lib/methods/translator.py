@@ -50,6 +50,8 @@ class Translator(nn.Module):
         self.training_data: dict[str, Any] | None = None
         self.architecture, self.preparation, self.training_record = architecture, preparation, training
         self.source_to_target, self.target_to_source = architecture.build(), architecture.build()
+        if architecture.offset_layers == "field":  # one field: the way back undoes it
+            self.target_to_source.offsets[0] = self.source_to_target.offsets[0].undo()
 
     def forward(self, slices: Tensor, direction: str = "source_to_target", deform: bool = False) -> Tensor:
         """Slices (n, 1, h, w) in [-1, 1] of one domain -> the other's, same shape and range; deform as in

@@ -221,7 +221,7 @@ def test_neighbouring_structures_are_told_apart_at_a_glance_over_muscle(vision: 
 
 
 def test_many_structures_carry_their_numbers() -> None:
-    many = np.repeat(np.repeat(np.arange(1, 10).reshape(3, 3), 8, axis=0), 8, axis=1)
+    many = np.pad(np.repeat(np.repeat(np.arange(1, 10).reshape(3, 3), 8, axis=0), 8, axis=1), 50)
     fig = overlays.label_overlay(
         np.zeros(many.shape), many, {value: f"muscle {value}" for value in range(1, 10)}, plane=None
     )
@@ -282,3 +282,25 @@ def test_channel_rows_frame_what_is_synthetic() -> None:
     assert [len(ax.patches) for ax in fig.axes] == [1, 0, 0, 0, 1, 0]
     with pytest.raises(InputError, match="synthetic"):
         overlays.channel_rows({"train": (IMAGE, IMAGE, None)}, {"train": "PET"}, NAMES)
+
+
+def test_a_scale_bar_is_as_long_as_it_says() -> None:
+    for columns, pixel, text in ((128, 2.5, "10 cm"), (192, 1.8, "10 cm"), (30, 1.0, "1 cm"), (20, 0.5, "2 mm")):
+        ax = figures.show_images({"": np.zeros((10, columns))}, pixel=pixel).axes[0]
+        ends = ax.lines[0].get_xdata()
+        mm = float(text.split()[0]) * (10 if text.endswith("cm") else 1)
+        assert ax.texts[-1].get_text() == text
+        assert (ends[1] - ends[0]) * columns * pixel == pytest.approx(mm)
+    assert not figures.show_images({"": MR}).axes[0].lines
+    lengths = [len(ax.lines) for ax in figures.three_planes(VOLUME).axes[:3]]
+    assert lengths == [2, 2, 2]
+
+
+def test_a_structure_with_room_carries_its_name_and_a_thin_one_its_number() -> None:
+    labels = np.zeros((128, 128), int)
+    labels[10:60, 10:118], labels[70:72, 5:120] = 3, 4
+    labels[80:128:6, :8] = np.arange(5, 13)[:, None]  # more than seven structures, these too small for anything
+    names = {value: f"muscle {value}" for value in range(1, 13)}
+    ax = overlays.label_overlay(np.zeros(labels.shape), labels, names, plane=None).axes[0]
+    places = {text.get_text().replace("\n", " "): labels[text.get_position()[::-1]] for text in ax.texts}
+    assert places == {"muscle 3": 3, "4": 4}

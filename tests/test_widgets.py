@@ -30,7 +30,7 @@ def closed():
 
 
 def controls(box: ipywidgets.VBox) -> dict[str, ipywidgets.Widget]:
-    return {control.description: control for control in box.children[0].children}
+    return {control.description.split(" / ")[0]: control for control in box.children[0].children}
 
 
 def volume(shape=(6, 8, 10)) -> Volume:

@@ -2,18 +2,22 @@
 
 import functools
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib import colors
+from matplotlib import colors, patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import ndimage
 
 from mr2ct_lib.course.alt_text import alternative_text, describe
+from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import Window
 
+SIDES = {"coronal": ("R", "L"), "axial": ("R", "L"), "sagittal": ("A", "P")}  # left and right edge of an image
 WIDTH = 9.0  # inches; at 100 dots per inch this is the width of a notebook's column
 # The colours of Okabe and Ito, which colour-blind readers can tell apart; black and grey are left for the image.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
@@ -63,7 +67,8 @@ def picture(fig: Figure, sharpness: int = 2) -> tuple[bytes, dict[str, Any]] | N
     from IPython.core.pylabtools import print_figure
 
     times = getattr(fig, "sharpness", sharpness)
-    png = print_figure(fig, dpi=times * fig.dpi)
+    quick = {"bbox_inches": None, "pil_kwargs": {"compress_level": 1}} if hasattr(fig, "laid_out") else {}
+    png = print_figure(fig, dpi=times * fig.dpi, **quick)
     if png is None:  # nothing is drawn in it
         return None
     width = int.from_bytes(png[16:20], "big") // times  # bytes 16 to 19 of a PNG; a height would distort on phones
@@ -132,6 +137,85 @@ def panels(
     for ax in axes.flat[count:]:
         ax.remove()
     return fig, list(axes.flat[:count])
+
+
+def written(ax: Axes, x: float, y: float, text: str, size: float = 9, **settings) -> None:
+    """Write white text with a black rim, which is read on black and on white."""
+    drawn = ax.text(x, y, text, color="white", fontsize=size, **settings)
+    drawn.set_path_effects([patheffects.withStroke(linewidth=size / 5, foreground="black")])
+
+
+def draw_image(
+    ax: Axes,
+    image: np.ndarray,
+    title: str,
+    limits: tuple[float, float],
+    plane: str | None = None,
+    aspect: float = 1.0,
+    cmap="gray",
+    pixel: float | None = None,
+):
+    """Draw an image (H, W) without axes between two grey limits.
+
+    `plane` marks the patient's sides; `pixel`, the width of a pixel in mm, draws a scale bar. Raises InputError for an
+    unknown plane.
+    """
+    drawn = ax.imshow(image, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect=aspect)
+    ax.set_title(title)
+    ax.set_axis_off()
+    if plane is not None:
+        if plane not in SIDES:
+            raise InputError(f"plane: {plane!r}; expected one of {', '.join(SIDES)}, or None for no marks")
+        for x, align, side in ((0.02, "left", SIDES[plane][0]), (0.98, "right", SIDES[plane][1])):
+            written(ax, x, 0.97, side, transform=ax.transAxes, ha=align, va="top", fontweight="bold")
+    if pixel:
+        scale_bar(ax, image.shape[1], pixel)
+    return drawn
+
+
+def scale_bar(ax: Axes, columns: int, pixel: float) -> None:
+    """Draw a bar of 1, 2 or 5 times a power of ten mm, at most a third of an image that is `columns` pixels wide."""
+    most = columns * pixel / 3
+    power = 10.0 ** np.floor(np.log10(most))
+    mm = max(step * power for step in (1, 2, 5) if step * power <= most * 1.001)
+    ends = 0.04, 0.04 + mm / (columns * pixel)
+    for width, colour in ((4.5, "black"), (2.5, "white")):
+        ax.plot(ends, (0.04, 0.04), color=colour, linewidth=width, transform=ax.transAxes, solid_capstyle="butt")
+    text = f"{mm / 10:g} cm" if mm >= 10 else f"{mm:g} mm"
+    written(ax, sum(ends) / 2, 0.06, text, 8, transform=ax.transAxes, ha="center", va="bottom")
+
+
+def paint_labels(
+    ax: Axes, labels: np.ndarray, colour: Mapping[int, Any], alpha: float, rim: float, aspect: float, names: Any = None
+) -> None:
+    """Lay labels over an image with stronger rims. With `names`, each large piece carries its name where that has room,
+    else its value."""
+    rgba = np.zeros((*labels.shape, 4))
+    for value in sorted({int(v) for v in np.unique(labels)} - {0}):
+        inside = labels == value
+        rgba[inside] = (*colour[value], alpha)
+        rgba[inside & ~ndimage.binary_erosion(inside)] = (*colour[value], rim)
+        if names:
+            _write_labels(ax, inside, str(value), textwrap.fill(names[value].replace("_", " "), 9))
+    ax.imshow(rgba, aspect=aspect)
+
+
+def _write_labels(ax: Axes, inside: np.ndarray, value: str, name: str) -> None:
+    """Write a structure's name, or else its value, into each of its pieces that has room for it."""
+    points = 72 * ax.get_position().width * ax.figure.get_figwidth() / inside.shape[1]  # per pixel
+    lines = name.split("\n")
+    room = np.ceil([7.4 * len(lines) / points, 3.6 * max(map(len, lines)) / points]).astype(
+        int
+    )  # rows, columns of text
+    pieces, count = ndimage.label(inside)
+    for piece in (pieces == number for number in range(1, 1 + count)):
+        if np.count_nonzero(piece) <= 0.004 * inside.size:
+            continue
+        held = ndimage.binary_erosion(piece, np.ones(room, bool))  # where the middle of the text may stand
+        within = ndimage.distance_transform_edt(np.pad(held if held.any() else piece, 1))[1:-1, 1:-1]
+        row, column = np.unravel_index(within.argmax(), within.shape)
+        settings = {"ha": "center", "va": "center", "linespacing": 0.9}
+        written(ax, column, row, name if held.any() else value, 6 if held.any() else 7, **settings)
 
 
 def grey_limits(

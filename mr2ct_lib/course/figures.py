@@ -12,18 +12,15 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib import patches, patheffects
-from matplotlib.axes import Axes
+from matplotlib import patches
 from matplotlib.figure import Figure
 
 from mr2ct_lib.course import alt_text
 from mr2ct_lib.course.alt_text import describe
-from mr2ct_lib.course.drawing import COLOURS, WIDTH, colour_bar, grey_limits, palette, panels, styled
+from mr2ct_lib.course.drawing import COLOURS, WIDTH, colour_bar, draw_image, grey_limits, palette, panels, styled
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, Window
-from mr2ct_lib.images.volumes import PLANES, Volume, plane_axes, slices_of
-
-SIDES = {"coronal": ("R", "L"), "axial": ("R", "L"), "sagittal": ("A", "P")}
+from mr2ct_lib.images.volumes import Volume, plane_axes, slices_of
 
 
 def as_image(values: Any, name: str = "image") -> np.ndarray:
@@ -45,30 +42,6 @@ def checked_images(images: Mapping[str, Any], same: bool = True) -> dict[str, np
     return arrays
 
 
-def draw_image(
-    ax: Axes,
-    image: np.ndarray,
-    title: str,
-    limits: tuple[float, float],
-    plane: str | None = None,
-    aspect: float = 1.0,
-    cmap="gray",
-):
-    """Draw an image (H, W) without axes between two grey limits; `plane` marks the patient's sides."""
-    drawn = ax.imshow(image, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect=aspect)
-    ax.set_title(title)
-    ax.set_axis_off()
-    if plane is not None:
-        if plane not in SIDES:
-            raise InputError(f"plane: {plane!r}; expected one of {', '.join(PLANES)}, or None for no marks")
-        for x, align, side in ((0.02, "left", SIDES[plane][0]), (0.98, "right", SIDES[plane][1])):
-            text = ax.text(
-                x, 0.97, side, transform=ax.transAxes, ha=align, va="top", color="white", fontsize=9, fontweight="bold"
-            )
-            text.set_path_effects([patheffects.withStroke(linewidth=1.8, foreground="black")])
-    return drawn
-
-
 def bar_ends(images: Sequence[np.ndarray], limits: tuple[float, float]) -> str:
     """Return matplotlib's `extend` for a colour bar: which ends of the limits the images exceed."""
     below = any(np.nanmin(image) < limits[0] for image in images if np.isfinite(image).any())
@@ -87,6 +60,7 @@ def show_images(
     plane: str | None = None,
     aspect: float = 1.0,
     cmap: str = "gray",
+    pixel: float | None = None,
 ) -> Figure:
     """Show images side by side with one grey scale and one colour bar, or each in its own window with its own bar.
 
@@ -97,6 +71,7 @@ def show_images(
         unit: the label of the colour bar when there is no window.
         plane: marks the patient's sides.
         aspect: the height of a pixel divided by its width.
+        pixel: the width of a pixel in mm; it draws a scale bar on the first image.
     """
     several = isinstance(window, Mapping)
     arrays = checked_images(images, same=False)
@@ -108,7 +83,7 @@ def show_images(
     shared = grey_limits(list(arrays.values()), None if several else window, vmin, vmax)
     for ax, (title, image) in zip(axes, arrays.items(), strict=True):
         limits = (window[title].low, window[title].high) if several else shared
-        drawn = draw_image(ax, image, title, limits, plane, aspect, cmap)
+        drawn = draw_image(ax, image, title, limits, plane, aspect, cmap, pixel if ax is axes[0] else None)
         if several:
             colour_bar(fig, drawn, ax, window[title].unit, extend=bar_ends([image], limits))
     if not several:
@@ -130,6 +105,7 @@ def synthesis_row(
     names: tuple[str, str] = ("MR", "CT"),
     plane: str | None = "coronal",
     aspect: float = 1.0,
+    pixel: float | None = None,
 ) -> Figure:
     """Show source | synthetic | truth | error (synthetic - truth) in the target's unit, the error on a diverging scale.
 
@@ -140,6 +116,7 @@ def synthesis_row(
         synthetic: one image, or {title: image} to compare methods; their errors then stand below them.
         error_limit: the end of the error's scale; by default a third of the target's window.
         mask: where the error counts; it is grey elsewhere.
+        pixel: the width of a pixel in mm; it draws a scale bar on the source.
     """
     several = isinstance(synthetic, Mapping)
     synthetics = (
@@ -161,7 +138,7 @@ def synthesis_row(
     height = rows * ((WIDTH - 1.6) / columns * aspect * real.shape[0] / real.shape[1] + 0.42) + 0.85 * (not several)
     fig, axes = plt.subplots(rows, columns, squeeze=False, figsize=(WIDTH, height))
     fig.get_layout_engine().set(w_pad=0.02, wspace=0.01)
-    mr = draw_image(axes[0, 0], real, source_title, (source_window.low, source_window.high), plane, aspect)
+    mr = draw_image(axes[0, 0], real, source_title, (source_window.low, source_window.high), plane, aspect, pixel=pixel)
     order = [(truth_title, true), *synthetics.items()] if several else [*synthetics.items(), (truth_title, true)]
     for ax, (title, image) in zip(axes[0, 1:], order, strict=False):
         ct = draw_image(ax, image, title, (target_window.low, target_window.high), plane, aspect)
@@ -242,9 +219,8 @@ def three_planes(
     limits = grey_limits([volume.array], window, None, None)
     for ax, (plane, number, row, column) in zip(axes, planes, strict=True):
         image = slices_of(volume, plane)[at[number]]
-        drawn = draw_image(
-            ax, image, f"{plane} {at[number]}", limits, plane, volume.spacing[row] / volume.spacing[column]
-        )
+        aspect = volume.spacing[row] / volume.spacing[column]
+        drawn = draw_image(ax, image, f"{plane} {at[number]}", limits, plane, aspect, pixel=volume.spacing[column])
     colour_bar(fig, drawn, list(axes), volume.unit, extend=bar_ends([volume.array], limits))
     if title:
         fig.suptitle(title)

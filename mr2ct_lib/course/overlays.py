@@ -8,17 +8,25 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib import colors, patches, patheffects
-from matplotlib.axes import Axes
+from matplotlib import colors, patches
 from matplotlib.figure import Figure
-from scipy import ndimage
 from skimage.feature import canny
 
 from mr2ct_lib.course import alt_text
 from mr2ct_lib.course.alt_text import describe
 from mr2ct_lib.course.charts import draw_curves
-from mr2ct_lib.course.drawing import COLOURS, WIDTH, colour_bar, grey_limits, label_colours, panels, styled
-from mr2ct_lib.course.figures import as_image, bar_ends, checked_images, draw_image
+from mr2ct_lib.course.drawing import (
+    COLOURS,
+    WIDTH,
+    colour_bar,
+    draw_image,
+    grey_limits,
+    label_colours,
+    paint_labels,
+    panels,
+    styled,
+)
+from mr2ct_lib.course.figures import as_image, bar_ends, checked_images
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, Window
 
@@ -32,15 +40,18 @@ def label_overlay(
     alpha: float = 0.55,
     plane: str | None = "coronal",
     aspect: float = 1.0,
+    pixel: float | None = None,
 ) -> Figure:
     """Show structures in colour over a grey image, with a legend of those that are present.
 
-    A structure keeps its colour in every picture with the same names. More than seven structures are numbered.
+    A structure keeps its colour in every picture with the same names. More than seven structures carry their names
+    where these have room, else their numbers.
 
     Args:
         labels: label values (H, W), or {title: labels} to compare (truth, prediction).
         names: {label value: name}; 0 is background.
         window: of the image; it adds a colour bar.
+        pixel: the width of a pixel in mm; it draws a scale bar on the first image.
     """
     several = isinstance(labels, Mapping)
     given = checked_images({"image": image} | (dict(labels) if several else {"labels": labels}))
@@ -51,8 +62,9 @@ def label_overlay(
     colour, numbered, below = label_colours(names), len(present) > 7, len(maps) > 2
     fig, axes = panels(len(maps), 3, grey.shape, aspect)
     for ax, (title, arrays) in zip(axes, maps.items(), strict=True):
-        drawn = draw_image(ax, grey, title if several else "", grey_limits([grey], window, None, None), plane, aspect)
-        _paint(ax, arrays, colour, alpha, min(1.0, alpha + 0.35), numbered, aspect)
+        limits, bar = grey_limits([grey], window, None, None), pixel if ax is axes[0] else None
+        drawn = draw_image(ax, grey, title if several else "", limits, plane, aspect, pixel=bar)
+        paint_labels(ax, arrays, colour, alpha, min(1.0, alpha + 0.35), aspect, names if numbered else None)
     if window is not None:
         colour_bar(fig, drawn, axes, window.unit, extend=bar_ends([grey], (window.low, window.high)))
     handles = [patches.Patch(color=colour[v], label=f"{v} " * numbered + names[v].replace("_", " ")) for v in present]
@@ -66,32 +78,10 @@ def label_overlay(
         fig.legend(
             handles=handles, loc="outside right upper", ncols=1 + (len(handles) > 22), fontsize=8, handlelength=1.2
         )
-    shares = [
-        f"{title + ': ' if several else ''}"
-        + alt_text.numbers({names[v].replace("_", " "): 100 * np.mean(one == v) for v in present if (one == v).any()})
-        for title, one in maps.items()
-    ]
-    what = alt_text.images(list(maps) if several else [], plane, "Structures in colour, % of the pixels of each image")
-    return describe(fig, f"{what} {'. '.join(shares)}.")
-
-
-def _paint(
-    ax: Axes, labels: np.ndarray, colour: Mapping[int, Any], alpha: float, rim: float, numbered: bool, aspect: float
-) -> None:
-    """Lay labels over an image with stronger rims; `numbered` writes each large piece's value at its inmost pixel."""
-    rgba = np.zeros((*labels.shape, 4))
-    for value in sorted({int(v) for v in np.unique(labels)} - {0}):
-        inside = labels == value
-        rgba[inside] = (*colour[value], alpha)
-        rgba[inside & ~ndimage.binary_erosion(inside)] = (*colour[value], rim)
-        pieces, count = ndimage.label(inside)
-        for piece in range(1, 1 + count * numbered):
-            depth = ndimage.distance_transform_edt(np.pad(pieces == piece, 1))[1:-1, 1:-1]
-            if np.count_nonzero(depth) > 0.003 * labels.size:
-                row, column = np.unravel_index(depth.argmax(), depth.shape)
-                text = ax.text(column, row, f"{value}", ha="center", va="center", color="white", fontsize=7)
-                text.set_path_effects([patheffects.withStroke(linewidth=1.5, foreground="black")])
-    ax.imshow(rgba, aspect=aspect)
+    shares = [[f"{100 * np.mean(one == v):.2g}" for one in maps.values()] for v in present]
+    told = [f"{names[v].replace('_', ' ')} {' / '.join(s)}" for v, s in zip(present, shares, strict=True)]
+    what = alt_text.images(list(maps) if several else [], plane, "Structures in colour, % of the pixels")
+    return describe(fig, f"{what} {alt_text.listed(told) or 'No structure'}.")
 
 
 @styled
@@ -222,6 +212,7 @@ def edge_overlay(
     reference_window: Window | None = None,
     share: float = 0.12,
     plane: str | None = None,
+    pixel: float | None = None,
 ) -> Figure:
     """Show the strongest edges of a reference in orange over one image or {title: image}.
 
@@ -229,6 +220,7 @@ def edge_overlay(
         window: of the images.
         reference_window: what is cut from the reference before its edges are detected (the table, the air).
         share: the share of pixels whose ridges count as edges.
+        pixel: mm; it draws a scale bar on the first image, as everywhere.
     """
     given = image if isinstance(image, Mapping) else {"": image}
     base = as_image(reference, "reference").astype(float)
@@ -246,7 +238,8 @@ def edge_overlay(
     rgba = np.zeros((*edges.shape, 4))
     rgba[edges] = (*colors.to_rgb(COLOURS[1]), 0.9)
     for ax, (title, one) in zip(axes, images.items(), strict=True):
-        draw_image(ax, one, title, grey_limits([one], window, None, None), plane)
+        bar = pixel if ax is axes[0] else None
+        draw_image(ax, one, title, grey_limits([one], window, None, None), plane, pixel=bar)
         ax.imshow(rgba)
     return describe(fig, alt_text.images(list(images), plane, "Orange lines are the edges of the reference"))
 
@@ -285,7 +278,7 @@ def channel_rows(
             line[2], images[base], "labels: none" if labels is None else f"labels on the {base}", limits[base], plane
         )
         if labels is not None:
-            _paint(line[2], as_image(labels, "labels"), colour, 0.55, 0.9, False, 1.0)
+            paint_labels(line[2], as_image(labels, "labels"), colour, 0.55, 0.9, 1.0)
         line[0].text(
             -0.06,
             0.5,

@@ -9,7 +9,9 @@ A drawing is any function of a few numbers that returns a figure. In a notebook:
 `follow` draws the curves of a run that trains elsewhere.
 """
 
+import functools
 import inspect
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +34,11 @@ from mr2ct_lib.images.intensity import Window
 from mr2ct_lib.images.volumes import Volume, plane_axes, slices_of
 from mr2ct_lib.methods.runs import read_log
 from mr2ct_lib.patients import faults, physics, tissues
+
+UNITS = {  # of sliders, by the name of the argument
+    "shift": "pixels", "rotation": "degrees", "flexion": "degrees", "abduction": "degrees", "flip": "degrees",
+    "level": "HU", "width": "HU", "tr": "ms", "te": "ms", "field": "T", "fat": "mm", "strength": "times",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,13 +72,29 @@ def explore(draw: Callable[..., Figure] | Explorable, **sliders: Any) -> ipywidg
         control = ipywidgets.interactive.widget_from_abbrev(choice, arguments[name].default)
         if control is None:
             raise InputError(f"slider {name}: {choice!r}; expected (low, high), (low, high, step), a list or a bool")
-        control.description = name.replace("_", " ")
+        unit = UNITS.get(name, "")
+        control.description = name.replace("_", " ") + (f" / {unit}" if unit else "")
+        control.style.description_width = "initial"
+        if isinstance(control, ipywidgets.FloatSlider):
+            digits = max(0, -math.floor(math.log10(control.step)))
+            control.readout_format = f".{digits + (round(control.step * 10**digits, 9) % 1 > 0)}f"
         if hasattr(control, "continuous_update"):
             control.continuous_update = False  # redraw when the slider is let go, not at each pixel of the way
         controls[name] = control
 
+    places: list[Any] = []  # of the axes, found once: a new layout for each move takes half of the time
+
     def show(**values: Any) -> None:
-        function(**values)
+        fig = function(**values)
+        if isinstance(fig, Figure):
+            fig.sharpness, fig.laid_out = 1, True
+            if not places:
+                fig.canvas.draw()
+                places.extend(ax.get_position() for ax in fig.axes)
+            elif len(places) == len(fig.axes):
+                fig.set_layout_engine("none")
+                for ax, place in zip(fig.axes, places, strict=True):
+                    ax.set_position(place)
         plt.show()
 
     output = ipywidgets.interactive_output(show, controls)
@@ -143,19 +166,32 @@ def transform_explorer(
     losses: {name: f(reference, moved) -> float} on arrays (H, W).
     """
     positions = np.linspace(-reach, reach, steps)
-    brightest = float(
-        max(np.abs(reference).max(), np.abs(image).max())
-    )  # one scale for all contrasts, or none would show
+    brightest = float(max(np.abs(reference).max(), np.abs(image).max()))  # one scale, or contrast would not show
+
+    @functools.cache
+    def curves_at(rotation: float, contrast: float) -> dict[str, list[float]]:
+        seen = [moved(image, place, rotation, contrast) for place in positions]
+        return {name: [float(loss(reference, one)) for one in seen] for name, loss in losses.items()}
+
+    @functools.cache
+    def ends() -> dict[str, tuple[float, float]]:
+        """The axis of each loss, for all settings alike: that of the extremes, with a margin."""
+        seen = [curves_at(rotation, contrast) for rotation in (0.0, 20.0) for contrast in (1.0, -1.0)]
+        found = {name: np.concatenate([curves[name] for curves in seen]) for name in losses}
+        margins = {name: 0.05 * float(np.ptp(values)) or 1.0 for name, values in found.items()}
+        return {name: (values.min() - margins[name], values.max() + margins[name]) for name, values in found.items()}
 
     def draw(shift: float = 0.0, rotation: float = 0.0, contrast: float = 1.0) -> Figure:
-        seen = [moved(image, place, rotation, contrast) for place in positions]
-        curves = {name: [float(loss(reference, one)) for one in seen] for name, loss in losses.items()}
         title = f"shift {shift:g} px, rotation {rotation:g}°, contrast {contrast:g}"
         here = moved(image, shift, rotation, contrast)
         titles, limits = ("reference", title), (-brightest, brightest)
-        return overlays.misalignment(
-            reference, here, positions, curves, shift, titles=titles, plane=plane, limits=limits
-        )
+        curves = curves_at(rotation, contrast)
+        settings = {"titles": titles, "plane": plane, "limits": limits}
+        fig = overlays.misalignment(reference, here, positions, curves, shift, **settings)
+        for ax in fig.axes:
+            if ax.get_title() in losses:
+                ax.set_ylim(*ends()[ax.get_title()])
+        return fig
 
     return Explorable(
         draw,

@@ -66,3 +66,17 @@ def test_measure_labels_by_hand(hips):
     assert table.loc[("p0", "sacrum"), ["Dice", "HD95"]].isna().all()
     with pytest.raises(InputError, match="whole test set"):
         evaluation.measure_labels(prediction[:2], truth, names, hips)
+
+
+def test_a_recorded_translator_makes_the_mr_of_training_and_the_ct_of_the_test(hips, tmp_path, monkeypatch):
+    hips.preparation.plane, hips.preparation.windows, asked = "coronal", {}, []
+
+    def translate(slices, direction="source_to_target"):
+        asked.append(direction)
+        return -slices
+
+    recorded = {"hip_many_gc": SimpleNamespace(preparation=hips.preparation, translate=translate)}
+    monkeypatch.setattr(experiments, "recorded_translator", recorded.__getitem__)
+    assert experiments.segment_test("recorded hip_many_gc", root=tmp_path).shape == (6, 16, 16)
+    assert asked == ["target_to_source", "source_to_target"]
+    assert experiments.segmenter("recorded hip_many_gc", root=tmp_path).channels == ("MR", "CT")

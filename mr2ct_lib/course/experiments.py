@@ -196,10 +196,11 @@ def structures(labels: np.ndarray, data: PreparedSlices) -> tuple[np.ndarray, di
 def segmenter(name: str = "hip_many_gc", profile: str = "quick", seed: int = 7, root: Path | None = None) -> Segmenter:
     """Return the U-Net that learned the 22 structures from CT and the MR that the run `name` makes of it.
 
-    "ct_alone", "mr_alone": from labelled scans of one kind, one channel, as many patients. Trained now if it is not
-    there; it lies in its run's folder. Its `training` holds "curve", the mean loss of each tenth of the steps.
+    "recorded hip_many_gc": from the MR that this recorded translator makes. "ct_alone", "mr_alone": from labelled scans
+    of one kind, one channel, as many patients. Trained now if it is not there; it lies in its run's folder. Its
+    `training` holds "curve", the mean loss of each tenth of the steps.
     """
-    if name not in ALONE and not _is_done(run, name, base=(root or RUNS) / profile, seed=seed):
+    if _needs_run(name) and not _is_done(run, name, base=(root or RUNS) / profile, seed=seed):
         run(name, profile, seed, root)
     folder = _segmenter_folder(name, (root or RUNS) / profile, seed)
     if not (folder / "segmenter.json").is_file():
@@ -209,10 +210,10 @@ def segmenter(name: str = "hip_many_gc", profile: str = "quick", seed: int = 7, 
             labels, names = structures(np.asarray(getattr(data, f"labels_{domain}")), data)
             channels, channel_names = np.asarray(getattr(data, domain))[:, None], (channel,)
         else:
-            channels, labels, names = labelled_channels(data, load_translator(folder.parent))
+            channels, labels, names = labelled_channels(data, _translator_behind(name, profile, seed, root))
             channel_names = ("MR", "CT")
         steps, losses = PROFILES[profile].unet.iterations, []
-        with _announced(f"U-Net on {' + '.join(channel_names)}, {folder.parent.name}: training {steps} steps"):
+        with _announced(f"U-Net on {' + '.join(channel_names)}, {name}: training {steps} steps"):
             trained = train_segmenter(
                 channels, labels, names, channel_names=channel_names, size=profile, iterations=steps, seed=seed,
                 learning_rate=PROFILES[profile].unet.learning_rate, progress=sys.stderr.isatty(),
@@ -235,8 +236,20 @@ def segment_test(
     unet = segmenter(name, profile, seed, root)
     if name == "mr_alone":
         return predict(unet, mr[:, None])
-    synthetic = load_translator(run_folder(name, profile, seed, root)).translate(mr)
+    synthetic = _translator_behind(name, profile, seed, root).translate(mr)
     return predict(unet, np.stack([mr, synthetic], axis=1))
+
+
+def _translator_behind(name: str, profile: str, seed: int, root: Path | None) -> Translator:
+    """Return the translator that makes the second channel of the U-Net `name`."""
+    if name.startswith("recorded "):
+        return recorded_translator(name.removeprefix("recorded "))
+    return load_translator(run_folder(name, profile, seed, root))
+
+
+def _needs_run(name: str) -> bool:
+    """Return whether the U-Net `name` learns from what a run of this machine makes."""
+    return name not in ALONE and not name.startswith("recorded ")
 
 
 def mr_only_prediction(profile: str = "quick", seed: int = 7, root: Path | None = None) -> np.ndarray:
@@ -280,7 +293,7 @@ def side_by_side(*jobs: tuple, profile: str = "quick", seed: int = 7, root: Path
         for function, *names in missing:  # data that two jobs need are made once
             for data in [known(TRAININGS, names[0]).data(seed)] if function is run else ["hip_labelled", "hip_test"]:
                 prepared(data, profile, root)
-            if function is segmenter and names[0] not in ALONE:
+            if function is segmenter and _needs_run(names[0]):
                 run(names[0], profile, seed, root)
         threads = cores.available() // at_once
         with _announced(f"{len(missing)} trainings, {at_once} at once"), cores.pool(at_once, threads) as pool:
@@ -309,7 +322,9 @@ def _is_done(function: Callable, *names: str, base: Path, seed: int) -> bool:
 
 
 def _segmenter_folder(name: str, base: Path, seed: int) -> Path:
-    return base / f"segmenter_{name}_seed{seed}" if name in ALONE else base / f"{name}_seed{seed}" / "segmenter"
+    if _needs_run(name):
+        return base / f"{name}_seed{seed}" / "segmenter"
+    return base / f"segmenter_{name.replace(' ', '_')}_seed{seed}"
 
 
 def _in_own_process(function: Callable, *arguments: Any) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mr2ct_lib.course import papers, tables
+from mr2ct_lib.course import experiments, papers, tables
 from mr2ct_lib.course.catalogue import CLAIMS, TRAININGS
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import Window
@@ -113,3 +113,46 @@ def test_the_aorta_is_measured_by_itself_in_sd_of_the_true_scan():
     spread = (truth[:2] * 250).std()
     assert table.loc["p1", "MSE aorta"] == pytest.approx(25**2 / spread**2, rel=1e-3)
     assert table.loc["p1", "PSNR aorta"] == pytest.approx(20 * np.log10(500 / 25), rel=1e-3)
+
+
+@pytest.fixture
+def hips(monkeypatch):
+    """Two patients of two slices: bone and muscle, the CT the negative of the MR; a translator that turns the sign."""
+    labels = np.zeros((4, 40, 40), np.uint8)
+    labels[:, 5:35, 5:35], labels[:, 15:25, 15:25] = 3, 2
+    image = np.choose(labels, [-1, 0, 0.6, -0.2]).astype(np.float32)
+    image += np.random.default_rng(0).normal(0, 0.05, image.shape).astype(np.float32)
+    data = SimpleNamespace(
+        folder="scratch", source=-image, target=image, labels_source=labels, labels_target=labels, valid=None,
+        truth_source_to_target=None, truth_target_to_source=None,
+        windows={"source": Window(0, 100, "%"), "target": Window(-150, 350, "HU")},
+        meta={"anatomy": "hip", "label_names": {"0": "background", "2": "femur", "3": "sartorius"}},
+        patients=lambda domain: [("p1", slice(0, 2)), ("p2", slice(2, 4))],
+    )  # fmt: skip
+    monkeypatch.setattr(experiments, "prepared", lambda *_: data)
+    turn = SimpleNamespace(translate=lambda slices, direction: -np.asarray(slices))
+    monkeypatch.setattr(experiments, "translator", lambda *_: turn)
+    return data
+
+
+def test_a_perfect_run_is_measured_as_one_beside_the_frames(hips):
+    table = tables.measured("hip", ["hip_many_gc"])
+    perfect = table[table.run == "hip_many_gc"]
+    assert len(perfect) == 4 and perfect.MAE.max() < 1e-4 and perfect["SSIM whole"].min() > 0.999
+    assert set(table.run) == {"hip_many_gc", *tables.FRAMES}
+    forth = table[table.direction == "source_to_target"]
+    assert forth.groupby("run")["MAE muscle"].mean().idxmin() == "hip_many_gc"
+    assert forth.groupby("run").MAE.mean()[tables.CURVE] < 1  # the sign is a curve, and bins are fine
+    information = tables.unpaired_information(["hip_many_gc"], every=1).set_index("patient").MI
+    back = perfect[perfect.direction == "target_to_source"].set_index("patient").MI
+    assert information.to_dict() == pytest.approx(back.to_dict())
+
+
+def test_a_network_that_is_not_recorded_is_the_readers_own(hips, monkeypatch):
+    def none(name):
+        raise InputError(f"{name}: is no recorded one")
+
+    monkeypatch.setattr(experiments, "recorded_translator", none)
+    assert tables.shown("hip_many_gc")[1] == "yours"
+    monkeypatch.setattr(experiments, "recorded_translator", lambda name: "kept")
+    assert tables.shown("hip_many_gc") == ("kept", "recorded")

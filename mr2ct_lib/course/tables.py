@@ -29,6 +29,12 @@ FRAMES = {
     "mean training slice": "mean training slice",
     CURVE: "curve fitted on these pairs",
 }
+WAYS = {
+    "hip": ("MR -> CT", "CT -> MR"),
+    "head": ("PD -> T2", "T2 -> PD"),
+    "head_distorted": ("PD -> T2", "T2 -> PD"),
+    "abdomen": ("T2* -> CT", "CT -> T2*"),
+}
 HIPS = {
     "hip_few": "few, no GC",
     "hip_few_gc": "few, GC",
@@ -206,7 +212,6 @@ def beside_wang(
     condition: "undeformed", "deformed" or "in the aorta", as in `papers.dicyclegan_errors`; cohort: "head",
     "head_distorted" or "abdomen". "SSIM by moments" is the paper's definition; of the windowed "SSIM" it says nothing.
     """
-    ways = ("T2* -> CT", "CT -> T2*") if cohort == "abdomen" else ("PD -> T2", "T2 -> PD")
     ending = " aorta" if condition == "in the aorta" else ""
     names = {"MSE": "MSE" if ending else "MSE unit", "PSNR": "PSNR" if ending else "PSNR unit", "SSIM": "SSIM whole"}
     columns = {metric: name + ending for metric, name in names.items()}
@@ -220,7 +225,7 @@ def beside_wang(
     titles |= {f"{cohort}_supervised": "supervised"} | FRAMES
     digits = {columns["MSE"]: 3, columns["PSNR"]: 2, columns["SSIM"]: 3, f"SSIM{ending}": 3}
     tables = {}
-    for way, direction in zip(ways, DIRECTIONS, strict=True):
+    for way, direction in zip(WAYS[cohort], DIRECTIONS, strict=True):
         printed = papers.dicyclegan_errors().loc[(way, condition)]
         paper = {(columns[metric], models[model]): value for (metric, model), value in printed.items()}
         parts = [table[(table.cohort == cohort) & (table.direction == direction)] for table in (recorded, yours)]
@@ -234,11 +239,10 @@ def gains(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
     tables: {whose: rows of runs}. A row per condition and direction; NaN where one of the two runs is missing.
     """
-    ways = dict(zip(DIRECTIONS, ("PD -> T2", "T2 -> PD"), strict=True))
     printed = papers.dicyclegan_errors()
     rows: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
     for cohort, condition in (("head", "undeformed"), ("head_distorted", "deformed")):
-        for direction, way in ways.items():
+        for direction, way in zip(DIRECTIONS, WAYS[cohort], strict=True):
             row = rows[condition, way] = {}
             for whose, table in ({"paper": None} | dict(tables)).items():
                 if table is None:
@@ -252,7 +256,8 @@ def gains(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
                     one, two = (row for _, row in means.reindex(runs).iterrows())
                 row["PSNR / dB", whose] = two["PSNR"] - one["PSNR"]
                 row["MSE ratio", whose] = one["MSE"] / two["MSE"]
-    return pd.DataFrame.from_dict(rows, orient="index").sort_index(axis=1, ascending=False).round(2)
+    order = [(measure, whose) for measure in ("PSNR / dB", "MSE ratio") for whose in ("paper", *tables)]
+    return pd.DataFrame.from_dict(rows, orient="index")[order].round(2)
 
 
 # --- claims ---
@@ -271,12 +276,12 @@ def claims(records: pd.DataFrame, family: str, alpha: float = 0.05) -> pd.DataFr
         rows = table[[name, low, high]].itertuples(index=False)
         return ["-" if np.isnan(v) else f"{v:.3g}" + (f" ({a:.3g} to {b:.3g})" if a == a else "") for v, a, b in rows]
 
-    way = {"source_to_target": "forth", "target_to_source": "back"}
+    ways = [WAYS[cohort][DIRECTIONS.index(way)] for cohort, way in zip(table.cohort, table.direction, strict=True)]
     return pd.DataFrame(
         {
             "better": table["better"],
             "than": table["against"],
-            "direction": table["direction"].map(way),
+            "direction": ways,
             "measure": table["measure"],
             "difference": with_interval("difference", "low", "high"),
             "effect": with_interval("effect", "effect low", "effect high"),

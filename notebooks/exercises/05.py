@@ -15,7 +15,8 @@ n = 10  #| solution
 n = 120  #| wrong
 check("05.1", n)
 # %% [markdown] solution
-# Average over a patient's slices and over the seeds first: ten differences are left.
+# Average over a patient's slices and over the seeds first: ten differences are left. They answer the question for these
+# three networks. For other seeds, too, take the crossed test, which keeps 3 seeds x 10 patients apart.
 
 # %% [markdown] 2
 # ### Exercise 2 (change and see): how many patients would it have taken?

@@ -22,7 +22,7 @@ def in_a_row(first, second):
 
 check("04.1", in_a_row)
 # %% [markdown] solution
-# With `inverse(D)` as the second field the result is 0 everywhere: that is what the table above shows.
+# With the inverse of `D` as the second field the result is 0 everywhere: the last steps above show it.
 
 # %% [markdown] 2
 # ### Exercise 2 (change and see): six pixels by the deep layers alone

@@ -263,6 +263,51 @@ def test_inspect_tells_a_ct_that_was_stored_with_an_offset(mr2ct, tmp_path):
     assert code == 0 and "CT stored with an offset of 1024" in out
 
 
+def body_of(air: float, soft: float, around: float) -> np.ndarray:
+    """A body of soft tissue with a bone in air; beyond the round field that the scanner measured lies `around`."""
+    i, j, k = np.indices((40, 40, 12))
+    distance = np.hypot(i - 20, j - 20)
+    noise = np.random.default_rng(0).normal(0, 8, i.shape)
+    values = np.where(distance < 12, soft, air) + (distance < 3) * 800 + noise
+    return np.where(distance < 19, values, around).astype(np.float32)
+
+
+@pytest.mark.parametrize("air, soft, around, looks", [
+    (-1000, 40, -1000, "CT"), (-1000, 40, -2000, "CT"), (-1000, 40, -3024, "CT"), (-1000, 40, -32768, "CT"),
+    (24, 1064, 24, "CT stored with"), (24, 1064, -976, "CT stored with"), (24, 1064, -2000, "CT stored with"),
+    (5, 300, 5, "MR"),
+])  # fmt: skip
+def test_inspect_is_not_misled_by_padding(air, soft, around, looks, mr2ct, tmp_path):
+    """Values between whole numbers, as resampled scans have them."""
+    write_volume(Volume(body_of(air, soft, around), np.diag([9.0, 9, 9, 1])), tmp_path / "scan.nii.gz")
+    facts = json.loads(mr2ct("inspect", tmp_path / "scan.nii.gz", "--json")[1])
+    assert facts["values look like"].startswith(looks)
+    if looks in ("CT", "MR"):  # pi * 12 ** 2 of 1600 columns
+        assert facts["body"] in ("27% of the voxels", "28% of the voxels", "29% of the voxels")
+
+
+def test_sform_and_qform_that_are_mirror_images_are_told(chain, mr2ct, tmp_path):
+    image = nib.load(chain / "cohort/source/s0001.nii.gz")
+    image.set_sform(image.affine, 1)
+    image.set_qform(image.affine @ np.diag([-1, 1, 1, 1]), 1)
+    nib.save(image, tmp_path / "scan.nii.gz")
+    code, out, _ = mr2ct("inspect", tmp_path / "scan.nii.gz")
+    assert code == 0 and "sform and qform are mirror images" in out
+    code, _, err = mr2ct("synthesize", chain / "run", tmp_path / "scan.nii.gz", "--out", tmp_path / "ct.nii.gz")
+    assert code == 0 and err.count("mirror images of each other; the sform is believed") == 1
+    image.header["sform_code"] = image.header["qform_code"] = 0
+    nib.save(nib.Nifti1Image(image.get_fdata(), None, image.header), tmp_path / "none.nii.gz")
+    assert "neither sform nor qform" in mr2ct("inspect", tmp_path / "none.nii.gz")[1]
+
+
+def test_inspect_reads_the_modality_of_dicom_files_with_any_name(chain, mr2ct, tmp_path):
+    write_dicom_series(read_volume(chain / "cohort/target/t0001.nii.gz"), tmp_path / "ct")
+    first = sorted((tmp_path / "ct").iterdir())[0]
+    os.rename(first, os.fsencode(first.parent) + b"/p\xe8re.dcm")
+    code, out, _ = mr2ct("inspect", tmp_path / "ct")
+    assert code == 0 and "DICOM modality CT" in out
+
+
 def test_prepare_takes_the_modality_that_it_is_told(chain, mr2ct, tmp_path):
     words = ["prepare", chain / "cohort", "--out", tmp_path / "out", "--target-modality", "PET"]
     code, _, err = mr2ct(*words)

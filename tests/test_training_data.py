@@ -117,3 +117,32 @@ def test_a_turned_scan_is_more_like_those_of_training_when_it_is_turned_back():
     assert better_turned(np.zeros((3, 32, 32)), mean) is None
     noise = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32))
     assert better_turned(noise, mean) is None
+
+
+def lopsided_people(count: int, side: int, seed: int) -> np.ndarray:
+    """Slices (count, 32, 32), one per patient: an organ on one side (side 1 or -1), on either where side is 0."""
+    rng = np.random.default_rng(seed)
+    stack = rng.normal(-0.5, 0.05, (count, 32, 32)).clip(-1, 1)
+    for image in stack:
+        image[8:24, 4:12] += 0.4
+        if side == -1 or (side == 0 and rng.random() < 0.5):
+            image[:] = image[:, ::-1].copy()
+    return stack.astype(np.float32)
+
+
+@pytest.mark.parametrize(("trained_side", "patients", "noticed"), [(1, 8, True), (0, 8, False), (1, 4, False)])
+def test_a_mirrored_scan_is_noticed_where_all_training_patients_are_lopsided_alike(
+    tmp_path, translator, trained_side, patients, noticed
+):
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    for domain in ("source", "target"):
+        np.save(folder / f"{domain}.npy", lopsided_people(patients, trained_side, 1))
+    rows = [{"id": str(n), "first": n, "count": 1} for n in range(patients)]
+    write_record(folder, translator.preparation, {"source": rows, "target": rows})
+    translator.training_data = describe_training_data(translator, PreparedSlices(folder))
+    for side, wrong in ((1, False), (-1, noticed)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            check_scan(lopsided_people(3, side, 2), translator, "source")
+        assert [("left and right are exchanged" in str(one.message)) for one in said] == [True] * wrong

@@ -45,7 +45,8 @@ def main() -> None:
     try:
         for word in sys.argv[1:]:
             check_encoding(word)
-        with sigterm_exits():
+        with sigterm_exits(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
             app()
     except (InputError, OSError, MemoryError, UnicodeError, RuntimeError) as error:
         sentence = _sentence(error)
@@ -92,7 +93,14 @@ def kept_warnings() -> Iterator[list[str]]:
 def speak(scan: Path, messages: list[str]) -> None:
     """Print what a scan was warned about to stderr, a sentence each."""
     for message in messages:
-        print(f"mr2ct: WARNING: {scan}: {message}", file=sys.stderr)
+        named = message if message.startswith(str(scan)) else f"{scan}: {message}"
+        print(f"mr2ct: WARNING: {named}", file=sys.stderr)
+
+
+def _show_warning(message: Warning, category: type, *place) -> None:
+    """A warning of this program as one sentence; others as Python prints them."""
+    raw = warnings.formatwarning(message, category, *place[:2])
+    print(f"mr2ct: WARNING: {message}" if category is UserWarning else raw, file=sys.stderr)
 
 
 def _sentence(error: Exception) -> str | None:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 
 from mr2ct_lib.course.recorded import find_translator
+from mr2ct_lib.images.dicom_reading import open_series
 from mr2ct_lib.images.folders import guess_modality, is_offset_ct
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, WHOLE_BODY_WINDOW, Window, body_mask, mr_scale
+from mr2ct_lib.images.scan_files import NIFTI, forms_are_mirrored
 from mr2ct_lib.images.volumes import Volume, read_volume
 from mr2ct_lib.methods.training_data import check_scan
 from mr2ct_lib.methods.translator import load_translator
@@ -23,19 +24,22 @@ def describe(path: Path) -> dict[str, str]:
     """Facts about a scan, name -> text. Raises InputError as `read_volume`."""
     volume = read_volume(path)
     low, first, middle, last, high = np.percentile(volume.array, [0, 1, 50, 99, 100])
+    looks = values_look_like(volume)
+    body = body_mask(volume.replace(unit="HU") if looks == "CT" else volume)
     facts = {
         "kind": _kind(path),
         "grid (voxels, RAS order)": " x ".join(map(str, volume.array.shape)),
         "spacing (mm)": " x ".join(f"{mm:.4g}" for mm in volume.spacing),
         "field of view (mm)": " x ".join(f"{mm:.4g}" for mm in volume.spacing * volume.array.shape),
         "orientation": f"stored as {''.join(volume.axcodes)}, {_tilt(volume.affine)}",
+        "left and right": _sides(path),
         "header says": _modality_in_header(path, volume),
         "unit": volume.unit,
-        "values look like": values_look_like(volume),
+        "values look like": looks,
         "values": f"{low:.4g} to {high:.4g}, median {middle:.4g}, 98 % within {first:.4g} to {last:.4g}",
-        "body": f"{body_mask(volume).mean():.0%} of the voxels",
+        "body": f"{body.mean():.0%} of the voxels",
     }
-    windows = _usual_windows(volume) if facts["values look like"] in ("CT", "MR") else []
+    windows = _usual_windows(volume) if looks in ("CT", "MR") else []
     for window, name in windows:
         facts[f"cut by {name}"] = _cut(volume, window)
     return facts
@@ -93,20 +97,23 @@ def _kind(path: Path) -> str:
 def _modality_in_header(path: Path, volume: Volume) -> str:
     """What the header says about modality; NIfTI headers have no place for it."""
     if path.is_dir():
-        reader = sitk.ImageFileReader()
-        for file in sorted(file for file in path.rglob("*") if file.is_file()):
-            try:
-                reader.SetFileName(str(file))
-                reader.ReadImageInformation()
-            except RuntimeError:  # no DICOM file
-                continue
-            said = reader.GetMetaData("0008|0060").strip() if reader.HasMetaDataKey("0008|0060") else "missing"
-            return f"DICOM modality {said}"
+        return f"DICOM modality {open_series(path).header.get('Modality') or 'missing'}"
     if path.name.lower().endswith((".nii", ".nii.gz")):
         header = nib.load(path).header
         forms = f"sform code {int(header['sform_code'])}, qform code {int(header['qform_code'])}"
         return f"{'written by mr2ct in ' + volume.unit if volume.unit != 'a.u.' else 'no modality'}; {forms}"
     return "no modality"
+
+
+def _sides(path: Path) -> str:
+    """Where the header says that left and right are; a scan that was mirrored since then looks like any other."""
+    said = "as the header says; no value shows whether the scan was mirrored"
+    if path.is_dir() or not path.name.lower().endswith(NIFTI):
+        return said
+    header = nib.load(path).header
+    if not header["sform_code"] and not header["qform_code"]:
+        return "unknown: the header has neither sform nor qform"
+    return "sform and qform are mirror images" if forms_are_mirrored(header) else said
 
 
 def _tilt(affine: np.ndarray) -> str:

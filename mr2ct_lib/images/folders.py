@@ -82,11 +82,17 @@ def modality_and_reason(volume: Volume) -> tuple[str, str]:
 
 
 def is_offset_ct(volume: Volume) -> bool:
-    """Return whether the values look like HU + 1024: whole numbers from 0, much air, most of the rest soft tissue."""
+    """Return whether the values look like HU + 1024: from about 0, much air, most of the rest soft tissue.
+
+    What lies below -200 is left out: where a scanner did not measure, it writes -2000 or less.
+    """
     values = _sample(volume)
-    if values.min() < 0 or not 1200 <= values.max() <= 8191 or (values != np.round(values)).any():
+    low, values = values.min(), values[values > -200]
+    if not len(values) or not 1200 <= values.max() <= 8191:
         return False
     tissue = values[values > 300]
+    if len(tissue) < (0.02 if low >= -200 else 0.1) * len(values):  # the bones of a CT in HU are fewer
+        return False
     return (values < 150).mean() > 0.05 and ((tissue > 874) & (tissue < 1174)).mean() > 0.5
 
 

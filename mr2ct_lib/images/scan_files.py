@@ -2,6 +2,7 @@
 
 import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,6 +114,12 @@ def _open_nifti(path: Path) -> ScanFile:
         image = nib.load(path)
         _check_size(image, path)
         affine, forms = _nifti_grid(image)
+        if forms_are_mirrored(image.header):
+            warnings.warn(
+                f"{path}: its sform and qform are mirror images of each other; the sform is believed. Find out where "
+                "the patient's right side is",
+                stacklevel=2,
+            )
         unit = image.header["descrip"].item().decode("latin-1").partition(UNIT_MARK)[2].strip("\0 ")
     dtype = image.get_data_dtype()
     if dtype.names or dtype.kind == "c":
@@ -147,6 +154,13 @@ def _nifti_grid(image: "nib.Nifti1Image") -> tuple[np.ndarray, dict[str, np.ndar
     pixdim = np.ones(8)
     pixdim[:4] = header["pixdim"][:4]
     return affine, {name: header[name].copy() for name in FORM_FIELDS} | {"pixdim": pixdim}
+
+
+def forms_are_mirrored(header: "nib.Nifti1Header") -> bool:
+    """Return whether sform and qform are both set, and one takes for left what the other takes for right."""
+    if not header["sform_code"] or not header["qform_code"]:
+        return False
+    return bool(np.linalg.det(header.get_sform()[:3, :3]) * np.linalg.det(header.get_qform()[:3, :3]) < 0)
 
 
 def _open_meta(path: Path) -> ScanFile:

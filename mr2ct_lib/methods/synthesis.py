@@ -60,4 +60,5 @@ def check_kind(volume: Volume, window: Window, domain: str) -> None:
         raise InputError(
             f"the scan looks like {kind} (values {volume.array.min():g} to {volume.array.max():g}); expected "
             f"{expected}, the translator's {domain} domain. Give the other scan, or turn the direction with --reverse"
+            + (", or, if it is an MR whose mean was taken away, add a number so that its air is 0" * looks_like_ct)
         )

@@ -164,6 +164,13 @@ def padded(slices):
         image.PixelData, image.PixelRepresentation, image.RescaleIntercept = values.tobytes(), 1, 0
 
 
+def an_mr(slices):
+    """An MR that calls itself a CT: nothing lies below zero."""
+    for k, image in enumerate(slices):
+        values = np.random.default_rng(k).integers(0, 280, (ROWS, COLUMNS))
+        image.PixelData, image.RescaleIntercept = values.astype("<u2").tobytes(), 0
+
+
 def twice(slices):
     slices[3] = slices[2]
 
@@ -192,6 +199,7 @@ BAD_SERIES = {
     "intercept twice": (everywhere(RescaleIntercept=-2048), "not Hounsfield units"),
     "inverted": (inverted, "not Hounsfield units"),
     "intercept 0, air around": (padded, "not Hounsfield units"),
+    "an MR": (an_mr, r"is a CT, but its values \d+ to \d+ are not Hounsfield units"),
     "one without rescale": (put(RescaleIntercept=None, RescaleSlope=None), r"IM30\.dcm: has no Rescale Intercept"),
     "cut pixels": (put(PixelData=b"\0\0"), r"IM30\.dcm: its pixels cannot be decoded"),
     "no pixels": (put(PixelData=None), r"IM30\.dcm: its pixels cannot be decoded"),

@@ -240,7 +240,8 @@ def _check_hounsfield(array: np.ndarray, series: Series) -> None:
     has_air, has_soft_tissue = share(-1100, -200) > 0.001, share(-200, 300) > 0.005
     dense = share(824, 1324)  # cortical bone, rarer than less dense bone; or soft tissue plus 1024; or inverted air
     shifted = dense > 0.1 and dense > 2 * share(324, 824)
-    if shifted or not has_soft_tissue or not (has_air or all(rescaled)):
+    has_fat = share(-200, -20) > 0.001  # also where all of the field of view is body
+    if shifted or not has_soft_tissue or not (has_air or (has_fat and all(rescaled))):
         reason = "its rescale is wrong" if all(rescaled) else "it has no rescale"
         raise InputError(
             f"{series.folder}: is a CT, but its values {array.min():g} to {array.max():g} are not Hounsfield units "

@@ -314,6 +314,15 @@ def test_prepare_takes_the_modality_that_it_is_told(chain, mr2ct, tmp_path):
     assert code == 2 and "PET" in err and files(tmp_path) == {}
 
 
+def test_an_mr_of_8_bits_is_no_label_map():
+    rng = np.random.default_rng(0)
+    mr = np.round(rng.uniform(0, 255, (20, 20, 5)))
+    mr[:5] = 0  # air
+    assert values_look_like(Volume(mr, np.eye(4))) == "MR"
+    labels = np.repeat(np.repeat(mr[:5, :5], 4, 0), 4, 1) + np.repeat(np.round(mr[8:13, :5] / 40), 4, 0).repeat(4, 1)
+    assert values_look_like(Volume(labels, np.eye(4))) == "a label map"
+
+
 @pytest.mark.parametrize("values, kind", [([0, 1, 1], "a mask"), ([0.0, 0.4, 2.0], "MR"), ([-1000.0, 0.0, 50.0], "CT")])
 def test_values_tell_what_a_file_is(values, kind):
     assert values_look_like(Volume(np.array(values, np.float32)[:, None, None], np.eye(4))) == kind

@@ -48,17 +48,30 @@ def describe(path: Path) -> dict[str, str]:
 def values_look_like(volume: Volume) -> str:
     """ "a label map", "a mask", "CT" or "MR", by the values alone.
 
+    An MR of 8 bits holds as few whole numbers as a label map, but its neighbouring voxels differ.
+
     >>> values_look_like(Volume(np.array([[[-1000.0, 40.5]]]), np.eye(4)))
     'CT'
-    >>> values_look_like(Volume(np.array([[[0.0, 1.0, 3.0]]]), np.eye(4)))
+    >>> values_look_like(Volume(np.array([[[0.0, 1.0, 1.0, 3.0]]]), np.eye(4)))
     'a label map'
     """
     if is_offset_ct(volume):
         return OFFSET_CT
     different = np.unique(volume.array)
     if len(different) <= LABELS_AT_MOST and different[0] >= 0 and (different == np.round(different)).all():
-        return "a mask" if len(different) == 2 else "a label map"
+        if len(different) == 2:
+            return "a mask"
+        if _equal_neighbours(volume.array) > 0.4:
+            return "a label map"
     return guess_modality(volume.replace(unit="a.u."))
+
+
+def _equal_neighbours(array: np.ndarray) -> float:
+    """The share of the voxels above 0 whose next voxel has the same value, over the three axes; 0 where none has one.
+    """
+    equal = [np.diff(array, axis=axis)[array.take(range(n - 1), axis) > 0] == 0 for axis, n in enumerate(array.shape)]
+    equal = np.concatenate(equal)
+    return float(equal.mean()) if len(equal) else 0.0
 
 
 def fitness(path: Path, folder: Path) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from mr2ct_lib.files import InputError, write_json
+from mr2ct_lib.files import InputError, read_json, write_json
 from mr2ct_lib.images import prepare as preparing
 from mr2ct_lib.images.intensity import CT_WINDOW, HEAD_WINDOWS, MR_WINDOW, WHOLE_BODY_WINDOW, Window
 from mr2ct_lib.images.preparation import Preparation
@@ -359,6 +359,21 @@ def test_ct_with_an_offset_of_1024_is_recognised(tmp_path):
     for window in (None, CT_WINDOW):
         with pytest.raises(InputError, match="t0001.nii.gz: looks like CT stored with an offset of 1024"):
             prepare(cohort, tmp_path / "p", target_window=window, progress=False)
+
+
+def test_virtual_scans_are_what_their_cohort_says(tmp_path):
+    """The PD image of a virtual head may have the values of a CT with an offset."""
+    cohort = make_cohort(tmp_path / "c", "head")
+    for path in (cohort / "source").iterdir():
+        scan = read_volume(path)
+        values = np.where(scan.array > 300, 1060.0, 0.0)
+        values[8, 3, 8] = 1400
+        write_volume(scan.replace(array=values.astype(np.float32)), path)
+    with pytest.raises(InputError, match="looks like CT stored with an offset of 1024"):
+        prepare(cohort, tmp_path / "p", plane="coronal", progress=False)
+    write_json(read_json(cohort / "cohort.json") | {"settings": {}}, cohort / "cohort.json")
+    slices = PreparedSlices(prepare(cohort, tmp_path / "p", plane="coronal", progress=False))
+    assert slices.windows["source"].unit == "SD"
 
 
 def test_labels_on_another_grid_are_refused(tmp_path):

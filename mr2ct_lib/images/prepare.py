@@ -219,7 +219,8 @@ def _report(rows: list[dict[str, dict]], preparation: Preparation, said: list[st
 
 def _jobs(cohort: Cohort, believed: dict[str, str | None], said: list[str]) -> list[Job]:
     """One job for each patient of a paired cohort, and for each scan of an unpaired one."""
-    modality = {domain: how["modality"] for domain, how in cohort.meta["domains"].items() if not believed[domain]}
+    ours = "settings" in cohort.meta  # virtual scans are what their cohort.json says, whatever they look like
+    modality = {} if ours else {d: how["modality"] for d, how in cohort.meta["domains"].items() if not believed[d]}
 
     def beside(kind: str, id_: str) -> dict[str, Path]:
         path = cohort.folder / kind / f"{id_}.nii.gz"

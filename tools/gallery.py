@@ -16,16 +16,17 @@ import pandas as pd
 from mr2ct_lib.course import experiments
 from mr2ct_lib.course.catalogue import SEEDS, TRAININGS
 from mr2ct_lib.course.figures import synthesis_row
+from mr2ct_lib.course.recorded import find_translator
 from mr2ct_lib.course.tables import truth_of
 from mr2ct_lib.files import InputError, atomic
 from mr2ct_lib.methods.translator import Translator
 
 DOCS = Path(__file__).parents[1] / "docs"
-# run -> title, names of both scans
+# title -> runs, of which the first that is recorded is shown; names of both scans
 SHOWN = {
-    "hip_many_gc": ("Hips: MR to CT", ("MR", "CT")),
-    "head_distorted_dicyclegan": ("Distorted heads: PD to T2", ("PD", "T2")),
-    "abdomen_dicyclegan": ("Abdomens: T2* to CT", ("T2*", "CT")),
+    "Hips: MR to CT": (("hip_many_gc",), ("MR", "CT")),
+    "Distorted heads: PD to T2": (("head_distorted_field", "head_distorted_dicyclegan"), ("PD", "T2")),
+    "Abdomens: T2* to CT": (("abdomen_field", "abdomen_dicyclegan"), ("T2*", "CT")),
 }
 HEAD = """# Gallery: the median, the best and the worst patient
 
@@ -46,7 +47,7 @@ def choose(errors: pd.DataFrame) -> dict[str, str]:
     return {"median": order[len(order) // 2], "best": order[0], "worst": order[-1]}
 
 
-def draw(run: str, translator: Translator, patient: str) -> plt.Figure:
+def draw(run: str, translator: Translator, patient: str, names: tuple[str, str]) -> plt.Figure:
     """Return source | synthetic | truth | error of a patient's middle slice."""
     test = experiments.prepared(f"{TRAININGS[run].cohort}_test", "full")
     where = dict(test.patients("source"))[patient]
@@ -60,27 +61,36 @@ def draw(run: str, translator: Translator, patient: str) -> plt.Figure:
         source,
         target,
         mask=None if test.valid is None else np.asarray(test.valid[at]),
-        names=SHOWN[run][1],
+        names=names,
         plane=test.preparation.plane,
     )
 
 
-def section(run: str, folder: Path) -> str:
-    """Write the pictures of a run and return its part of the page; empty without a recorded translator."""
+def is_recorded(run: str) -> bool:
+    """Return whether there is a recorded translator of this name."""
     try:
-        translator = experiments.recorded_translator(run)
+        find_translator(run)
     except InputError:
+        return False
+    return True
+
+
+def section(title: str, folder: Path) -> str:
+    """Write the pictures of an anatomy and return its part of the page; empty without a recorded translator."""
+    runs, (source, target) = SHOWN[title]
+    run = next((name for name in runs if is_recorded(name)), None)
+    if run is None:
         return ""
+    translator = experiments.recorded_translator(run)
     images, provenance = experiments.recorded("images", "full")
     errors = images[(images.run == run) & (images.seed == SEEDS[0]) & (images.direction == "source_to_target")]
     values, steps = errors.set_index("patient").MAE, provenance["runs"][f"{run}:{SEEDS[0]}"]["steps"]
-    title, (source, target) = SHOWN[run]
     text = (
         f"\n## {title}\n\n`{run}`, {steps} steps; MAE of {len(errors)} test patients {values.mean():.1f} grey levels.\n"
     )
     for which, patient in choose(errors).items():
         path = folder / f"gallery_{run}_{which}.jpg"
-        figure = draw(run, translator, patient)
+        figure = draw(run, translator, patient, (source, target))
         with atomic(path) as temporary:
             figure.savefig(temporary, dpi=90, format="jpg", pil_kwargs={"quality": 85})
         plt.close(figure)
@@ -92,10 +102,10 @@ def section(run: str, folder: Path) -> str:
 
 def main() -> None:
     """Write the page and its pictures, and say which anatomies are missing."""
-    parts = {run: section(run, DOCS) for run in SHOWN}
+    parts = {title: section(title, DOCS) for title in SHOWN}
     with atomic(DOCS / "gallery.md") as temporary:
         temporary.write_text(HEAD.format(seed=SEEDS[0]) + "".join(parts.values()), encoding="utf-8")
-    missing = ", ".join(run for run, text in parts.items() if not text)
+    missing = ", ".join(title for title, text in parts.items() if not text)
     print(f"docs/gallery.md: {sum(map(bool, parts.values()))} anatomies; not recorded: {missing or 'none'}")
 
 

@@ -204,6 +204,17 @@ def beside_hiasa(
     return beside(HIPS, measures, recorded, provenance, yours, paper)
 
 
+def model_of(run: str, cohort: str) -> str:
+    """Return what to call a run of a cohort in a table.
+
+    >>> model_of("head_distorted_dicyclegan_no_align", "head_distorted"), model_of("abdomen_cyclegan", "abdomen")
+    ('DicycleGAN, no align', 'CycleGAN')
+    """
+    method, *change = run.removeprefix(f"{cohort}_").split("_")
+    name = {"cyclegan": "CycleGAN", "dicyclegan": "DicycleGAN", "field": "one smooth field"}.get(method, method)
+    return ", ".join(filter(None, (name, " ".join(change))))
+
+
 def beside_wang(
     condition: str, cohort: str, recorded: pd.DataFrame, provenance: Mapping[str, Any], yours: pd.DataFrame
 ) -> pd.DataFrame:
@@ -216,12 +227,9 @@ def beside_wang(
     names = {"MSE": "MSE" if ending else "MSE unit", "PSNR": "PSNR" if ending else "PSNR unit", "SSIM": "SSIM whole"}
     columns = {metric: name + ending for metric, name in names.items()}
     models = {"CycleGAN": f"{cohort}_cyclegan", "DicycleGAN": f"{cohort}_dicyclegan"}
-    titles = {run: model for model, run in models.items()}
-    runs = set(recorded[recorded.cohort == cohort].run)
-    for run in TRAININGS:  # whatever else is recorded on this cohort, "DicycleGAN, augmented" for example
-        model = next((model for model, name in models.items() if run.startswith(f"{name}_")), None)
-        if run in runs and model:
-            titles[run] = f"{model}, {run.removeprefix(models[model] + '_').replace('_', ' ')}"
+    of_cohort = {*recorded[recorded.cohort == cohort].run, *yours[yours.cohort == cohort].run}
+    others = [run for run in TRAININGS if run in of_cohort and not run.endswith("_supervised")]
+    titles = {run: model_of(run, cohort) for run in dict.fromkeys([*models.values(), *others])}
     titles |= {f"{cohort}_supervised": "supervised"} | FRAMES
     digits = {columns["MSE"]: 3, columns["PSNR"]: 2, columns["SSIM"]: 3, f"SSIM{ending}": 3}
     tables = {}

@@ -149,6 +149,8 @@ def read_cohort(folder: str | Path, source_modality: str | None = None, target_m
             raise InputError(
                 f"{folder / domain}: holds no scans; expected at least one NIfTI file. Put the {domain} scans there"
             )
+    if not own and not any(given.values()):  # virtual scans are what their cohort.json says, whatever they look like
+        return Cohort(folder, meta, scans["source"], scans["target"], labels)
     kinds = {domain: (given[domain], "as given") if given[domain] else _look(paths) for domain, paths in scans.items()}
     if kinds["source"][0] == "CT":
         swapped = kinds["target"][0] == "MR"

@@ -314,6 +314,12 @@ def test_prepare_takes_the_modality_that_it_is_told(chain, mr2ct, tmp_path):
     assert code == 2 and "PET" in err and files(tmp_path) == {}
 
 
+def test_a_stripped_head_as_bright_as_soft_tissue_plus_1024_is_an_mr():
+    head = body_of(0, 1000, 0)
+    head[np.abs(head) < 150] = 0
+    assert values_look_like(Volume(head, np.eye(4))) == "MR"
+
+
 def test_an_mr_of_8_bits_is_no_label_map():
     rng = np.random.default_rng(0)
     mr = np.round(rng.uniform(0, 255, (20, 20, 5)))

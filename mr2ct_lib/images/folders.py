@@ -84,7 +84,8 @@ def modality_and_reason(volume: Volume) -> tuple[str, str]:
 def is_offset_ct(volume: Volume) -> bool:
     """Return whether the values look like HU + 1024: from about 0, much air, most of the rest soft tissue.
 
-    What lies below -200 is left out: where a scanner did not measure, it writes -2000 or less.
+    What lies below -200 is left out: where a scanner did not measure, it writes -2000 or less. Broken numbers come from
+    resampling; with a background of exact zeros, they are those of a stripped MR.
     """
     values = _sample(volume)
     low, values = values.min(), values[values > -200]
@@ -93,7 +94,10 @@ def is_offset_ct(volume: Volume) -> bool:
     tissue = values[values > 300]
     if len(tissue) < (0.02 if low >= -200 else 0.1) * len(values):  # the bones of a CT in HU are fewer
         return False
-    return (values < 150).mean() > 0.05 and ((tissue > 874) & (tissue < 1174)).mean() > 0.5
+    air = values[values < 150]
+    if (values != np.round(values)).any() and (air == 0).sum() > 0.9 * len(air):
+        return False
+    return len(air) > 0.05 * len(values) and ((tissue > 874) & (tissue < 1174)).mean() > 0.5
 
 
 def _sample(volume: Volume) -> np.ndarray:

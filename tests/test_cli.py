@@ -314,7 +314,7 @@ REFUSALS = {  # name: (words, with OUT, TMP and CHAIN in place of folders, what 
     "names alone": ([*HIP, "1", "--names", "TMP/names.json"], "labels and names together"),
     "missing labels": ([*HIP, "1", "--labels", "TMP/no.nii.gz", "--names", "TMP/names.json"], "does not exist"),
     "another cohort there": (
-        ["cohort", "hip", "--out", "CHAIN/cohort", "--patients", "2", "--seed", "5"],
+        ["cohort", "hip", "--out", "CHAIN/cohort", "--patients", "2", "--seed", "5", "--profile", "coarse"],
         "another seed",
     ),
     "missing cohort": (["prepare", "TMP/nowhere", "--out", "OUT"], "does not exist"),
@@ -458,7 +458,7 @@ def test_a_batch_that_processes_cannot_share_is_said_by_one_of_them(chain, mr2ct
     words = ["train", "cyclegan", "--data", chain / "prepared", "--out", tmp_path / "run"]
     for name, value in {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    refused(mr2ct(*words), "batch_size=4 cannot be shared by 3 processes; expected a multiple of 3")
+    refused(mr2ct(*words), "batch_size=1 cannot be shared by 3 processes; expected a multiple of 3")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert mr2ct(*words) == (2, "", "")
     assert files(tmp_path) == {}

@@ -57,7 +57,8 @@ def contents(folder):
 
 def test_prepare_on_a_cluster_gives_the_same_bytes_though_a_worker_dies(chain, cluster, killed_worker, mr2ct, tmp_path):
     killed_worker(tmp_path / "cluster.unfinished", "*.json")
-    words = ["prepare", chain / "cohort", "--out", tmp_path / "cluster", "--scheduler", cluster.scheduler_address]
+    words = ["prepare", chain / "cohort", "--profile", "coarse", "--out", tmp_path / "cluster"]
+    words += ["--scheduler", cluster.scheduler_address]
     code, out, err = mr2ct(*words)
     assert code == 0 and "target slices" in out, err
     cluster_files, local_files = contents(tmp_path / "cluster"), contents(chain / "prepared")

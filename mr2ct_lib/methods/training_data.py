@@ -153,7 +153,7 @@ def lopsidedness(mean: np.ndarray, other: np.ndarray) -> float:
     """The cosine, -1 to 1, between what differs from left to right in two mean slices; mirroring one turns its sign.
 
     >>> heavy = np.array([[1.0, 0.0, 0.0]])
-    >>> lopsidedness(heavy, heavy), lopsidedness(heavy[:, ::-1], heavy)
+    >>> round(lopsidedness(heavy, heavy), 6), round(lopsidedness(heavy[:, ::-1], heavy), 6)
     (1.0, -1.0)
     """
     if mean.shape != other.shape:

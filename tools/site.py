@@ -98,17 +98,18 @@ def build(out: Path) -> list[str]:
     from sphinx.util.docutils import docutils_namespace
 
     work = out.with_name(out.name + "_build")
-    source = work / "source"
-    shutil.rmtree(source, ignore_errors=True)
-    shutil.rmtree(out, ignore_errors=True)
+    source, html = work / "source", work / "html"  # myst-nb leaves pictures beside the folder that Sphinx writes to
+    for folder in (source, html, out):
+        shutil.rmtree(folder, ignore_errors=True)
     write_sources(source)
     fetch_scripts(work / "npm", source / "_static" / "vendor")
     warnings, texts = work / "warnings.txt", alternative_texts(source)
     with docutils_namespace(), open(warnings, "w", encoding="utf-8") as file:
-        app = Sphinx(source, None, out, work / "doctrees", "html", configuration(), status=None, warning=file)
+        app = Sphinx(source, None, html, work / "doctrees", "html", configuration(), status=None, warning=file)
         app.connect("autodoc-process-docstring", escape_docstring, priority=100)  # before Args lists are read
         app.connect("doctree-read", lambda _, page: describe_pictures(page, texts))
         app.build()
+    shutil.move(html, out)
     slim_icons(out)
     (out / ".nojekyll").touch()
     return warnings.read_text(encoding="utf-8").splitlines()

@@ -4,9 +4,14 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from commands import TINY
+
+from mr2ct_lib.course import experiments
+from mr2ct_lib.images.intensity import Window
 
 REAL_DATA = Path(os.environ.get("MR2CT_REAL_DATA", Path(__file__).parents[2] / "shared" / "real"))
 
@@ -69,3 +74,22 @@ def chain(one_thread, tmp_path_factory):
                 cli.main()
             assert not end.value.code
     return folder
+
+
+@pytest.fixture
+def hips(monkeypatch):
+    """Two patients of two slices: bone and muscle, the CT the negative of the MR; any cohort is this one."""
+    labels = np.zeros((4, 40, 40), np.uint8)
+    labels[:, 5:35, 5:35], labels[:, 15:25, 15:25] = 3, 2
+    image = np.choose(labels, [-1, 0, 0.6, -0.2]).astype(np.float32)
+    image += np.random.default_rng(0).normal(0, 0.05, image.shape).astype(np.float32)
+    windows = {"source": Window(0, 100, "%"), "target": Window(-150, 350, "HU")}
+    data = SimpleNamespace(
+        folder="scratch", source=-image, target=image, labels_source=labels, labels_target=labels, valid=None,
+        truth_source_to_target=None, truth_target_to_source=None, windows=windows,
+        meta={"anatomy": "hip", "label_names": {"0": "background", "2": "femur", "3": "sartorius"}},
+        preparation=SimpleNamespace(spacing=(2.0, 2.0)),
+        patients=lambda domain: [("p1", slice(0, 2)), ("p2", slice(2, 4))],
+    )  # fmt: skip
+    monkeypatch.setattr(experiments, "prepared", lambda *_: data)
+    return data

@@ -135,7 +135,6 @@ def test_a_tensor_is_an_image_and_a_stack_is_not() -> None:
         lambda: overlays.checkerboard(MR, MR[1:]),
         lambda: overlays.edge_overlay(MR, MR[1:]),
         lambda: overlays.joint_histogram(MR, MR[1:]),
-        lambda: overlays.blend(MR, MR[1:], 0.5),
         lambda: charts.landscape([0, 1], {"L1": [1, 2, 3]}),
         lambda: charts.landscape([0, 1], {}),
         lambda: charts.training_curves([]),
@@ -240,11 +239,6 @@ def test_checkerboard_takes_every_pixel_from_one_of_the_two() -> None:
     assert set(np.unique(board[:4, :4])) == {0, 1} and set(np.unique(board[:4, 4:8])) == {
         0
     }  # a flat image is all black
-
-
-def test_blend_ends_are_the_two_images() -> None:
-    np.testing.assert_array_equal(overlays.blend(MR, IMAGE, 0.0), MR)
-    np.testing.assert_array_equal(overlays.blend(MR, IMAGE, 1.0), IMAGE)
 
 
 def test_curves_leave_out_step_time_and_rate_and_mark_the_least_value() -> None:

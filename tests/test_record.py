@@ -1,15 +1,12 @@
 """Recording: what is done, in which order, what is kept, and that tables follow from the values of each patient."""
 
 import time
-from types import SimpleNamespace
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from mr2ct_lib.course import catalogue, experiments
 from mr2ct_lib.files import InputError, read_json
-from mr2ct_lib.images.intensity import Window
 from mr2ct_lib.measures import metrics
 from mr2ct_lib.methods.networks import Generator
 from tools import measuring, record, result_tables
@@ -153,25 +150,6 @@ def test_recorded_files_are_small():
 
 
 # --- measuring ---
-
-
-@pytest.fixture
-def hips(monkeypatch):
-    """Two patients of two slices: bone and muscle, the CT the negative of the MR; any cohort is this one."""
-    labels = np.zeros((4, 40, 40), np.uint8)
-    labels[:, 5:35, 5:35], labels[:, 15:25, 15:25] = 3, 2
-    image = np.choose(labels, [-1, 0, 0.6, -0.2]).astype(np.float32)
-    image += np.random.default_rng(0).normal(0, 0.05, image.shape).astype(np.float32)
-    windows = {"source": Window(0, 100, "%"), "target": Window(-150, 350, "HU")}
-    data = SimpleNamespace(
-        folder="scratch", source=-image, target=image, labels_source=labels, labels_target=labels, valid=None,
-        truth_source_to_target=None, truth_target_to_source=None, windows=windows,
-        meta={"label_names": {"0": "background", "2": "femur", "3": "sartorius"}},
-        preparation=SimpleNamespace(spacing=(2.0, 2.0)),
-        patients=lambda domain: [("p1", slice(0, 2)), ("p2", slice(2, 4))],
-    )  # fmt: skip
-    monkeypatch.setattr(experiments, "prepared", lambda *_: data)
-    return data
 
 
 def test_a_perfect_translation_is_measured_as_one_in_both_directions_and_splits(hips):

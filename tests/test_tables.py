@@ -114,23 +114,11 @@ def test_the_aorta_is_measured_by_itself_in_sd_of_the_true_scan():
 
 
 @pytest.fixture
-def hips(monkeypatch):
-    """Two patients of two slices: bone and muscle, the CT the negative of the MR; a translator that turns the sign."""
-    labels = np.zeros((4, 40, 40), np.uint8)
-    labels[:, 5:35, 5:35], labels[:, 15:25, 15:25] = 3, 2
-    image = np.choose(labels, [-1, 0, 0.6, -0.2]).astype(np.float32)
-    image += np.random.default_rng(0).normal(0, 0.05, image.shape).astype(np.float32)
-    data = SimpleNamespace(
-        folder="scratch", source=-image, target=image, labels_source=labels, labels_target=labels, valid=None,
-        truth_source_to_target=None, truth_target_to_source=None,
-        windows={"source": Window(0, 100, "%"), "target": Window(-150, 350, "HU")},
-        meta={"anatomy": "hip", "label_names": {"0": "background", "2": "femur", "3": "sartorius"}},
-        patients=lambda domain: [("p1", slice(0, 2)), ("p2", slice(2, 4))],
-    )  # fmt: skip
-    monkeypatch.setattr(experiments, "prepared", lambda *_: data)
+def hips(hips, monkeypatch):
+    """The two patients, and a translator that turns the sign, as their truth does."""
     turn = SimpleNamespace(translate=lambda slices, direction: -np.asarray(slices))
     monkeypatch.setattr(experiments, "translator", lambda *_: turn)
-    return data
+    return hips
 
 
 def test_a_perfect_run_is_measured_as_one_beside_the_frames(hips):

@@ -75,14 +75,13 @@ def explorables() -> dict[str, widgets.Explorable]:
             IMAGE, IMAGE, {"L1": lambda a, b: np.abs(a - b).mean()}, reach=2, steps=5
         ),
         "offset": widgets.offset_explorer(IMAGE, np.stack([IMAGE, IMAGE]), np.stack([IMAGE, IMAGE])),
-        "deform": widgets.deform_toggle(IMAGE, IMAGE[::-1]),
         "window": widgets.window_explorer(IMAGE * 1000),
         "sequence": widgets.sequence_explorer(labels, names),
         "scanner": widgets.scanner_explorer(Volume(labels[:, None, :].astype(np.float32), np.eye(4))),
     }
 
 
-@pytest.mark.parametrize("name", ["slices", "transform", "offset", "deform", "window", "sequence", "scanner"])
+@pytest.mark.parametrize("name", ["slices", "transform", "offset", "window", "sequence", "scanner"])
 def test_every_explorable_builds_without_a_frontend_and_draws_its_ends(name: str) -> None:
     view = explorables()[name]
     assert set(view.sliders) == set(inspect.signature(view.draw).parameters)

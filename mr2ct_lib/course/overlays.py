@@ -169,12 +169,6 @@ def offset_field(
     return describe(fig, f"{shown} In pixels: {means}.")
 
 
-def blend(first: Any, second: Any, share: float) -> np.ndarray:
-    """Return (1 - share) first + share second, for two images of one shape."""
-    images = checked_images({"first": first, "second": second})
-    return (1 - share) * images["first"] + share * images["second"]
-
-
 @styled
 def checkerboard(
     first: Any,

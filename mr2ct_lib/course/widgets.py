@@ -228,26 +228,6 @@ def offset_explorer(image: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> Explor
     )
 
 
-def deform_toggle(
-    undeformed: np.ndarray, deformed: np.ndarray, window: Window | None = None, source: np.ndarray | None = None
-) -> Explorable:
-    """Undeformed | blend | deformed, with the edges of the source (or else of the undeformed image) over all.
-
-    Argument: share, from 0 (undeformed) to 1 (deformed).
-    """
-    reference = undeformed if source is None else source
-
-    def draw(share: float = 0.5) -> Figure:
-        images = {
-            "undeformed": undeformed,
-            f"blend, {share:.0%} deformed": overlays.blend(undeformed, deformed, share),
-            "deformed": deformed,
-        }
-        return overlays.edge_overlay(images, reference, window, reference_window=window if source is None else None)
-
-    return Explorable(draw, {"share": (0.0, 1.0, 0.1)})
-
-
 def window_explorer(
     image: np.ndarray, unit: str = "HU", plane: str | None = "axial", aspect: float = 1.0
 ) -> Explorable:

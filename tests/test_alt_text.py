@@ -6,6 +6,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 from test_figures import DRAWINGS  # noqa: E402
 
 from mr2ct_lib.course import alt_text, charts, drawing  # noqa: E402
@@ -51,3 +52,11 @@ def test_a_figure_of_the_page_has_twice_its_pixels_and_its_own_sharpness_goes_fi
     png, plain = drawing.picture(fig)
     assert int.from_bytes(png[16:20], "big") == plain["width"] and abs(plain["width"] - about["width"]) <= 2
     assert drawing.picture(plt.figure()) is None
+
+
+def test_a_figure_that_is_laid_out_is_drawn_once_at_the_pages_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    fig, drawn, draw = charts.landscape([0, 1, 2], {"L1": [1, 0, 1]}), [], Figure.draw
+    fig.laid_out = True
+    monkeypatch.setattr(Figure, "draw", lambda self, renderer: (drawn.append(self), draw(self, renderer)))
+    png, about = drawing.picture(fig)
+    assert drawn == [fig] and about["width"] == int.from_bytes(png[16:20], "big") == round(100 * fig.get_figwidth())

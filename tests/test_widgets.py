@@ -30,7 +30,7 @@ def closed():
 
 
 def controls(box: ipywidgets.VBox) -> dict[str, ipywidgets.Widget]:
-    return {control.description.split(" / ")[0]: control for control in box.children[0].children}
+    return {control.description.split(" (")[0]: control for control in box.children[0].children}
 
 
 def volume(shape=(6, 8, 10)) -> Volume:
@@ -40,9 +40,9 @@ def volume(shape=(6, 8, 10)) -> Volume:
 
 def test_explore_draws_at_once_and_after_each_move() -> None:
     seen = []
-    box = widgets.explore(lambda shift=2, flip=False: seen.append((shift, flip)), shift=(-8, 8, 1), flip=False)
+    box = widgets.explore(lambda shift=2, turned=False: seen.append((shift, turned)), shift=(-8, 8, 1), turned=False)
     controls(box)["shift"].value = 5
-    controls(box)["flip"].value = True
+    controls(box)["turned"].value = True
     assert seen == [(2, False), (5, False), (5, True)]
 
 
@@ -156,5 +156,23 @@ def test_an_ideal_scanner_shows_the_signal_itself_and_noise_lifts_the_air() -> N
     assert noisy[0].mean() == pytest.approx(0.2 * clean[clean > 0].mean() * np.sqrt(np.pi / 2), rel=0.3)
 
 
-def test_moved_images_carry_the_patients_sides() -> None:
-    assert {"R", "L"} <= {text.get_text() for text in explorables()["transform"]().axes[0].texts}
+@pytest.mark.parametrize("name", ["transform", "offset"])
+def test_moved_images_carry_the_patients_sides(name: str) -> None:
+    assert {"R", "L"} <= {text.get_text() for text in explorables()[name]().axes[0].texts}
+
+
+def test_sliders_name_their_quantity_and_its_unit() -> None:
+    names = [control.description for control in widgets.explore(explorables()["sequence"]).children[0].children]
+    assert names == ["TR (ms)", "TE (ms)", "flip angle (degrees)", "field strength (T)"]
+
+
+def test_loss_curves_keep_their_axes_and_stay_inside() -> None:
+    losses = {"L1": lambda a, b: np.abs(a - b).mean(), "dark": lambda a, b: -np.abs(b).mean()}  # dark: 0 at no contrast
+    view = widgets.transform_explorer(IMAGE, IMAGE, losses, reach=2, steps=5)
+    axes: dict[str, set] = {name: set() for name in losses}
+    for values in ({}, {"contrast": 0.0}, {"contrast": -1.0, "rotation": 20.0}, {"contrast": 0.5, "rotation": -10.0}):
+        for ax in (ax for ax in view(**values).axes if ax.get_title() in losses):
+            (low, high), curve = ax.get_ylim(), ax.lines[0].get_ydata()
+            assert low <= min(curve) and max(curve) <= high
+            axes[ax.get_title()].add((low, high))
+    assert {name: len(limits) for name, limits in axes.items()} == dict.fromkeys(losses, 1)

@@ -35,9 +35,12 @@ from mr2ct_lib.images.volumes import Volume, plane_axes, slices_of
 from mr2ct_lib.methods.runs import read_log
 from mr2ct_lib.patients import faults, physics, tissues
 
-UNITS = {  # of sliders, by the name of the argument
-    "shift": "pixels", "rotation": "degrees", "flexion": "degrees", "abduction": "degrees", "flip": "degrees",
-    "level": "HU", "width": "HU", "tr": "ms", "te": "ms", "field": "T", "fat": "mm", "strength": "times",
+LABELS = {  # of sliders whose argument's name does not say it all
+    "shift": "shift (pixels)", "rotation": "rotation (degrees)", "flexion": "flexion (degrees)",
+    "abduction": "abduction (degrees)", "flip": "flip angle (degrees)", "level": "level (HU)", "width": "width (HU)",
+    "tr": "TR (ms)", "te": "TE (ms)", "field": "field strength (T)", "fat": "fat (mm)", "muscle": "muscle (times)",
+    "strength": "strength (times)", "contrast": "contrast (times)", "noise": "noise (share of the mean signal)",
+    "bias": "bias (SD of its logarithm)",
 }  # fmt: skip
 
 
@@ -72,8 +75,7 @@ def explore(draw: Callable[..., Figure] | Explorable, **sliders: Any) -> ipywidg
         control = ipywidgets.interactive.widget_from_abbrev(choice, arguments[name].default)
         if control is None:
             raise InputError(f"slider {name}: {choice!r}; expected (low, high), (low, high, step), a list or a bool")
-        unit = UNITS.get(name, "")
-        control.description = name.replace("_", " ") + (f" / {unit}" if unit else "")
+        control.description = LABELS.get(name, name.replace("_", " "))
         control.style.description_width = "initial"
         if isinstance(control, ipywidgets.FloatSlider):
             digits = max(0, -math.floor(math.log10(control.step)))
@@ -87,7 +89,7 @@ def explore(draw: Callable[..., Figure] | Explorable, **sliders: Any) -> ipywidg
     def show(**values: Any) -> None:
         fig = function(**values)
         if isinstance(fig, Figure):
-            fig.sharpness, fig.laid_out = 1, True
+            fig.laid_out = True
             if not places:
                 fig.canvas.draw()
                 places.extend(ax.get_position() for ax in fig.axes)
@@ -144,7 +146,8 @@ def slice_viewer(volumes: Volume | Mapping[str, Volume], plane: str = "coronal",
         if not 0 <= slice <= last:
             raise InputError(f"slice: {slice}; expected 0 to {last}")
         images = {title: stack[slice] for title, stack in stacks.items()}
-        return figures.show_images(images, window, plane=plane, aspect=first.spacing[row] / first.spacing[column])
+        height, pixel = first.spacing[row], first.spacing[column]  # mm
+        return figures.show_images(images, window, plane=plane, aspect=height / pixel, pixel=pixel)
 
     return Explorable(draw, {"slice": (0, last, 1)})
 
@@ -175,8 +178,8 @@ def transform_explorer(
 
     @functools.cache
     def ends() -> dict[str, tuple[float, float]]:
-        """The axis of each loss, for all settings alike: that of the extremes, with a margin."""
-        seen = [curves_at(rotation, contrast) for rotation in (0.0, 20.0) for contrast in (1.0, -1.0)]
+        """The axis of each loss, for all settings alike: that of the extremes and of no contrast, with a margin."""
+        seen = [curves_at(*place) for place in ((0.0, 1.0), (20.0, 1.0), (0.0, -1.0), (20.0, -1.0), (0.0, 0.0))]
         found = {name: np.concatenate([curves[name] for curves in seen]) for name in losses}
         margins = {name: 0.05 * float(np.ptp(values)) or 1.0 for name, values in found.items()}
         return {name: (values.min() - margins[name], values.max() + margins[name]) for name, values in found.items()}
@@ -199,10 +202,10 @@ def transform_explorer(
     )
 
 
-def offset_explorer(image: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> Explorable:
-    """Displacement fields (H, W) or (fields, H, W) on the image that they move.
+def offset_explorer(image: np.ndarray, dy: np.ndarray, dx: np.ndarray, plane: str | None = "axial") -> Explorable:
+    """Displacement fields (H, W) or (channels, H, W) on the image that they move.
 
-    Arguments: strength (1: as learned), field.
+    Arguments: strength (1: as learned), channel.
 
     dy, dx: pixels of the image. Place (y, x) shows the image at (y + dy, x + dx), read bilinearly, the border repeated.
     """
@@ -217,15 +220,15 @@ def offset_explorer(image: np.ndarray, dy: np.ndarray, dx: np.ndarray) -> Explor
         )
     longest = float(np.hypot(*fields).max()) or 1.0
 
-    def draw(strength: float = 1.0, field: int = 0) -> Figure:
-        down, right = (strength * f[field] for f in fields)
+    def draw(strength: float = 1.0, channel: int = 0) -> Figure:
+        down, right = (strength * f[channel] for f in fields)
         rows, columns = np.indices(image.shape)
         warped = ndimage.map_coordinates(image.astype(float), [rows + down, columns + right], order=1, mode="nearest")
-        return overlays.offset_field(down, right, warped, limit=longest, title=f"moved, strength {strength:g}")
+        title = f"moved, strength {strength:g}"
+        return overlays.offset_field(down, right, warped, limit=longest, title=title, plane=plane)
 
-    return Explorable(
-        draw, {"strength": (-2.0, 2.0, 0.25)} | ({"field": (0, len(fields[0]) - 1, 1)} if len(fields[0]) > 1 else {})
-    )
+    several = {"channel": (0, len(fields[0]) - 1, 1)} if len(fields[0]) > 1 else {}
+    return Explorable(draw, {"strength": (-2.0, 2.0, 0.25)} | several)
 
 
 def window_explorer(
@@ -275,9 +278,8 @@ def scanner_explorer(signal: Volume, seed: int = 0, plane: str = "coronal") -> E
         coil = faults.bias_field(signal.array.shape, signal.affine, bias, seed)
         scan = faults.rician(signal.array * coil, noise * mean, np.random.default_rng(seed))
         images = {"clean": signal.array, f"bias {bias:g}, noise {noise:g}": scan}
-        return figures.show_images(
-            {title: slices_of(image, plane)[0] for title, image in images.items()}, window, plane=plane
-        )
+        shown = {title: slices_of(image, plane)[0] for title, image in images.items()}
+        return figures.show_images(shown, window, plane=plane, pixel=signal.spacing[plane_axes(plane)[2]])
 
     return Explorable(draw, {"noise": (0.0, 0.3, 0.02), "bias": (0.0, 0.6, 0.05)})
 

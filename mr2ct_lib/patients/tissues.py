@@ -15,7 +15,9 @@ from mr2ct_lib.files import InputError
 class Tissue:
     """One tissue. Times in ms, `pd` relative to CSF = 1, `hu` and its spread within a tissue `hu_sd` in HU.
 
-    `hu_sd` is measured in a real CT, so it includes that scan's noise (about 12 HU) besides the tissue's texture.
+    `hu_sd` is measured in a real CT, so it includes that scan's noise (about 12 HU) besides the tissue's texture. `mtr`
+    is the magnetisation transfer ratio of multi-slice spin echoes, see `physics.spin_echo`. Only heads are scanned by
+    those here, so only brain tissues have one.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Tissue:
     pd: float
     hu: float
     hu_sd: float
+    mtr: float = 0.0
 
 
 _ROWS = (
@@ -41,9 +44,10 @@ _ROWS = (
     Tissue("cartilage", 970, 1060, 42, 30, 0.60, 114, 14),
     Tissue("blood", 1215, 1441, 290, 100, 0.85, 42, 13),
     Tissue("fluid", 4300, 4300, 2100, 1500, 1.00, 8, 10),  # CSF and urine
-    Tissue("grey_matter", 1010, 1197, 95, 69, 0.83, 41, 8),
-    Tissue("white_matter", 555, 646, 72, 61, 0.70, 26, 8),
-    Tissue("deep_grey_matter", 900, 1070, 88, 60, 0.80, 40, 8),  # a choice: between grey and white, iron shortens T2
+    Tissue("grey_matter", 1010, 1197, 95, 69, 0.83, 41, 8, mtr=0.14),  # MTR a choice: grey has fewer macromolecules
+    Tissue("white_matter", 555, 646, 72, 61, 0.70, 26, 8, mtr=0.20),  # in vivo 0.19 to 0.21, Radunsky et al. 2021
+    # a choice: between grey and white, iron shortens T2
+    Tissue("deep_grey_matter", 900, 1070, 88, 60, 0.80, 40, 8, mtr=0.14),
     Tissue("liver", 485, 586, 46, 30, 0.90, 47, 13),
     Tissue("spleen", 925, 1057, 79, 50, 0.90, 35, 12),  # T2* a choice
     Tissue("kidney", 876, 966, 87, 60, 0.95, 17, 20),  # T2* a choice

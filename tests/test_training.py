@@ -40,9 +40,24 @@ def test_one_field_there_and_its_inverse_back(data, tmp_path):
     slices = np.array(PreparedSlices(data).source[:1])
     plain, deformed = (translator.translate(slices, deform=deform) for deform in (False, True))
     np.testing.assert_allclose(there(torch.from_numpy(plain)[:, None]).detach()[:, 0], deformed, atol=1e-6)
-    fabric = Fabric(accelerator="cpu", devices=1)
-    start = training.Trainer(settings("dicyclegan", offset_layers="field"), PreparedSlices(data), fabric)
-    assert not torch.equal(start.networks.translator.source_to_target.offsets[0].control, there.control)
+    start = trainer(data, "dicyclegan", offset_layers="field")
+    assert torch.equal(start.networks.translator.source_to_target.offsets[0].control, there.control)  # it never learns
+    assert there.control.abs().max() > 0
+
+
+def trainer(data, method="cyclegan", **changes):
+    return training.Trainer(settings(method, **changes), PreparedSlices(data), Fabric(accelerator="cpu", devices=1))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25, 0.0])
+def test_the_discriminators_have_a_rate_of_their_own(data, share):
+    """Adam's first step moves a weight by the rate, whatever its gradient."""
+    begun = trainer(data, learning_rate=1e-3, discriminator_rate=share, precision="float32")
+    before = {name: [p.detach().clone() for p in parameters] for name, parameters in begun.parameters.items()}
+    begun.step()
+    for name, rate in (("generators", 1e-3), ("discriminators", share * 1e-3)):
+        moved = max((p - old).abs().max().item() for p, old in zip(begun.parameters[name], before[name], strict=True))
+        assert moved == pytest.approx(rate, rel=1e-2, abs=1e-12)
 
 
 def test_gradient_consistency_is_part_of_the_loss_only_when_weighted(data, tmp_path):

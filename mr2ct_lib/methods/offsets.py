@@ -40,6 +40,11 @@ def resample(features: Tensor, offsets: Tensor) -> Tensor:
 @has_fast_form
 def read_displaced(features: Tensor, offsets: Tensor) -> Tensor:
     """`resample` as a formula, by PyTorch's bilinear sampler."""
+    return _read(features, offsets, "bilinear")
+
+
+def _read(features: Tensor, offsets: Tensor, mode: str) -> Tensor:
+    """`resample` by PyTorch's sampler; mode: "bilinear" or "bicubic"."""
     n, c, h, w = features.shape
     exact = torch.float64 if torch.float64 in (features.dtype, offsets.dtype) else torch.float32
     # the sampler wants (x, y) in [-1, 1], from the centre of the first pixel to the centre of the last
@@ -48,7 +53,7 @@ def read_displaced(features: Tensor, offsets: Tensor) -> Tensor:
     x = columns + offsets[:, :, 1] * (2 / max(w - 1, 1))
     grid = torch.stack([x, y], dim=-1).flatten(0, 1)  # (n fields, h, w, 2)
     fields = features.to(exact).reshape(len(grid), -1, h, w)
-    moved = F.grid_sample(fields, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    moved = F.grid_sample(fields, grid, mode=mode, padding_mode="border", align_corners=True)
     return moved.view(n, c, h, w).to(features.dtype)
 
 
@@ -120,11 +125,14 @@ def inverse(field: Tensor, steps: int = 8) -> Tensor:
 
 
 class SmoothField(nn.Module):
-    """Moves slices (n, channels, h, w) by one learned smooth field, the same for every slice and channel.
+    """Moves slices (n, channels, h, w) by one smooth field, the same for every slice and channel; see `register`.
 
     The field is a cubic B-spline of `control` (2, points, points): dy and dx of each control point, as a share of the
     slice's height and width. The outer control points lie one knot outside the slice. It starts at zero. `undo` makes a
     layer that moves slices back: it shares the control points, and its field is the inverse.
+
+    Slices are read by cubic interpolation. Bilinear reading blurs them, and a generator whose blurred slices are
+    compared with sharp ones learns to sharpen too much.
     """
 
     def __init__(self, points: int = 7):
@@ -149,7 +157,7 @@ class SmoothField(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(n, channels, h, w) -> (n, channels, h, w)."""
-        return resample(features, self.offsets(features))
+        return _read(features, self.offsets(features), "bicubic")
 
     def _weights(self, size: int) -> Tensor:
         """(size, points): what each control point adds to each row or column of pixels; rows sum to 1."""
@@ -159,7 +167,10 @@ class SmoothField(nn.Module):
 
 
 def register(layer: SmoothField, source: Tensor, target: Tensor, steps: int = 150) -> None:
-    """Fit a field, so that images of the source domain, moved by it, have the shapes of the target domain.
+    """Fit a field, so that images of the source domain, moved by it, have the shapes of the target domain; keep it.
+
+    A field that a discriminator may change drifts: it and the generator share the warp in ever new ways. So the layer
+    learns nothing after this.
 
     source, target: images (n, h, w) of the same kind in both domains, such as mean outlines of many patients.
     """
@@ -171,6 +182,7 @@ def register(layer: SmoothField, source: Tensor, target: Tensor, steps: int = 15
         (error + bends / 3).backward()
         adam.step()
     layer.control.grad = None
+    layer.control.requires_grad_(False)
 
 
 def offset_layer(kind: str, channels: int) -> nn.Module:

@@ -211,9 +211,14 @@ def _open_folder(out: Path, config: dict[str, Any], resume: bool) -> None:
 
 
 def _compare(before: Any, now: dict[str, Any], where: str) -> None:
-    """AnotherRun that names the first difference between a run's config.json and the settings and data given now."""
+    """AnotherRun that names the first difference between a run's config.json and the settings and data given now.
+
+    A setting that is younger than the run had its default.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
     for part in ("settings", "data"):
         old, new = before.get(part, {}) if isinstance(before, dict) else {}, now[part]
+        old = {**defaults, **old} if part == "settings" and old else old
         differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if differing:
             key = differing[0]

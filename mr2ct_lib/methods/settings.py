@@ -33,6 +33,7 @@ class Settings:
     decay_patience: int | None = None  # the same while it falls, after which the run ends (20 in W)
     batch_size: int = 1  # slices of each domain a step, over all processes (Z)
     learning_rate: float = 2e-4  # Adam (H, W)
+    discriminator_rate: float = 1.0  # the discriminators' learning rate over the generators' (Z)
     beta1: float = 0.5  # (Z)
     filters: int = 64  # of the generator's first convolution (H, W by Z)
     blocks: int = 9  # residual blocks (H, W)
@@ -263,6 +264,7 @@ def _check(s: Settings) -> None:
         "sample_every",
         "seed",
         "learning_rate",
+        "discriminator_rate",
         "lambda_cycle",
         "lambda_gc",
     )

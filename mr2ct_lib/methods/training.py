@@ -89,7 +89,7 @@ class Trainer:
         )
         layout = hardware.memory_format(fabric.device, self.precision)
         networks = Networks(settings, data.preparation)
-        if networks.translator.architecture.offset_layers == "field":  # begins where it makes mean outlines agree
+        if networks.translator.architecture.offset_layers == "field":  # the one that makes mean outlines agree
             outlines = (torch.from_numpy(mean_outlines(data, domain, settings.patients)) for domain in DOMAINS)
             register(networks.translator.source_to_target.offsets[0], *outlines)
         self.networks = fabric.to_device(networks).to(memory_format=layout)
@@ -130,9 +130,11 @@ class Trainer:
         return dict(zip(terms, means, strict=True))
 
     def set_learning_rate(self) -> None:
-        """Give both optimisers the rate of the next step."""
-        rate = self.settings.learning_rate_at(self.step_number)
-        for optimiser in self.optimisers.values():
+        """Give both optimisers the rates of the next step."""
+        generators = self.settings.learning_rate_at(self.step_number)
+        rates = {"generators": generators, "discriminators": generators * self.settings.discriminator_rate}
+        for name, optimiser in self.optimisers.items():
+            rate = rates[name]
             group = optimiser.param_groups[0]
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)  # recorded updates read it in this place

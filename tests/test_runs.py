@@ -102,6 +102,11 @@ def test_a_second_run_in_the_same_folder_and_other_settings_are_refused(data, tm
     with pytest.raises(InputError, match="filters=4, not 8"):
         train(settings(filters=8), data, run, resume=True)
     before = (run / "checkpoint.pt").read_bytes()
+    config = json.loads((run / "config.json").read_text())
+    del config["settings"]["discriminator_rate"]  # as if the run were older than this setting
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="discriminator_rate=1.0, not 0.5"):
+        train(settings(discriminator_rate=0.5), data, run, resume=True)
     train(settings(), data, run, resume=True)  # finished: left as it is
     assert (run / "checkpoint.pt").read_bytes() == before
 

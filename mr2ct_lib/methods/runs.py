@@ -213,12 +213,13 @@ def _open_folder(out: Path, config: dict[str, Any], resume: bool) -> None:
 def _compare(before: Any, now: dict[str, Any], where: str) -> None:
     """AnotherRun that names the first difference between a run's config.json and the settings and data given now.
 
-    A setting that is younger than the run had its default.
+    A setting that is younger than the run has had its default there.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    defaults = {f.name: f.default for f in dataclasses.fields(Settings) if f.default is not dataclasses.MISSING}
     for part in ("settings", "data"):
         old, new = before.get(part, {}) if isinstance(before, dict) else {}, now[part]
-        old = {**defaults, **old} if part == "settings" and old else old
+        if part == "settings" and old:
+            old = old | {key: value for key, value in defaults.items() if key not in old}
         differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
         if differing:
             key = differing[0]

@@ -22,6 +22,8 @@ def test_links_of_the_site_lead_to_its_pages_or_to_the_repository() -> None:
     assert changed("[x](../README.md#install)") == "[x](../index.md#install)"
     assert changed("[x](../LICENSE)") == f"[x]({colab.repository()}/blob/main/LICENSE)"
     assert changed("[x](notebooks/)", "README.md") == f"[x]({colab.repository()}/tree/main/notebooks)"
+    assert changed("[![x](https://a.org/b.svg)](https://c.org)") == "[x](https://c.org)"
+    assert changed("![x](overview.png)") == "![x](overview.png)"
     assert changed("[x](https://example.org) [y](#here)") == "[x](https://example.org) [y](#here)"
     with pytest.raises(SystemExit, match="does not exist"):
         changed("[x](none.md)")

@@ -31,6 +31,7 @@ SCRIPTS = {
     "mermaid": "mermaid@11.12.0",
 }  # npm packages that the pages load from the site itself
 LINK = re.compile(r"(\[[^\]]*\]\()([^)\s#]*)(#[^)\s]*)?(\))")
+WEB_PICTURE = re.compile(r"!\[([^\]]*)\]\(https?:[^)]*\)")
 ICON = re.compile(r'"?([a-z0-9-]+)"?:\[(\d+),(\d+),\[[^\]]*\],"[0-9a-f]+","([^"]+)"\]')  # in the theme's fontawesome.js
 ROOMS = {
     "images": "Scans as arrays with a place in the patient",
@@ -216,7 +217,8 @@ def with_site_links(text: str, page: Path) -> str:
     """`text` of the page at `page` (relative to the repository) with links that fit the site.
 
     A link to a page of the site stays, README becomes the first page; one to another file or folder of the repository
-    leads to it on the web. Raises SystemExit for a link to nothing.
+    leads to it on the web. Pictures from the web (badges) become their text, so that the site needs no network. Raises
+    SystemExit for a link to nothing.
     """
 
     def moved(match: re.Match) -> str:
@@ -235,7 +237,7 @@ def with_site_links(text: str, page: Path) -> str:
         kind = "tree" if path.is_dir() else "blob"
         return f"{before}{colab.repository()}/{kind}/main/{inside.as_posix()}{anchor or ''}{after}"
 
-    return LINK.sub(moved, text)
+    return LINK.sub(moved, WEB_PICTURE.sub(r"\1", text))
 
 
 def modules() -> list[str]:

@@ -63,7 +63,7 @@ def images(titles: Sequence[str], plane: str | None, scale: str) -> str:
     count = f"{len(titles)} {plane or ''} images" if len(titles) > 1 else f"{plane or 'one'} image"
     seen = f", the patient seen {views[plane]}" if plane in views else ""
     named = listed([title.replace("\n", " ") for title in titles if title])
-    return f"{' '.join(count.split())}{seen}{': ' if named else ''}{named}. {scale}."
+    return f"{' '.join(count.split())}{seen}{': ' if named else ''}{named}. {scale.rstrip('.')}."
 
 
 def greys(scales: Mapping[str, tuple[float, float, str]]) -> str:
@@ -71,10 +71,15 @@ def greys(scales: Mapping[str, tuple[float, float, str]]) -> str:
 
     >>> greys({"CT": (-150, 350, "HU")})
     'CT: black is -150, white 350 HU'
+    >>> greys({"": (-1, 1, "network's scale")})
+    "Black is -1, white 1 (network's scale)"
     """
-    return listed(
-        [f"{t}{': b' if t else 'B'}lack is {a:.3g}, white {b:.3g} {u}".strip() for t, (a, b, u) in scales.items()]
-    )
+    found = []
+    for title, (*ends, unit) in scales.items():
+        black, white = (f"{end:.0f}" if abs(end) >= 100 else f"{end:.3g}" for end in ends)
+        unit = f"({unit})" if " " in unit else unit
+        found.append(f"{title}{': b' if title else 'B'}lack is {black}, white {white} {unit}".strip())
+    return listed(found)
 
 
 def errors(mae: Mapping[str, float], unit: str, limit: float) -> str:

@@ -164,7 +164,8 @@ def offset_field(
         axes[1], length, f"length, median {np.nanmedian(length):.2f} pixels", (0, end), plane, cmap="viridis"
     )
     colour_bar(fig, drawn, axes, "displacement / pixels", extend=bar_ends([length], (0, end)))
-    means = f"on average {np.nanmean(right):.2g} to the right and {np.nanmean(down):.2g} down, longest {longest:.3g}"
+    sideways, downwards = (round(float(np.nanmean(part)), 1) + 0.0 for part in (right, down))  # + 0.0: never "-0.0"
+    means = f"on average {sideways} to the right and {downwards} down, longest {longest:.3g}"
     shown = alt_text.images([full_title, axes[1].get_title()], plane, "Arrows and a colour scale show displacements")
     return describe(fig, f"{shown} In pixels: {means}.")
 

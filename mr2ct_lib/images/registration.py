@@ -1,4 +1,4 @@
-"""Registration of pairs as in the first paper: landmarks, rigid, then B-spline, by Mattes' mutual information."""
+"""Registration in the first paper's order: landmarks, rigid, non-rigid (here a B-spline by mutual information)."""
 
 import numpy as np
 import SimpleITK as sitk
@@ -20,8 +20,9 @@ def register(
     spacing: float = 80.0,
     seed: int = 0,
 ) -> tuple[Volume, sitk.Transform]:
-    """Register `moving` (CT) to `fixed` (MR) as the first paper did: landmarks, then rigid, then B-spline, by
-    Mattes' mutual information.
+    """Register `moving` (CT) to `fixed` (MR) in the first paper's order: landmarks, rigid, then non-rigid.
+
+    Here the non-rigid transform is a B-spline, and the metric is Mattes' mutual information.
 
     `landmarks`: (points in fixed, points in moving), each (n >= 3, 3) mm RAS; None starts from the geometric
     centres. `mask` (of fixed, bool) restricts where the metric looks; `spacing` of the B-spline's control points in mm:

@@ -63,6 +63,7 @@ def draw(run: str, translator: Translator, patient: str, names: tuple[str, str])
         mask=None if test.valid is None else np.asarray(test.valid[at]),
         names=names,
         plane=test.preparation.plane,
+        pixel=test.preparation.pixel,
     )
 
 

@@ -38,6 +38,7 @@ def draw(test: PreparedSlices, synthetic: np.ndarray, index: int) -> plt.Figure:
         target,
         mask=None if test.valid is None else np.asarray(test.valid[index]),
         plane=test.preparation.plane,
+        pixel=test.preparation.pixel,
     )
 
 

@@ -14,10 +14,13 @@ from commands import TINY, files
 from PIL import Image
 
 from mr2ct_lib import cli
+from mr2ct_lib.cli.evaluating import evaluate_files
 from mr2ct_lib.cli.inspection import values_look_like
 from mr2ct_lib.cli.outputs import quoted, with_ending
 from mr2ct_lib.cli.synthesizing import mean_and_spread, scans_of
+from mr2ct_lib.files import InputError
 from mr2ct_lib.images.dicom import write_dicom_series
+from mr2ct_lib.images.folders import modality_and_reason, scans_in
 from mr2ct_lib.images.volumes import Volume, read_volume, write_volume
 
 
@@ -512,3 +515,57 @@ def test_names_of_labels_are_checked_before_the_work(names, chain, mr2ct, tmp_pa
     before = files(tmp_path)
     code, _, err = mr2ct("prepare", tmp_path / "own", "--out", tmp_path / "prepared")
     assert code == 2 and "names.json" in err and err.count("\n") == 1 and files(tmp_path) == before
+
+
+# ---- folders that mix things, and values that are no Hounsfield units
+
+
+def test_a_folder_of_nothing_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no scans"):
+        scans_of(tmp_path)
+
+
+def test_dicom_slices_beside_other_scans_are_refused(tmp_path):
+    """Taken as one series, the other scans would be left out in silence; taken as a folder of scans, the series."""
+    write_volume(Volume(body_of(0, 1000, 0), np.eye(4)), tmp_path / "mr.nii.gz")
+    assert list(scans_of(tmp_path)) == ["mr"]
+    write_dicom_series(Volume(body_of(-1000, 40, -1000), np.eye(4), "HU"), tmp_path / "ct")
+    assert list(scans_of(tmp_path)) == ["ct", "mr"]
+    for path in (tmp_path / "ct").iterdir():
+        shutil.copy(path, tmp_path / path.name)
+    with pytest.raises(InputError, match=r"holds DICOM slices and mr\.nii\.gz"):
+        scans_of(tmp_path)
+    with pytest.raises(InputError, match=r"slice0001\.dcm: is a DICOM slice among the scans"):
+        scans_in(tmp_path)
+
+
+def test_a_folder_of_scans_needs_a_folder_for_its_results(chain, scans, mr2ct, tmp_path):
+    code, _, err = mr2ct("synthesize", chain / "run", scans, "--out", tmp_path / "ct.nii.gz")
+    assert code == 2 and "expected a folder" in err and not (tmp_path / "ct.nii.gz").exists()
+
+
+def test_an_inverted_ct_is_refused():
+    ct = body_of(-1000, 40, -1000)
+    assert modality_and_reason(Volume(ct, np.eye(4)))[0] == "CT"
+    with pytest.raises(InputError, match="looks like an inverted CT"):
+        modality_and_reason(Volume((-ct).clip(-450), np.eye(4)))
+
+
+def test_metal_does_not_hide_an_offset():
+    ct = np.round(body_of(24, 1064, 24))
+    ct[:3, :3, :2] = 1400
+    ct[0, 0, 0] = 65535
+    assert values_look_like(Volume(ct, np.eye(4))).startswith("CT stored with an offset")
+
+
+def test_what_a_scanner_did_not_measure_is_no_error(tmp_path):
+    """In 4 of 8 voxels the truth is measured: the error there is 10 HU."""
+    truth = np.full((4, 4, 4), -2000.0)
+    truth[:2] = np.array([-1000.0, 40])[:, None, None]
+    made = np.where(truth < -1500, -150, truth + 10)
+    for name, array in (("truth", truth), ("made", made)):
+        write_volume(Volume(array, np.eye(4), "HU"), tmp_path / f"{name}.nii.gz")
+    with pytest.warns(UserWarning, match="50.0% of its voxels lie below -1500 HU"):
+        result = evaluate_files(tmp_path / "made.nii.gz", tmp_path / "truth.nii.gz", None, None, None, False)
+    assert result["measures"]["MAE (HU)"] == pytest.approx(10)
+    assert result["SynthRAD"]["MAE (HU)"] == pytest.approx(10)

@@ -1,5 +1,6 @@
 """DICOM series: every voxel lies and measures what its own header states, or one sentence names the file."""
 
+import copy
 import errno
 import shutil
 import subprocess
@@ -171,8 +172,31 @@ def an_mr(slices):
         image.PixelData, image.RescaleIntercept = values.astype("<u2").tobytes(), 0
 
 
+def as_mr(change):
+    """The same change in a series of MR."""
+
+    def changed(slices):
+        everywhere(Modality="MR", SOPClassUID=MRImageStorage)(slices)
+        change(slices)
+
+    return changed
+
+
 def twice(slices):
     slices[3] = slices[2]
+
+
+def twice_anew(slices):
+    slices[3] = copy.deepcopy(slices[2])
+    slices[3].SOPInstanceUID = generate_uid()
+
+
+def padding_without_a_word(slices):
+    """What the scanner did not measure holds 65535, and no header says so."""
+    for image in slices:
+        values = np.frombuffer(image.PixelData, "<u2").copy()
+        values[:COLUMNS] = 65535
+        image.PixelData = values.tobytes()
 
 
 BAD_SERIES = {
@@ -189,7 +213,8 @@ BAD_SERIES = {
     "other frame": (put(FrameOfReferenceUID="1.9"), r"IM30\.dcm: has another frame of reference"),
     "missing slice": (lambda slices: slices.pop(2), r"IM50\.dcm: lies 6 mm from the slice before it; all lie 3 to 6"),
     "shifted slice": (put(ImagePositionPatient=[-5, -8, 39]), r"mm apart; expected even distances"),
-    "copied slice": (twice, r"IM\d0\.dcm: lies at the same place as IM\d0\.dcm \(their headers agree\)"),
+    "copied slice": (twice, r"IM\d0\.dcm: is a copy of IM\d0\.dcm"),
+    "copied slice of another name": (twice_anew, r"IM\d0\.dcm: lies at the same place as IM\d0\.dcm \(their headers"),
     "cine": (cine, r"trigger times \S+ and \S+\); 6 slices share 1 place;"),
     "two echoes": (two_echoes, r"echo times 2\.3 and 4\.6\); 6 slices share 3 places;"),
     "two series": (put(SeriesInstanceUID="1.8"), "holds 2 DICOM series"),
@@ -201,6 +226,13 @@ BAD_SERIES = {
     "intercept 0, air around": (padded, "not Hounsfield units"),
     "an MR": (an_mr, r"is a CT, but its values \d+ to \d+ are not Hounsfield units"),
     "one without rescale": (put(RescaleIntercept=None, RescaleSlope=None), r"IM30\.dcm: has no Rescale Intercept"),
+    "slope 0": (put(RescaleSlope=0), r"IM30\.dcm: its Rescale Slope is 0"),
+    "no slope": (put(RescaleSlope=None), r"IM30\.dcm: its Rescale Slope is absent"),
+    "empty intercept": (put(RescaleIntercept=""), r"IM30\.dcm: its Rescale Intercept is absent"),
+    "intercept 0 of one": (put(RescaleIntercept=0), r"IM30\.dcm: its values are not Hounsfield units, unlike"),
+    "MR, one slope 0": (as_mr(put(RescaleSlope=0)), r"IM30\.dcm: its Rescale Slope is 0"),
+    "MR, one without rescale": (as_mr(put(RescaleIntercept=None, RescaleSlope=None)), r"IM30\.dcm: has no Rescale"),
+    "padding without a word": (padding_without_a_word, r"values -1000 to 64511 are not Hounsfield units"),
     "cut pixels": (put(PixelData=b"\0\0"), r"IM30\.dcm: its pixels cannot be decoded"),
     "no pixels": (put(PixelData=None), r"IM30\.dcm: its pixels cannot be decoded"),
     "mosaic": (put(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), r"IM30\.dcm: is a mosaic of slices"),
@@ -240,6 +272,49 @@ def test_each_slice_is_rescaled_as_it_states(tmp_path):
         image.RescaleSlope, image.RescaleIntercept = 0.5 + k / 10, -1100 - k
         image.PixelData = np.round((stored - image.RescaleIntercept) / image.RescaleSlope).astype("<u2").tobytes()
     assert_phantom(read_volume(save(slices, tmp_path / "ct")), tolerance=1.05)
+
+
+PADDING = {  # Pixel Padding Value, Range Limit, what is stored around, signed or not
+    "signed": (-2000, None, -2000, 1),
+    "signed, written as unsigned": (63536, None, -2000, 1),
+    "above everything": (65535, None, 65535, 0),
+    "a range": (64000, 65000, 64500, 0),
+    "an ordinary value is no padding": (1064, None, None, 0),
+}
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+@pytest.mark.parametrize("value, limit, stored, signed", PADDING.values(), ids=PADDING)
+def test_what_the_scanner_did_not_measure_is_air(value, limit, stored, signed, modality, tmp_path):
+    slices, dtype = ct_slices(), "<i2" if signed else "<u2"
+    for image in slices:
+        pixels = np.frombuffer(image.PixelData, "<u2").astype(dtype).reshape(ROWS, COLUMNS).copy()
+        if stored is not None:
+            pixels[0] = stored
+        image.PixelData, image.PixelRepresentation = pixels.tobytes(), signed
+        image.add_new("PixelPaddingValue", "SS" if value < 0 else "US", value)
+        if limit is not None:
+            image.add_new("PixelPaddingRangeLimit", "US", limit)
+        if modality == "MR":
+            image.Modality, image.SOPClassUID, image.RescaleIntercept = "MR", MRImageStorage, 0
+    volume = read_volume(save(slices, tmp_path / "ct"))
+    air = -1000 if modality == "CT" else 0
+    outside = volume.array[:, -1]  # rows are numbered from anterior to posterior
+    if stored is None:
+        assert not (outside == air).all()
+    else:
+        assert (outside == air).all()
+        offset = 0 if modality == "CT" else 1024
+        inside = volume.replace(array=volume.array[:, :-1] - offset)
+        assert_phantom(inside)
+
+
+@pytest.mark.parametrize("modality, low", [("MR", -2000), ("PT", 0)])
+def test_a_header_that_does_not_fit_its_values_is_doubted(modality, low, tmp_path):
+    slices = ct_slices()
+    everywhere(Modality=modality, RescaleIntercept=low)(slices)
+    with pytest.warns(UserWarning, match=f"its header says {modality}"):
+        read_volume(save(slices, tmp_path / "a"))
 
 
 def test_a_ct_in_hu_without_rescale_is_taken_as_it_is(tmp_path):
@@ -386,6 +461,19 @@ def test_what_is_no_image_is_left_alone_and_a_damaged_file_is_named(tmp_path):
         read_volume(folder)
 
 
+@pytest.mark.parametrize("left", [0, 140, 400])
+def test_a_slice_cut_short_is_missed_although_its_name_has_no_ending(left, tmp_path):
+    """Without its last slice a series looks whole."""
+    slices = ct_slices()
+    save(slices, tmp_path / "ct")
+    for path in (tmp_path / "ct").iterdir():
+        path.rename(path.with_suffix(""))
+    path = max((tmp_path / "ct").iterdir(), key=lambda path: pydicom.dcmread(path).ImagePositionPatient[2])
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(InputError, match=f"{path.name}: is not a readable DICOM file"):
+        read_volume(tmp_path / "ct")
+
+
 def test_a_header_that_makes_no_sense_gets_one_sentence(tmp_path):
     slices = ct_slices()
     put(NumberOfFrames=1)(slices)
@@ -404,7 +492,7 @@ def test_dicom_is_found_in_folders_below_and_several_series_are_listed(tmp_path)
     localizer = ct_slices(count=2)
     everywhere(SeriesInstanceUID="1.2.3.6")(localizer)
     save(localizer, folder / "study" / "localizer")
-    with pytest.raises(InputError, match="2 DICOM series .*2 files in study/localizer, one of 6 files in study/series"):
+    with pytest.raises(InputError, match=r"2 DICOM series .*2 files, study/localizer/\S+ the first, one of 6 "):
         read_volume(folder)
 
 

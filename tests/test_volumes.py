@@ -5,6 +5,7 @@ import gzip
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -366,6 +367,50 @@ def test_the_unit_of_length_is_read(units, mm, scan, tmp_path):
 def test_impossible_voxels_are_refused(size, scan, tmp_path):
     with pytest.raises(InputError, match=r"measure .* mm; expected 0\.01 to 100 mm"):
         read_volume(save(scan, tmp_path / "a.nii.gz", np.diag([size, size, size, 1])))
+
+
+def patched(path, **fields):
+    """Write fields of a NIfTI header without the corrections that nibabel makes."""
+    content = path.read_bytes()
+    fixed = np.frombuffer(content[:348], nib.nifti1.header_dtype).copy()
+    for name, value in fields.items():
+        fixed[name] = value
+    path.write_bytes(fixed.tobytes() + content[348:])
+    return path
+
+
+HEADERS = {
+    "voxels inside the header": ({"vox_offset": 0}, "its voxels begin at byte 0, inside the header"),
+    "no voxel size": ({"sform_code": 0, "pixdim": [1, 2, 0, 2, 1, 1, 1, 1]}, "its voxels measure 2 x 0 x 2 mm"),
+    "voxel size is no number": ({"sform_code": 0, "pixdim": [1, 2, np.nan, 2, 1, 1, 1, 1]}, "measure 2 x nan x 2 mm"),
+}
+
+
+@pytest.mark.parametrize("fields, message", HEADERS.values(), ids=HEADERS)
+def test_a_header_that_cannot_be_meant_is_refused(fields, message, scan, tmp_path):
+    path = patched(Path(save(scan, tmp_path / "a.nii", np.diag([2.0, 2, 2, 1]))), **fields)
+    with pytest.raises(InputError, match=message):
+        read_volume(path)
+
+
+def test_sizes_beside_a_whole_sform_do_not_matter(scan, tmp_path):
+    path = patched(Path(save(scan, tmp_path / "a.nii", oblique())), pixdim=[1, 0, 0, 0, 1, 1, 1, 1])
+    np.testing.assert_allclose(read_volume(path).affine, read_volume(save(scan, tmp_path / "b.nii", oblique())).affine)
+
+
+@pytest.mark.parametrize("change", [lambda b: b[:-5], lambda b: b[:-8] + b"1234" + b[-4:], lambda b: b + b"more"])
+def test_a_gzip_file_whose_check_sum_is_wrong_is_refused(change, scan, tmp_path):
+    """nibabel would not read so far: damaged voxels would look like a scan."""
+    path = Path(save(scan, tmp_path / "a.nii.gz", oblique()))
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(InputError, match=r"a\.nii\.gz: is not a readable NIfTI image"):
+        read_volume(path)
+
+
+def test_a_header_without_forms_gets_a_warning(scan, tmp_path):
+    with_forms(tmp_path / "a.nii.gz", scan, oblique(), 0, oblique(), 0)
+    with pytest.warns(UserWarning, match="has neither sform nor qform"):
+        read_volume(tmp_path / "a.nii.gz")
 
 
 def test_forms_of_a_file_do_not_follow_onto_another_grid(scan, tmp_path):

@@ -117,6 +117,8 @@ def synthesize(
             check_folder(place, [scan], "*.dcm", overwrite)
         else:
             check_file(place, [scan], overwrite, also=", or a folder's name with / at its end for a DICOM series")
+    elif is_nifti_name(place):
+        raise InputError(f"{out}: is the name of one NIfTI file; expected a folder for {len(scans)} scans. Rename it")
     dicom = dicom if scans is not None else not is_nifti_name(place)
     synthesis = synthesizing.load_synthesis(
         folders, reverse, strict=strict, qa=qa, dicom=dicom, keep_patient=keep_patient

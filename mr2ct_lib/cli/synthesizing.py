@@ -103,12 +103,23 @@ def mean_and_spread(results) -> tuple[Volume, Volume | None]:
 
 def scans_of(path: Path) -> dict[str, Path] | None:
     """Name -> scan of a folder of scans; None where `path` is one scan itself: a file, or the folder of one DICOM
-    series."""
+    series.
+
+    Raises InputError for an empty folder, and for one that is both.
+    """
     if not path.is_dir():
         return None
     if holds_images(path):  # slices lie right here
+        beside = [scan.name for scan in scans_in(path, slices=True).values() if scan.is_file()]
+        if beside:
+            raise InputError(
+                f"{path}: holds DICOM slices and {beside[0]}; expected one DICOM series or a folder of scans. Put the "
+                "series into a folder of its own"
+            )
         return None
     scans = scans_in(path)
+    if not scans:
+        raise InputError(f"{path}: holds no scans; expected NIfTI files or DICOM folders. Choose another folder")
     return None if len(scans) <= 1 and all(scan.is_dir() for scan in scans.values()) else scans
 
 

@@ -57,7 +57,7 @@ class Slice:
         if numbers.shape != (count,) or not np.isfinite(numbers).all():
             raise InputError(
                 f"{self.name}: its {dictionary_description(keyword)} is {value or 'absent'}; expected {count} number"
-                f"{'s' * (count > 1)}. Export the series again with its geometry"
+                f"{'s' * (count > 1)}. Export the series again, with all of its header"
             )
         return numbers
 
@@ -130,6 +130,8 @@ def _check_places(slices: list[Slice], depths: np.ndarray) -> None:
         return
     second = int(np.flatnonzero(~new_place)[0])
     pair = slices[second - 1 : second + 1]
+    if pair[0].path != pair[1].path and len({image.header.get("SOPInstanceUID") for image in pair}) == 1:
+        raise InputError(f"{pair[1].name}: is a copy of {pair[0].path.name}; expected each slice once. Remove it")
     values = [(name, *(str(image.header.get(key)) for image in pair)) for key, name in DISTINCTIONS.items()]
     difference = next((f"{name} {a} and {b}" for name, a, b in values if a != b), "their headers agree")
     other = f"frame {pair[0].frame + 1}" if pair[0].path == pair[1].path else pair[0].path.name

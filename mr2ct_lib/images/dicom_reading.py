@@ -20,6 +20,7 @@ PIXEL_ATTRIBUTES = (
     "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
     "NumberOfFrames", "PixelData",
 )  # fmt: skip
+DAMAGED = "is not a readable DICOM file; expected a whole one. Copy or export the series again"
 HU_TYPES = (None, "", "HU", "US", "HU_MOD")  # Rescale Type of a CT in Hounsfield units; US (unspecified) is common
 
 
@@ -53,8 +54,9 @@ class Series:
     def read(self) -> np.ndarray:
         """Return the values, float32 (columns, rows, slices), rescaled as each file states.
 
-        Photometric Interpretation concerns the display only, so MONOCHROME1 is not inverted. Raises InputError when
-        pixels cannot be decoded, and when the values of a CT are not Hounsfield units.
+        Photometric Interpretation concerns the display only, so MONOCHROME1 is not inverted. Pixels that were not
+        measured (Pixel Padding Value) become air. Raises InputError when pixels cannot be decoded, and when the values
+        of a CT are not Hounsfield units. Warns when the header says MR and the values say CT, or when it is neither.
         """
         files: dict[Path, list[int]] = {}
         for k, image in enumerate(self.slices):
@@ -65,6 +67,8 @@ class Series:
                 array[numbers] = _pixels(path, [self.slices[k] for k in numbers])
         if self.unit == "HU":
             _check_hounsfield(array, self)
+        else:
+            _doubt_modality(array, self)
         return array.transpose(2, 1, 0)
 
 
@@ -77,12 +81,14 @@ def open_series(folder: str | Path) -> Series:
         folder: holds one series of single-frame files, or a multi-frame file whose frames form one volume.
 
     Raises InputError, naming the file, when there is not exactly one series of grey images; when a slice has no
-    position, another orientation, size or frame of reference, or the place of another slice; when slices are missing.
+    position, another orientation, size or frame of reference, or the place of another slice; when slices are missing;
+    when the rescale of a slice is incomplete.
     """
     folder = Path(folder)
     try:
         with warnings.catch_warnings(action="ignore"):  # pydicom's, of values that do not keep to the standard
             slices, affine = ordered(_slices(folder))
+            _check_rescale(slices)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # pydicom interprets a value when it is asked for, and raises many kinds
@@ -101,10 +107,22 @@ def holds_images(folder: Path) -> bool:
 
 def _images(paths: Iterable[Path]) -> "Iterator[tuple[Path, Dataset]]":
     """Yield the DICOM images among files, in the order of their names, with their headers."""
-    for path in sorted(path for path in paths if path.is_file() and not path.name.startswith(".")):
+    for path in sorted(path for path in paths if path.is_file() and not path.name.startswith((".", "DICOMDIR"))):
         header = _header(path)
-        if header is not None and header.get("Rows") and header.get("Columns"):  # plans and reports have no pixels
+        if header is None:
+            continue
+        if header.get("Rows") and header.get("Columns"):  # plans and reports have no pixels
             yield path, header
+        elif _is_cut(header):
+            raise InputError(f"{path}: {DAMAGED}")
+
+
+def _is_cut(header: "Dataset") -> bool:
+    """Whether a header without rows and columns ends too early: before it says what it is, or where an image has them.
+    """
+    if "SOPClassUID" not in header:
+        return header.preamble is not None
+    return "Image Storage" in header.SOPClassUID.name and not any(item.tag.group >= 0x28 for item in header)
 
 
 def _slices(folder: Path) -> list[Slice]:
@@ -113,7 +131,7 @@ def _slices(folder: Path) -> list[Slice]:
     for path, header in _images(folder.rglob("*")):
         series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
     if len(series) != 1:
-        parts = (f"one of {len(files)} files in {files[0][0].parent.relative_to(folder)}" for files in series.values())
+        parts = (f"one of {len(files)} files, {files[0][0].relative_to(folder)} the first" for files in series.values())
         listed = f" ({', '.join(parts)})" if series else ""
         raise InputError(
             f"{folder}: holds {len(series)} DICOM series{listed}; expected one, here or in a folder below. Put the "
@@ -135,16 +153,16 @@ def _header(path: Path) -> "Dataset | None":
 
     try:
         with open(path, "rb") as file:
-            bare = file.read(2) == b"\x08\x00"  # a data set without the preamble of a DICOM file, as old archives hold
+            start = file.read(132)
+        bare = start[:2] == b"\x08\x00"  # a data set without the preamble of a DICOM file, as old archives hold
         return pydicom.dcmread(path, stop_before_pixels=True, force=bare)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check the file") from error
     except Exception as error:  # pydicom raises many kinds for a damaged file
-        if path.suffix.lower() not in SUFFIXES:
-            return None
-        raise InputError(
-            f"{path}: is not a readable DICOM file; expected a whole one. Copy or export the series again"
-        ) from error
+        nameless = path.suffix[1:].isdecimal() or not path.suffix  # a UID, or a name as scanners give
+        if path.suffix.lower() in SUFFIXES or start[128:] == b"DICM" or (nameless and not start):
+            raise InputError(f"{path}: {DAMAGED}") from error
+        return None
 
 
 def _frames(path: Path, header: "Dataset") -> list[Slice]:
@@ -176,7 +194,6 @@ def _frames(path: Path, header: "Dataset") -> list[Slice]:
 def _pixels(path: Path, images: list[Slice]) -> list[np.ndarray]:
     """Return the rescaled pixels (rows, columns) of the images of one file."""
     import pydicom
-    from pydicom.pixels import apply_modality_lut
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     dataset = pydicom.dcmread(path, force=True)
@@ -185,7 +202,7 @@ def _pixels(path: Path, images: list[Slice]) -> list[np.ndarray]:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     try:
         stored = _stored(dataset).reshape(-1, *images[0].size)
-        return [apply_modality_lut(stored[image.frame], image.header) for image in images]
+        return [_measured(stored[image.frame], image.header) for image in images]
     except MemoryError:
         raise
     except Exception as error:  # decoders raise many kinds
@@ -193,6 +210,28 @@ def _pixels(path: Path, images: list[Slice]) -> list[np.ndarray]:
             f"{path}: its pixels cannot be decoded ({dataset.file_meta.TransferSyntaxUID.name}); expected a whole "
             "file. Copy it again, or decompress it (gdcmconv --raw)"
         ) from error
+
+
+def _measured(stored: np.ndarray, header: "Dataset") -> np.ndarray:
+    """Return the rescaled values of an image; pixels outside of what the scanner measured become air.
+
+    They hold the Pixel Padding Value, or one up to its Range Limit. A padding value among those of tissue is not
+    believed. Air is -1000 in a CT; elsewhere 0, or the lowest value where values are negative.
+    """
+    from pydicom.pixels import apply_modality_lut
+
+    values = np.array(apply_modality_lut(stored, header), dtype=np.float32)
+    if header.get("PixelPaddingValue") is None:
+        return values
+    ends = [header.PixelPaddingValue, header.get("PixelPaddingRangeLimit") or header.PixelPaddingValue]
+    low, high = sorted(np.array([int(end) for end in ends]).astype(stored.dtype))  # some write 63536 for -2000
+    padding = (stored >= low) & (stored <= high)
+    if not padding.any() or padding.all():
+        return values
+    lowest, highest = values[~padding].min(), values[~padding].max()
+    if values[padding].min() > highest or values[padding].max() < lowest:
+        values[padding] = -1000 if header.get("Modality") == "CT" else min(0, lowest)
+    return values
 
 
 def _stored(dataset: "Dataset") -> np.ndarray:
@@ -223,28 +262,80 @@ def _stored(dataset: "Dataset") -> np.ndarray:
         return sitk.GetArrayFromImage(sitk.ReadImage(f"{folder}/pixels.dcm"))
 
 
-def _check_hounsfield(array: np.ndarray, series: Series) -> None:
-    """Raise InputError when the values (slices, rows, columns) of a CT cannot be HU."""
-    slices = series.slices
-    rescaled = ["RescaleIntercept" in image.header or "ModalityLUTSequence" in image.header for image in slices]
+def _check_rescale(slices: list[Slice]) -> None:
+    """Raise InputError unless all slices have a whole rescale, slope and intercept or a table, or none has one."""
+    rescaled = [_is_rescaled(image) for image in slices]
     if any(rescaled) and not all(rescaled):
         raise InputError(
             f"{slices[rescaled.index(False)].name}: has no Rescale Intercept, unlike other slices of its series; "
-            "expected one in each CT slice. Export the series again"
+            "expected one in each slice. Export the series again"
         )
-    sample = array[:, ::2, ::2]
 
-    def share(low: float, high: float) -> float:
-        return float(((sample >= low) & (sample < high)).mean())
 
-    has_air, has_soft_tissue = share(-1100, -200) > 0.001, share(-200, 300) > 0.005
-    dense = share(824, 1324)  # cortical bone, rarer than less dense bone; or soft tissue plus 1024; or inverted air
-    shifted = dense > 0.1 and dense > 2 * share(324, 824)
-    has_fat = share(-200, -20) > 0.001  # also where all of the field of view is body
-    if shifted or not has_soft_tissue or not (has_air or (has_fat and all(rescaled))):
-        reason = "its rescale is wrong" if all(rescaled) else "it has no rescale"
+def _is_rescaled(image: Slice) -> bool:
+    """Whether a slice has a rescale. Raises InputError when slope or intercept are missing, or the slope is 0."""
+    if "ModalityLUTSequence" in image.header:
+        return True
+    if "RescaleSlope" not in image.header and "RescaleIntercept" not in image.header:
+        return False
+    slope, _ = (image.numbers(keyword, 1)[0] for keyword in ("RescaleSlope", "RescaleIntercept"))
+    if slope == 0:
+        raise InputError(
+            f"{image.name}: its Rescale Slope is 0, which makes all values equal; expected another number. "
+            "Export the series again"
+        )
+    return True
+
+
+def _share(values: np.ndarray, low: float, high: float) -> float:
+    return float(((values >= low) & (values < high)).mean())
+
+
+def looks_shifted(values: np.ndarray) -> bool:
+    """Whether CT values show soft tissue plus 1024, or inverted air, where cortical bone would be.
+
+    Cortical bone is rarer than less dense bone.
+    """
+    dense = _share(values, 824, 1324)
+    return dense > 0.1 and dense > 2 * _share(values, 324, 824)
+
+
+def _check_hounsfield(array: np.ndarray, series: Series) -> None:
+    """Raise InputError when the values (slices, rows, columns) of a CT cannot be HU.
+
+    Where slices have intercepts of their own, each slice is looked at by itself.
+    """
+    slices, sample = series.slices, array[:, ::2, ::2]
+    rescaled = _is_rescaled(slices[0])  # as all are
+    if len({str(image.header.get("RescaleIntercept")) for image in slices}) > 1:
+        for image, values in zip(slices, sample, strict=True):
+            if looks_shifted(values):
+                raise InputError(
+                    f"{image.name}: its values are not Hounsfield units, unlike those of other slices (Rescale "
+                    f"Intercept {image.header.get('RescaleIntercept')}); expected soft tissue near 40. Export the "
+                    "series again"
+                )
+    has_air, has_soft_tissue = _share(sample, -1100, -200) > 0.001, _share(sample, -200, 300) > 0.005
+    has_fat = _share(sample, -200, -20) > 0.001  # also where all of the field of view is body
+    unsigned = _share(sample, 31000, np.inf) > 0.001  # more than metal on the widest scale of scanners
+    if unsigned or looks_shifted(sample) or not has_soft_tissue or not (has_air or (has_fat and rescaled)):
+        reason = "its rescale is wrong" if rescaled else "it has no rescale"
         raise InputError(
             f"{series.folder}: is a CT, but its values {array.min():g} to {array.max():g} are not Hounsfield units "
             f"({reason}); expected air near -1000 and soft tissue near 40. Export it again with Rescale Slope and "
             "Intercept"
         )
+
+
+def _doubt_modality(array: np.ndarray, series: Series) -> None:
+    """Warn when the values (slices, rows, columns) of an MR look like a CT's, and about what is neither MR nor CT."""
+    modality = series.header.get("Modality")
+    low = np.percentile(array[:, ::2, ::2], 0.5)
+    if modality == "MR" and low <= -100:
+        warnings.warn(
+            f"{series.folder}: its header says MR, but its values reach down to {low:.4g}; it may be a phase image, or "
+            "a CT",
+            stacklevel=2,
+        )
+    elif modality not in (None, "", "MR", "CT"):
+        warnings.warn(f"{series.folder}: its header says {modality}; expected MR or CT", stacklevel=2)

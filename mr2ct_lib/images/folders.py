@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mr2ct_lib.files import InputError, read_json
+from mr2ct_lib.images.dicom_reading import SUFFIXES, looks_shifted
 from mr2ct_lib.images.volumes import Volume, read_volume
 
 FORMAT = 1
@@ -41,11 +42,19 @@ def _stem(path: Path) -> str:
     return next((path.name[: -len(end)] for end in SCANS if path.name.lower().endswith(end)), path.name)
 
 
-def scans_in(folder: Path) -> dict[str, Path]:
-    """id -> scan file or DICOM folder, in the order of their names; hidden files are left alone."""
+def scans_in(folder: Path, slices: bool = False) -> dict[str, Path]:
+    """id -> scan file or DICOM folder, in the order of their names; hidden files are left alone.
+
+    slices: whether DICOM slices may lie among them. Raises InputError where they may not, and for two scans of one id.
+    """
     if not folder.is_dir():
         return {}
     visible = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    loose = [path for path in visible if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if loose and not slices:
+        raise InputError(
+            f"{loose[0]}: is a DICOM slice among the scans; expected each series in a folder of its own. Move it there"
+        )
     paths = [path for path in visible if path.is_dir() or path.name.lower().endswith(SCANS)]
     scans = {_stem(path): path for path in paths}
     if len(scans) < len(paths):
@@ -65,7 +74,7 @@ def guess_modality(volume: Volume) -> str:
 def modality_and_reason(volume: Volume) -> tuple[str, str]:
     """Return "CT" or "MR", and why. CT: in HU, or one voxel in 200 is at most -100, as air and fat are.
 
-    Raises InputError when the values look like CT that was stored with an offset of 1024.
+    Raises InputError when the values look like CT that was stored with an offset of 1024, or inverted.
     """
     if is_offset_ct(volume):
         raise InputError(
@@ -77,7 +86,15 @@ def modality_and_reason(volume: Volume) -> tuple[str, str]:
         return "CT", "it is in HU"
     low, high = np.percentile(_sample(volume), (0.5, 99.5))
     if low <= -100:
+        values = _sample(volume)
+        if looks_shifted(values) and (values < -500).mean() < 0.001:
+            raise InputError(
+                f"looks like an inverted CT (values {low:.4g} to {high:.4g}, many near 1000, none near -1000); "
+                "expected Hounsfield units, air near -1000. Convert it again"
+            )
         return "CT", f"its values, {low:.4g} to {high:.4g}, reach down to air or fat in HU"
+    if np.isin(volume.array, (low, high)).all():
+        return "MR", f"its values are {low:.4g} and {high:.4g} alone, as those of a mask"
     return "MR", f"its values, {low:.4g} to {high:.4g}, do not reach down to air or fat in HU"
 
 
@@ -89,7 +106,7 @@ def is_offset_ct(volume: Volume) -> bool:
     """
     values = _sample(volume)
     low, values = values.min(), values[values > -200]
-    if not len(values) or not 1200 <= values.max() <= 8191:
+    if not len(values) or values.max() < 1200 or np.percentile(values, 99) > 8191:  # metal may lie higher
         return False
     tissue = values[values > 300]
     if len(tissue) < (0.02 if low >= -200 else 0.1) * len(values):  # the bones of a CT in HU are fewer

@@ -93,6 +93,9 @@ def prepare(
         f"{domain}: {entry['modality']}, {entry.get('why', 'as cohort.json says')}"
         for domain, entry in cohort.meta["domains"].items()
     ]
+    own = "settings" not in cohort.meta
+    if own and not target_modality and {entry["modality"] for entry in cohort.meta["domains"].values()} == {"MR"}:
+        said.append("both domains are taken as MR; a CT must be in HU, with air near -1000, to be taken as CT")
     preparation = _plan(cohort, plane, size, profile, n4, {"source": source_window, "target": target_window})
     jobs = _jobs(cohort, {"source": source_modality, "target": target_modality}, said)
     with atomic(out) as temporary:
@@ -174,29 +177,34 @@ def _plan(
         raise InputError(
             f"size: slices of {shape[0]} x {shape[1]} pixels; expected at least 16 x 16. Choose a larger one"
         )
-    modality = {domain: cohort.meta["domains"][domain]["modality"] for domain in windows}
+    entries = cohort.meta["domains"]
+    modality = {domain: entries[domain]["modality"] for domain in windows}
+    reason = {domain: entries[domain].get("why", "as cohort.json says") for domain in windows}
     return Preparation(
         plane=plane,
         pixel=pixel,
         shape=tuple(shape),
         slice_spacing=float(median(spacings[:, number])),
-        windows={domain: _window(given, modality[domain], anatomy, domain) for domain, given in windows.items()},
+        windows={
+            domain: _window(given, modality[domain], reason[domain], anatomy, domain)
+            for domain, given in windows.items()
+        },
         n4={domain: kind == "MR" and (anatomy != "head" if n4 is None else n4) for domain, kind in modality.items()},
         n4_profile=profile,
         slab=int(median(shapes[:, number])) if anatomy in _PLANE_OF else None,  # own scans keep all their slices
     )
 
 
-def _window(given: Window | None, modality: str, anatomy: str | None, domain: str) -> Window:
-    """The window of a domain: the given one, or the default of its modality and anatomy."""
+def _window(given: Window | None, modality: str, why: str, anatomy: str | None, domain: str) -> Window:
+    """The window of a domain: the given one, or the default of its modality, taken for a reason, and of its anatomy."""
     if modality == "CT":
         default = _CT_WINDOW_OF.get(anatomy, WHOLE_BODY_WINDOW)
     else:
         default = HEAD_WINDOWS[domain] if anatomy == "head" else MR_WINDOW
     if given and given.unit != default.unit:
         raise InputError(
-            f"{domain}_window: is in {given.unit}; the {domain} scans are in {default.unit}. Give a window in "
-            f"{default.unit}"
+            f"{domain}_window: is in {given.unit}, but the {domain} scans are taken as {modality} ({why}); expected a "
+            f"window in {default.unit}. Leave it out, or bring the scans to {given.unit} if they are no {modality}"
         )
     return given or default
 

@@ -1,5 +1,6 @@
 """Files that hold scans: what a header says about the grid, and the voxels, in the file's own order of axes."""
 
+import gzip
 import logging
 import math
 import warnings
@@ -114,7 +115,13 @@ def _open_nifti(path: Path) -> ScanFile:
         image = nib.load(path)
         _check_size(image, path)
         affine, forms = _nifti_grid(image)
-        if forms_are_mirrored(image.header):
+        if not image.header["sform_code"] and not image.header["qform_code"]:
+            warnings.warn(
+                f"{path}: has neither sform nor qform; it is read as if its first axis pointed to the patient's left. "
+                "Find out where the patient's right side is",
+                stacklevel=2,
+            )
+        elif forms_are_mirrored(image.header):
             warnings.warn(
                 f"{path}: its sform and qform are mirror images of each other; the sform is believed. Find out where "
                 "the patient's right side is",
@@ -134,16 +141,32 @@ def _open_nifti(path: Path) -> ScanFile:
 
     def read() -> np.ndarray:
         with _readable(path, "NIfTI image"):
+            _check_sum(path)
             return np.asanyarray(image.dataobj).reshape(shape)
 
     return ScanFile(shape, affine, unit if unit in UNITS else None, read, forms)
 
 
 def _check_size(image: "nib.Nifti1Image", path: Path) -> None:
-    """Raise ValueError when the voxels of a header cannot be in the file, before memory is asked for them."""
+    """Raise ValueError when the voxels cannot be where the header says, before memory is asked for them."""
+    with image.file_map["image"].get_prepare_fileobj("rb") as file:
+        header = type(image.header).from_fileobj(file, check=False)  # as it is stored: nibabel makes sizes of 0 to 1
+    if image.dataobj.offset < header.sizeof_hdr:
+        raise ValueError(f"its voxels begin at byte {image.dataobj.offset}, inside the header")
+    if not header["sform_code"] and not (header["pixdim"][1:4] > 0).all():
+        raise ValueError(f"its voxels measure {' x '.join(f'{mm:g}' for mm in header['pixdim'][1:4])} mm")
     size = math.prod(image.shape) * image.get_data_dtype().itemsize
     if size > path.stat().st_size * (DEFLATE if path.name.lower().endswith(".gz") else 1):
         raise ValueError(f"its header asks for {size / 2**20:.1f} MiB, more than the file can hold")
+
+
+def _check_sum(path: Path) -> None:
+    """Raise OSError or EOFError when a gzip file is not what its check sum says: nibabel stops reading before it."""
+    if not path.name.lower().endswith(".gz"):
+        return
+    with gzip.open(path) as file:
+        while file.read(2**20):
+            pass
 
 
 def _nifti_grid(image: "nib.Nifti1Image") -> tuple[np.ndarray, dict[str, np.ndarray]]:

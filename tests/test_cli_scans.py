@@ -559,9 +559,9 @@ def test_metal_does_not_hide_an_offset():
 
 
 def test_what_a_scanner_did_not_measure_is_no_error(tmp_path):
-    """In 4 of 8 voxels the truth is measured: the error there is 10 HU."""
-    truth = np.full((4, 4, 4), -2000.0)
-    truth[:2] = np.array([-1000.0, 40])[:, None, None]
+    """Half of the truth is measured: the error there is 10 HU."""
+    truth = np.full((40, 40, 12), -2000.0)
+    truth[:20] = np.linspace(-1000, 100, 20)[:, None, None]
     made = np.where(truth < -1500, -150, truth + 10)
     for name, array in (("truth", truth), ("made", made)):
         write_volume(Volume(array, np.eye(4), "HU"), tmp_path / f"{name}.nii.gz")

@@ -31,9 +31,11 @@ def register(
     bright vessel.
 
     Returns `moving` (its own values, not the windowed ones) on the grid of `fixed`, and the transform from
-    fixed to moving points (LPS mm, as SimpleITK has it).
+    fixed to moving points (LPS mm, as SimpleITK has it). Raises InputError for scans that ITK cannot register, such as
+    those that do not overlap.
     """
     still, move = (to_sitk(volume.replace(array=_seen(volume))) for volume in (fixed, moving))
+    seen = still, _thick(move)
     inside = None if mask is None else to_sitk(fixed.replace(array=mask.astype(np.uint8), unit="label"))
     fraction = min(1.0, SAMPLES / fixed.array.size)
     levels = [level for level in (4, 2, 1) if min(fixed.array.shape) // level >= 8] or [1]
@@ -42,7 +44,7 @@ def register(
     search.SetOptimizerAsRegularStepGradientDescent(2.0, 1e-3, 100)
     search.SetOptimizerScalesFromPhysicalShift()
     search.SetInitialTransform(_start(still, move, landmarks), inPlace=False)
-    rigid = search.Execute(still, move)
+    rigid = _executed(search, *seen)
 
     extent = np.array(fixed.array.shape) * fixed.spacing
     mesh = np.maximum(np.round(extent / spacing), 1).astype(int).tolist()
@@ -50,13 +52,30 @@ def register(
     search.SetMovingInitialTransform(rigid)
     search.SetInitialTransform(sitk.BSplineTransformInitializer(still, mesh), inPlace=False)
     search.SetOptimizerAsLBFGSB(gradientConvergenceTolerance=1e-5, numberOfIterations=20)
-    bend = search.Execute(still, move)
+    bend = _executed(search, *seen)
 
     whole = sitk.CompositeTransform([rigid, bend])
     fill = -1000.0 if moving.unit == "HU" else 0.0
     whole_range = sitk.Cast(to_sitk(moving), sitk.sitkFloat32)
     result = sitk.GetArrayFromImage(sitk.Resample(whole_range, still, whole, sitk.sitkLinear, fill)).transpose(2, 1, 0)
     return fixed.replace(array=np.ascontiguousarray(result), unit=moving.unit), whole
+
+
+def _thick(image: sitk.Image) -> sitk.Image:
+    """Return the image with its last voxels repeated, at least four along each axis: ITK's gradient needs as many."""
+    missing = [max(0, 4 - n) for n in image.GetSize()]
+    return sitk.ZeroFluxNeumannPad(image, [0, 0, 0], missing) if any(missing) else image
+
+
+def _executed(search: sitk.ImageRegistrationMethod, still: sitk.Image, move: sitk.Image) -> sitk.Transform:
+    try:
+        return search.Execute(still, move)
+    except RuntimeError as error:
+        reason = str(error).partition("ITK ERROR: ")[2].partition("): ")[2].partition("\n")[0] or "ITK says no more"
+        raise InputError(
+            f"register: the scans cannot be registered ({reason}); expected two scans of one part of one person. Look "
+            "at both, or choose a larger mask"
+        ) from error
 
 
 def _seen(volume: Volume) -> np.ndarray:

@@ -1,6 +1,5 @@
 """What `mr2ct evaluate` does: files in, both scans on one grid and in one unit, measures out."""
 
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from mr2ct_lib.images.intensity import normalise_mr
 from mr2ct_lib.images.volumes import Volume, read_volume, reslice
 from mr2ct_lib.measures.evaluation import compare_volumes, errors_by_label, synthrad
 
-UNMEASURED = -1500.0  # HU: scanners write -2000 or less around the circle that they measure; air's noise ends above
 MM = 0.01  # grids whose voxels lie closer than this are the same
 
 
@@ -36,13 +34,6 @@ def evaluate_files(
     real = on_grid_of(made, prediction, truth, None, resliced)
     covered = on_grid_of(made, prediction, truth, "covered", resliced).array > 0
     real = _in_unit_of(made, real, prediction, truth)
-    if real.unit == "HU" and (unmeasured := real.array < UNMEASURED).any():
-        warnings.warn(
-            f"{truth}: {unmeasured.mean():.1%} of its voxels lie below {UNMEASURED:g} HU, where the scanner did not "
-            "measure; they are left out",
-            stacklevel=2,
-        )
-        covered &= ~unmeasured
     inside = covered if mask is None else covered & read_mask(made, prediction, mask, resliced)
     inside = None if inside.all() else inside
     result: dict[str, Any] = {"unit": real.unit, "measures": compare_volumes(made, real, inside)}

@@ -120,9 +120,10 @@ def _images(paths: Iterable[Path]) -> "Iterator[tuple[Path, Dataset]]":
 def _is_cut(header: "Dataset") -> bool:
     """Whether a header without rows and columns ends too early: before it says what it is, or where an image has them.
     """
-    if "SOPClassUID" not in header:
+    kind = header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID")
+    if kind is None:
         return header.preamble is not None
-    return "Image Storage" in header.SOPClassUID.name and not any(item.tag.group >= 0x28 for item in header)
+    return "Image Storage" in kind.name and not any(item.tag.group >= 0x28 for item in header)
 
 
 def _slices(folder: Path) -> list[Slice]:

@@ -32,10 +32,9 @@ def register(
 
     Returns `moving` (its own values, not the windowed ones) on the grid of `fixed`, and the transform from
     fixed to moving points (LPS mm, as SimpleITK has it). Raises InputError for scans that ITK cannot register, such as
-    those that do not overlap.
+    a moving one of fewer than four slices.
     """
     still, move = (to_sitk(volume.replace(array=_seen(volume))) for volume in (fixed, moving))
-    seen = still, _thick(move)
     inside = None if mask is None else to_sitk(fixed.replace(array=mask.astype(np.uint8), unit="label"))
     fraction = min(1.0, SAMPLES / fixed.array.size)
     levels = [level for level in (4, 2, 1) if min(fixed.array.shape) // level >= 8] or [1]
@@ -44,7 +43,7 @@ def register(
     search.SetOptimizerAsRegularStepGradientDescent(2.0, 1e-3, 100)
     search.SetOptimizerScalesFromPhysicalShift()
     search.SetInitialTransform(_start(still, move, landmarks), inPlace=False)
-    rigid = _executed(search, *seen)
+    rigid = _executed(search, still, move)
 
     extent = np.array(fixed.array.shape) * fixed.spacing
     mesh = np.maximum(np.round(extent / spacing), 1).astype(int).tolist()
@@ -52,19 +51,13 @@ def register(
     search.SetMovingInitialTransform(rigid)
     search.SetInitialTransform(sitk.BSplineTransformInitializer(still, mesh), inPlace=False)
     search.SetOptimizerAsLBFGSB(gradientConvergenceTolerance=1e-5, numberOfIterations=20)
-    bend = _executed(search, *seen)
+    bend = _executed(search, still, move)
 
     whole = sitk.CompositeTransform([rigid, bend])
     fill = -1000.0 if moving.unit == "HU" else 0.0
     whole_range = sitk.Cast(to_sitk(moving), sitk.sitkFloat32)
     result = sitk.GetArrayFromImage(sitk.Resample(whole_range, still, whole, sitk.sitkLinear, fill)).transpose(2, 1, 0)
     return fixed.replace(array=np.ascontiguousarray(result), unit=moving.unit), whole
-
-
-def _thick(image: sitk.Image) -> sitk.Image:
-    """Return the image with its last voxels repeated, at least four along each axis: ITK's gradient needs as many."""
-    missing = [max(0, 4 - n) for n in image.GetSize()]
-    return sitk.ZeroFluxNeumannPad(image, [0, 0, 0], missing) if any(missing) else image
 
 
 def _executed(search: sitk.ImageRegistrationMethod, still: sitk.Image, move: sitk.Image) -> sitk.Transform:

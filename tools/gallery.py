@@ -25,7 +25,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 # title -> runs, of which the first that is recorded is shown; names of both scans
 SHOWN = {
     "Hips: MR to CT": (("hip_many_gc",), ("MR", "CT")),
-    "Distorted heads: PD to T2": (("head_distorted_dicyclegan", "head_distorted_field"), ("PD", "T2")),
+    "Distorted heads: PD to T2": (("head_distorted_field", "head_distorted_dicyclegan"), ("PD", "T2")),
     "Abdomens: T2* to CT": (("abdomen_dicyclegan", "abdomen_field"), ("T2*", "CT")),
 }
 HEAD = """# Gallery: the median, the best and the worst patient

@@ -108,8 +108,7 @@ def synthesize(
         raise InputError(
             f"{scan}: does not exist; expected a NIfTI file, a DICOM folder or a folder of scans. Check the path"
         )
-    scans = synthesizing.scans_of(scan)
-    place = Path(out)
+    scans, place = synthesizing.scans_of(scan), Path(out)
     if scans is None:
         if scheduler is not None:
             raise InputError(f"--scheduler: {scan} is one scan; expected a folder of scans. Leave --scheduler out")

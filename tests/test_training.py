@@ -141,3 +141,11 @@ def test_without_the_fast_forms_a_run_is_the_same(method, data, tmp_path):
     for a, b in zip(with_forms, without, strict=True):
         del a["seconds"], b["seconds"]
         assert b == pytest.approx(a, rel=1e-4, abs=2e-6)
+
+
+def test_the_averaged_generators_keep_no_history(data):
+    """Else it would grow with every step, and on a GPU tie what is recorded to another stream, which breaks it off."""
+    run = trainer(data, average=0.9)
+    for _ in range(2):
+        run.step()
+    assert not any(p.requires_grad for p in run.averaged.parameters())

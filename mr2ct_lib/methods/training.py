@@ -175,6 +175,7 @@ class Trainer:
             seen[domain] = self._share(self.pools[domain].query(slices, rng))
         return seen
 
+    @torch.no_grad()  # a history of the weights would grow with every step, and tie what is recorded to another stream
     def average_weights(self) -> None:
         """Move the averaged generators towards those of this step: a plain mean at first, then a running mean."""
         kept = min(self.settings.average, 1 - 1 / self.step_number)

@@ -1,4 +1,4 @@
-"""How like real scans the virtual ones are: python -m tools.realism [dice] [tissues] [noise] [--profile quick]
+"""How like real scans the virtual ones are: python -m tools.realism [dice] [translators] [tissues] [noise]
 
 Writes results/realism.json (and realism.csv, the Dice of each structure), and the pictures and tables of
 docs/realism.md. Real scans are read from the folder that MR2CT_REAL_DATA names, by default ../shared/real beside the
@@ -21,12 +21,15 @@ from scipy import ndimage
 
 from mr2ct_lib.course import experiments
 from mr2ct_lib.course.catalogue import SCANS
-from mr2ct_lib.course.figures import show_images
+from mr2ct_lib.course.figures import show_images, synthesis_row
+from mr2ct_lib.course.tables import CURVE, HIASA, HIPS
 from mr2ct_lib.files import atomic, write_json
 from mr2ct_lib.images.intensity import CT_WINDOW, Window
 from mr2ct_lib.images.prepare import prepare
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.images.volumes import Volume, read_volume
+from mr2ct_lib.measures import evaluation
+from mr2ct_lib.measures.baselines import fitted_curve
 from mr2ct_lib.measures.label_metrics import dice
 from mr2ct_lib.methods.segmentation import load_segmenter, predict, save_segmenter, train_segmenter
 from mr2ct_lib.methods.settings import PROFILES
@@ -54,6 +57,7 @@ MR_TISSUES = {
 # a T1-weighted gradient echo in one breath, as abdomens are commonly scanned; the real scan's own times are not known
 T1_ABDOMEN = Sequence("T1 gradient echo", "spgr", tr=150.0, te=4.6, flip=80.0)
 SEEDS = range(1, 9)  # of the virtual abdomens
+PARTS = ["dice", "translators", "tissues", "noise"]
 PATCH = 48  # pixels per side of the squares in which noise is measured
 
 
@@ -82,11 +86,8 @@ def structures(slices: PreparedSlices) -> np.ndarray:
 
 def measure_dice(real: Path, profile: str) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train a U-Net on MR of virtual hips, use it on other virtual hips and on the real one; draws the picture, too."""
-    training, test, person = (
-        experiments.prepared("hip", profile),
-        experiments.prepared("hip_test", profile),
-        real_slices(real, profile),
-    )
+    training, test = (experiments.prepared(name, profile) for name in ("hip", "hip_test"))
+    person = real_slices(real, profile)
     names, settings = dict(enumerate(STRUCTURES, 1)), PROFILES[profile].unet
     folder = experiments.RUNS / profile / "realism" / "unet"
     if not folder.is_dir():
@@ -108,6 +109,27 @@ def measure_dice(real: Path, profile: str) -> tuple[dict[str, Any], pd.DataFrame
     return table.set_index("structure").to_dict("index"), table
 
 
+def measure_translators(real: Path, profile: str) -> dict[str, Any]:
+    """Measure recorded translators on virtual test hips and on the real one: MAE in grey levels; draws the picture."""
+    people = {"virtual": experiments.prepared("hip_test", profile), "real": real_slices(real, profile)}
+    rows: dict[str, dict[str, float]] = {}
+    for who, data in people.items():
+        synthetic = {name: experiments.recorded_translator(name).translate(data.source) for name in HIASA}
+        curve = fitted_curve(data.source, data.target, data.source, data.valid)
+        rivals = evaluation.baselines(experiments.prepared("hip", profile), data)
+        for name, images in (synthetic | {CURVE: curve} | rivals).items():
+            error = evaluation.measure(images, data)["MAE"].mean()
+            rows.setdefault(HIPS[name], {})[who] = round(float(error), 1)
+    at = len(data.source) // 2  # of the real one, the last
+    images = (window.from_network(x[at]) for window, x in (
+        (data.windows["source"], data.source), (data.windows["target"], synthetic["hip_many_gc"]),
+        (data.windows["target"], data.target)))  # fmt: skip
+    mr, made, ct = images
+    windows = data.windows["source"], data.windows["target"]
+    save(synthesis_row(mr, made, ct, *windows, pixel=data.preparation.pixel), DOCS / "realism_synthesis.jpg")
+    return rows
+
+
 def draw_hips(examples: dict, middle: int, path: Path) -> None:
     """MR, true and predicted structures of two slices of the first patient, virtual above real."""
     fig, axes = plt.subplots(2, 6, figsize=(12.5, 4.6), layout="constrained")
@@ -116,12 +138,8 @@ def draw_hips(examples: dict, middle: int, path: Path) -> None:
             titles = (f"{who}: MR", "structures", "predicted")
             for ax, images, title in zip(row[3 * column :], examples[who], titles, strict=False):
                 grey = images.dtype.kind == "f"
-                limits = (
-                    {"cmap": "gray", "vmin": -1, "vmax": 1}
-                    if grey
-                    else {"cmap": "nipy_spectral", "vmin": 0, "vmax": 23}
-                )
-                ax.imshow(images[number], interpolation="nearest", **limits)
+                colours, low, high = ("gray", -1, 1) if grey else ("nipy_spectral", 0, 23)
+                ax.imshow(images[number], interpolation="nearest", cmap=colours, vmin=low, vmax=high)
                 ax.set_title(title, fontsize=11)
                 ax.set_axis_off()
     save(fig, path)
@@ -275,6 +293,9 @@ def measure_noise(real: Path) -> dict[str, Any]:
 def tables(values: dict[str, Any]) -> dict[str, str]:
     """The page's tables in Markdown, by name, of what was measured."""
     pieces = {}
+    if "translators" in values:
+        rows = [[name, f"{row['virtual']:.1f}", f"{row['real']:.1f}"] for name, row in values["translators"].items()]
+        pieces["translators"] = _markdown(["MAE / grey levels", "virtual", "real"], rows)
     if "dice" in values:
         rows = [
             [name.replace("_", " "), f"{row['virtual']:.2f}", f"{row['real']:.2f}"]
@@ -321,7 +342,7 @@ def with_tables(text: str, values: dict[str, Any]) -> str:
 def main() -> None:
     """Measure what is asked for, keep what was measured before, write results and page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=["dice", "tissues", "noise", []], help="by default all three")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="by default all")
     parser.add_argument("--profile", default="quick")
     arguments = parser.parse_args()
     real = real_folder()
@@ -330,11 +351,13 @@ def main() -> None:
         return
     path = RESULTS / "realism.json"
     values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    parts = arguments.parts or ["dice", "tissues", "noise"]
+    parts = arguments.parts or PARTS
     if "dice" in parts:
         values["dice"], table = measure_dice(real, arguments.profile)
         with atomic(RESULTS / "realism.csv") as temporary:
             table.to_csv(temporary, index=False)
+    if "translators" in parts:
+        values["translators"] = measure_translators(real, arguments.profile)
     if "tissues" in parts:
         values["tissues"] = measure_tissues(real)
     if "noise" in parts:

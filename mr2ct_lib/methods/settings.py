@@ -166,7 +166,8 @@ PROFILES: dict[str, Profile] = {
             "abdomen": {"iterations": 1000, "decay_iterations": 500},
         },
         few=20,
-        unet=UNet((32, 64, 128, 256), iterations=2000, learning_rate=2e-3, batch_size=4),
+        # five validation hips, one seed: mean Dice 0.805; 2000 steps bring 0.816 for twice the time
+        unet=UNet((32, 64, 128, 256), iterations=1000, learning_rate=2e-3, batch_size=4),
     ),
     "paper": Profile(
         both={},

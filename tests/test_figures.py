@@ -298,3 +298,16 @@ def test_a_structure_with_room_carries_its_name_and_a_thin_one_its_number() -> N
     ax = overlays.label_overlay(np.zeros(labels.shape), labels, names, plane=None).axes[0]
     places = {text.get_text().replace("\n", " "): labels[text.get_position()[::-1]] for text in ax.texts}
     assert places == {"muscle 3": 3, "4": 4}
+
+
+def test_no_name_of_a_structure_lies_on_the_scale_bar() -> None:
+    labels = np.zeros((128, 128), int)
+    labels[104:, :60] = 1  # all around the bar
+    labels[122:, 70:] = 2
+    labels[:32:4, 100:] = np.arange(3, 11)[:, None]  # more than seven structures carry names
+    names = {value: f"muscle {value}" for value in range(1, 11)}
+    ax = overlays.label_overlay(np.zeros(labels.shape), labels, names, plane=None, pixel=2.5).axes[0]
+    ax.figure.canvas.draw()
+    bar = next(text for text in ax.texts if text.get_text() == "10 cm").get_window_extent()
+    named = [text for text in ax.texts if text.get_text().startswith("muscle")]
+    assert named and not any(bar.overlaps(text.get_window_extent()) for text in named)

@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib import colors, patheffects
+from matplotlib import colors, patheffects, transforms
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -193,7 +193,8 @@ def scale_bar(ax: Axes, columns: int, pixel: float) -> None:
     for width, colour in ((4.5, "black"), (2.5, "white")):
         ax.plot(ends, (0.04, 0.04), color=colour, linewidth=width, transform=ax.transAxes, solid_capstyle="butt")
     text = f"{mm / 10:g} cm" if mm >= 10 else f"{mm:g} mm"
-    written(ax, sum(ends) / 2, 0.06, text, 8, transform=ax.transAxes, ha="center", va="bottom")
+    above = transforms.offset_copy(ax.transAxes, ax.figure, y=2.5, units="points")  # clear of the bar in small images
+    written(ax, sum(ends) / 2, 0.04, text, 8, transform=above, ha="center", va="bottom")
 
 
 def paint_labels(
@@ -212,8 +213,11 @@ def paint_labels(
 
 
 def _write_labels(ax: Axes, inside: np.ndarray, value: str, name: str) -> None:
-    """Write a structure's name, or else its value, into each of its pieces that has room for it."""
+    """Write a structure's name, or else its value, into each of its pieces that has room for it, but not where the
+    scale bar lies."""
     points = 72 * ax.get_position().width * ax.figure.get_figwidth() / inside.shape[1]  # per pixel
+    bar = np.zeros_like(inside)
+    bar[int(0.96 * len(inside) - 28 / points) :, : int(0.45 * inside.shape[1])] = True
     lines = name.split("\n")
     room = np.ceil([7.4 * len(lines) / points, 3.6 * max(map(len, lines)) / points]).astype(
         int
@@ -223,7 +227,9 @@ def _write_labels(ax: Axes, inside: np.ndarray, value: str, name: str) -> None:
         if np.count_nonzero(piece) <= 0.004 * inside.size:
             continue
         held = ndimage.binary_erosion(piece, np.ones(room, bool))  # where the middle of the text may stand
-        within = ndimage.distance_transform_edt(np.pad(held if held.any() else piece, 1))[1:-1, 1:-1]
+        within = ndimage.distance_transform_edt(np.pad(held if held.any() else piece, 1))[1:-1, 1:-1] * ~bar
+        if not within.any():
+            continue
         row, column = np.unravel_index(within.argmax(), within.shape)
         settings = {"ha": "center", "va": "center", "linespacing": 0.9}
         written(ax, column, row, name if held.any() else value, 6 if held.any() else 7, **settings)

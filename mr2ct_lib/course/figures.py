@@ -229,8 +229,13 @@ def three_planes(
 
 
 @styled
-def window_view(image: Any, window: Window, plane: str | None = "axial", aspect: float = 1.0) -> Figure:
-    """Show an image in a window beside the histogram of its values; values outside the pale band are cut."""
+def window_view(
+    image: Any, window: Window, plane: str | None = "axial", aspect: float = 1.0, pixel: float | None = None
+) -> Figure:
+    """Show an image in a window beside the histogram of its values; values outside the pale band are cut.
+
+    pixel: the width of a pixel in mm; it draws a scale bar.
+    """
     image = as_image(image)
     fig, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.9), width_ratios=(1, 1.1))
     drawn = draw_image(
@@ -240,6 +245,7 @@ def window_view(image: Any, window: Window, plane: str | None = "axial", aspect:
         (window.low, window.high),
         plane,
         aspect,
+        pixel=pixel,
     )
     colour_bar(fig, drawn, left, window.unit, extend=bar_ends([image], (window.low, window.high)))
     values = image[np.isfinite(image)]
@@ -254,13 +260,21 @@ def window_view(image: Any, window: Window, plane: str | None = "axial", aspect:
 
 @styled
 def contrast_view(
-    image: Any, signals: Mapping[str, float], title: str = "", plane: str | None = "coronal", aspect: float = 1.0
+    image: Any,
+    signals: Mapping[str, float],
+    title: str = "",
+    plane: str | None = "coronal",
+    aspect: float = 1.0,
+    pixel: float | None = None,
 ) -> Figure:
-    """Show a simulated image beside a bar for the signal of each tissue in it, the brightest on top."""
+    """Show a simulated image beside a bar for the signal of each tissue in it, the brightest on top.
+
+    pixel: the width of a pixel in mm; it draws a scale bar.
+    """
     image = as_image(image)
     order = sorted(signals, key=signals.__getitem__)
     fig, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.9), width_ratios=(1.1, 1))
-    drawn = draw_image(left, image, title, (0.0, max(float(np.nanmax(image)), 1e-9)), plane, aspect)
+    drawn = draw_image(left, image, title, (0.0, max(float(np.nanmax(image)), 1e-9)), plane, aspect, pixel=pixel)
     colour_bar(fig, drawn, left, "signal / a.u.")
     right.barh([name.replace("_", " ") for name in order], [signals[name] for name in order], color=COLOURS[0])
     right.set_xlabel("signal / a.u.")

@@ -178,10 +178,12 @@ def checkerboard(
     windows: tuple[Window, Window] | None = None,
     names: tuple[str, str] = ("first", "second"),
     plane: str | None = None,
+    pixel: float | None = None,
 ) -> Figure:
     """Show two images and their squares in turn: where they are aligned, outlines continue across the squares' borders.
 
     windows: of the first and the second image; by default from the smallest to the largest value of each.
+    pixel: the width of a pixel in mm; it draws a scale bar on the first image.
     """
     images = checked_images({names[0]: first, names[1]: second})
     limits = [grey_limits([im], w, None, None) for im, w in zip(images.values(), windows or (None, None), strict=True)]
@@ -194,7 +196,7 @@ def checkerboard(
     for ax, (title, image) in zip(
         axes, {names[0]: one, names[1]: other, "both in turn": np.where(odd, other, one)}.items(), strict=True
     ):
-        draw_image(ax, image, title, (0, 1), plane)
+        draw_image(ax, image, title, (0, 1), plane, pixel=pixel if ax is axes[0] else None)
     board = f"The last one is a checkerboard of both, {tiles} tiles along the longer side"
     return describe(fig, alt_text.images([*names, "both in turn"], plane, board))
 
@@ -246,11 +248,12 @@ def channel_rows(
     names: Mapping[int, str],
     plane: str | None = "coronal",
     windows: tuple[Window, Window] = (MR_WINDOW, CT_WINDOW),
+    pixel: float | None = None,
 ) -> Figure:
     """Show what a two-channel U-Net reads and returns: MR | CT | labels, one row per {title: (MR, CT, labels or None)}.
 
     synthetic: {title: "MR" or "CT"}, the channel that a translator made; it has an orange frame, and the labels lie on
-    the other channel.
+    the other channel. pixel: the width of a pixel in mm; it draws a scale bar on each MR.
     """
     if not rows or set(synthetic) != set(rows) or set(synthetic.values()) - {"MR", "CT"}:
         raise InputError(f'synthetic: {dict(synthetic)}; expected "MR" or "CT" for each of {list(rows)}')
@@ -261,7 +264,8 @@ def channel_rows(
         limits = {name: (window.low, window.high) for name, window in zip(images, windows, strict=True)}
         for ax, (name, image) in zip(line, images.items(), strict=False):
             is_synthetic = synthetic[title] == name
-            draw_image(ax, image, f"{'synthetic' if is_synthetic else 'real'} {name}", limits[name], plane)
+            bar = pixel if name == "MR" else None
+            draw_image(ax, image, f"{'synthetic' if is_synthetic else 'real'} {name}", limits[name], plane, pixel=bar)
             if is_synthetic:
                 ax.add_patch(
                     patches.Rectangle(

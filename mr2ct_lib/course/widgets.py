@@ -232,20 +232,25 @@ def offset_explorer(image: np.ndarray, dy: np.ndarray, dx: np.ndarray, plane: st
 
 
 def window_explorer(
-    image: np.ndarray, unit: str = "HU", plane: str | None = "axial", aspect: float = 1.0
+    image: np.ndarray, unit: str = "HU", plane: str | None = "axial", aspect: float = 1.0, pixel: float | None = None
 ) -> Explorable:
-    """A CT in any window. Arguments: level and width in the image's unit; they start at the papers' [-150, 350] HU."""
+    """A CT in any window. Arguments: level and width in the image's unit; they start at the papers' [-150, 350] HU.
+
+    pixel: the width of a pixel in mm; it draws a scale bar.
+    """
 
     def draw(level: float = 100.0, width: float = 500.0) -> Figure:
-        return figures.window_view(image, Window(level - width / 2, level + width / 2, unit), plane, aspect)
+        return figures.window_view(image, Window(level - width / 2, level + width / 2, unit), plane, aspect, pixel)
 
     return Explorable(draw, {"level": (-1000.0, 1000.0, 25.0), "width": (50.0, 3000.0, 50.0)})
 
 
-def sequence_explorer(labels: np.ndarray, names: Mapping[int, str], plane: str | None = "coronal") -> Explorable:
+def sequence_explorer(
+    labels: np.ndarray, names: Mapping[int, str], plane: str | None = "coronal", pixel: float | None = None
+) -> Explorable:
     """One anatomy under other settings of the spoiled gradient echo: tr, te (ms), flip (degrees), field (1.0 or 1.5 T).
 
-    labels: label values (H, W), each with a name. The settings start as those of the hip.
+    labels: label values (H, W), each with a name. pixel: mm. The settings start as those of the hip.
     """
     labels = figures.as_image(labels, "labels").astype(int)
     tables = {name: tissues.lookup(dict(names), name) for name in ("t1_10", "t1_15", "t2star", "pd")}
@@ -256,9 +261,8 @@ def sequence_explorer(labels: np.ndarray, names: Mapping[int, str], plane: str |
         with np.errstate(divide="ignore", invalid="ignore"):  # tissues without signal have no relaxation time
             signal = np.nan_to_num(physics.spgr(t1, tables["t2star"], tables["pd"], tr, te, flip))
         kinds = {tissues.tissue_of(names[value]).name: float(signal[value]) for value in present}
-        return figures.contrast_view(
-            signal[labels], kinds, f"TR {tr:g} ms, TE {te:g} ms, flip {flip:g}°, {field:g} T", plane
-        )
+        title = f"TR {tr:g} ms, TE {te:g} ms, flip {flip:g}°, {field:g} T"
+        return figures.contrast_view(signal[labels], kinds, title, plane, pixel=pixel)
 
     return Explorable(
         draw, {"tr": (4.0, 100.0, 0.1), "te": (1.0, 30.0, 0.02), "flip": (2.0, 90.0, 1.0), "field": [1.0, 1.5]}

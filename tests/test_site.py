@@ -93,6 +93,8 @@ def test_a_site_of_two_pages_is_built_without_warnings(
     monkeypatch.setattr(website, "_npm_package", offline)
     assert website.build(tmp_path / "site") == []
     assert "formulas stay as TeX" in capsys.readouterr().out
+    dead = website.dead_links(tmp_path / "site")
+    assert dead == ["index.html: _static/vendor/mathjax/tex-chtml.js leads nowhere"]  # it was not fetched
     home = (tmp_path / "site/index.html").read_text(encoding="utf-8")
     assert "<details>" in home and "<strong>4</strong>" in home and "other.html" in home
     images = re.findall(r"<img[^>]*_images[^>]*>", (tmp_path / "site/other.html").read_text(encoding="utf-8"))
@@ -105,6 +107,16 @@ def test_a_site_of_two_pages_is_built_without_warnings(
     loaded = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]+)"', home)
     assert loaded == []  # nothing comes from the network
     assert "fontawesome" not in home and ".fa-magnifying-glass" in (tmp_path / "site/_static/icons.css").read_text()
+
+
+def test_dead_links_of_the_built_site_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "index.html").write_text('<h1 id="top"></h1><a href="docs/a.html#b%20c">x</a><img src="no.png">')
+    links = [*("../index.html#top", "../index.html#none", "https://example.org", "#b%20c", "?a=1"), "none.html"]
+    text = "".join(f'<a href="{link}">x</a>' for link in links)
+    (tmp_path / "docs/a.html").write_text(f'<p id="b c">{text}</p>')
+    found = sorted(website.dead_links(tmp_path))
+    assert [line.split()[1] for line in found] == ["../index.html#none", "none.html", "no.png"]
 
 
 def test_the_site_is_published_by_a_workflow() -> None:

@@ -14,7 +14,9 @@ import sys
 import tarfile
 from base64 import b64decode
 from hashlib import sha256
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 import nbformat
 import pandas as pd
@@ -133,6 +135,23 @@ def describe_pictures(page, texts: dict[str, str]) -> None:
     for node in page.findall(lambda node: node.tagname == "image"):
         if alt := texts.get(Path(node["uri"]).stem):
             node["alt"] = alt
+
+
+def dead_links(out: Path) -> list[str]:
+    """What the pages of the built site link to or show that is not there: files, and anchors of other pages."""
+    paths = [path for path in out.rglob("*.html") if "_static" not in path.parts]  # there lie the theme's templates
+    pages = {path.resolve(): path.read_text(encoding="utf-8") for path in paths}
+    anchors = {path: set(re.findall(r'\b(?:id|name)="([^"]+)"', text)) for path, text in pages.items()}
+    dead = []
+    for page, text in pages.items():
+        for link in sorted(set(re.findall(r'<[^>]+\b(?:href|src)="([^"]*)"', text))):
+            name, _, anchor = unquote(unescape(link)).partition("#")
+            if re.match(r"[a-z]+:|//", name):
+                continue
+            target = (page.parent / name.split("?")[0]).resolve() if name else page
+            if not target.exists() or (anchor and target in anchors and anchor not in anchors[target]):
+                dead.append(f"{page.relative_to(out.resolve())}: {link} leads nowhere")
+    return dead
 
 
 def escape_docstring(app, kind: str, name: str, thing: object, options: object, lines: list[str]) -> None:
@@ -350,11 +369,12 @@ def _npm_package(package: str, cache: Path) -> Path:
 
 
 def main() -> int:
-    """Build, print the warnings, and return 1 when there are any."""
+    """Build, print the warnings and dead links, and return 1 when there are any."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "site")
     arguments = parser.parse_args()
-    warnings = build(arguments.out.resolve())
+    out = arguments.out.resolve()
+    warnings = build(out) + dead_links(out)
     print("\n".join([*warnings, f"site: {arguments.out}/index.html, {len(warnings)} warnings"]))
     return 1 if warnings else 0
 

@@ -37,7 +37,7 @@ check("07.2", without_truth)
 # The cycle compares the MR with itself. It is a sign and no proof: a dark map says little.
 
 # %% [markdown] 3
-# ### Exercise 3 (build): the error that the patient's dose feels
+# ### Exercise 3 (build): the error that matters for dose
 #
 # Errors that cancel along a beam do no harm, errors of one sign do. Write `bias(synthetic, truth, body)`: the mean
 # signed error in HU inside the mask `body`.

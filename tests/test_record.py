@@ -1,6 +1,7 @@
 """Recording: what is done, in which order, what is kept, and that tables follow from the values of each patient."""
 
 import time
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -172,6 +173,20 @@ def test_frames_hold_baselines_and_curves_and_a_fitted_curve_wins_where_one_suff
         "histogram matching", "mean training slice", "curve fitted on test pairs", "curve fitted on validation pairs",
     }  # fmt: skip
     assert means.idxmin() in ("curve fitted on test pairs", "curve fitted on validation pairs") and means.min() < 1
+
+
+def test_the_mean_of_networks_is_without_what_one_invents_and_another_takes_away(hips, monkeypatch):
+    """The truth is the negative; errors of +0.3, -0.3 and 0 cancel, the first alone has 0.3 / 2 * 255 grey levels."""
+
+    def network(name, profile, seed):
+        return SimpleNamespace(translate=lambda slices, way: -slices + {1: 0.3, 2: -0.3, 3: 0.0}[seed])
+
+    monkeypatch.setattr(measuring, "finished_translator", network)
+    errors = measuring.measure_mean("hip_many_gc", "full", (1, 2, 3))["hip"]
+    assert set(errors.run) == {"hip_many_gc_mean"} and set(errors.seed) == {0} and errors.MAE.max() < 1e-3
+    alone = measuring.measure_mean("hip_many_gc", "full", (1,))["hip"]
+    assert alone.MAE.to_numpy() == pytest.approx(0.3 / 2 * 255, rel=0.15)  # less where the scale ends
+    assert record.place(("mean", "hip_many_gc", 0)) == ("means", "hip_many_gc")
 
 
 def test_half_precision_halves_a_network_and_hardly_changes_it():

@@ -1,12 +1,12 @@
 """What `tools.record` measures: translators, opponents without a network and U-Nets, on patients that none has seen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from mr2ct_lib.course import experiments
-from mr2ct_lib.course.catalogue import COHORTS, SEEDS
+from mr2ct_lib.course.catalogue import COHORTS, SEEDS, TRAININGS
 from mr2ct_lib.course.tables import in_aorta, truth_of
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.measures import evaluation
@@ -88,6 +88,17 @@ def measure_frames(cohort: str, profile: str) -> dict[str, pd.DataFrame]:
     frames |= {f"curve fitted on {split} pairs": curve(split) for split in SPLITS}
     parts = [measure_images(cohort, translate, profile, 0, name) for name, translate in frames.items()]
     return {name: pd.concat([part[name] for part in parts]) for name in parts[0]}
+
+
+def measure_mean(name: str, profile: str, seeds: Sequence[int]) -> dict[str, pd.DataFrame]:
+    """Measure the mean image of the networks of several seeds: what one of them invents, the others seldom repeat."""
+    networks = [finished_translator(name, profile, seed) for seed in seeds]
+
+    def translate(data: PreparedSlices, direction: str) -> np.ndarray:
+        source = np.asarray(getattr(data, direction.split("_to_")[0]))
+        return np.mean([network.translate(source, direction) for network in networks], axis=0, dtype=np.float32)
+
+    return measure_images(TRAININGS[name].tested_on, translate, profile, 0, f"{name}_mean")
 
 
 def tissues(data: PreparedSlices) -> dict[str, list[int]]:

@@ -34,7 +34,7 @@ from mr2ct_lib.methods.runs import read_log
 from mr2ct_lib.methods.segmentation import Segmenter, save_segmenter
 from mr2ct_lib.methods.settings import PROFILES
 from mr2ct_lib.methods.translator import Translator, load_translator
-from tools.measuring import finished_translator, measure_frames, measure_segmentation, measure_translator
+from tools.measuring import finished_translator, measure_frames, measure_mean, measure_segmentation, measure_translator
 from tools.result_tables import write_tables
 
 KEYS = [
@@ -126,8 +126,8 @@ def jobs(only: str = "") -> list[Job]:
 def place(job: Job) -> tuple[str, str]:
     """Return the section of provenance.json and the key in it that say that a job is done."""
     kind, name, seed = job
-    section = {"translator": "runs", "unet": "unets", "ct_unet": "ct_unets", "frames": "frames"}[kind]
-    return section, name if kind == "frames" else f"{name}:{seed}"
+    sections = {"translator": "runs", "unet": "unets", "ct_unet": "ct_unets", "frames": "frames", "mean": "means"}
+    return sections[kind], f"{name}:{seed}" if seed else name
 
 
 def do(job: Job, profile: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
@@ -136,6 +136,8 @@ def do(job: Job, profile: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]
     stamp = {"date": datetime.date.today().isoformat(), "processor": processor(), "commit": commit()}
     if kind == "frames":
         return measure_frames(name, profile), stamp
+    if kind == "mean":
+        return measure_mean(name, profile, SEEDS[:3]), stamp | {"seeds": SEEDS[:3]}
     if kind == "translator":
         cohort = TRAININGS[name].tested_on
         translator = finished_translator(name, profile, seed)

@@ -1,7 +1,7 @@
 """The papers' tables, three numbers side by side: the paper's, that of long recorded runs, and that of short ones.
 
-Rows are runs of `catalogue.TRAININGS` and frames, opponents without a network. Recorded values are those of
-results/<profile>/ (`experiments.recorded`).
+Rows are runs of `catalogue.TRAININGS`, the mean of several networks, and frames, opponents without a network. Recorded
+values are those of results/<profile>/ (`experiments.recorded`).
 """
 
 from collections.abc import Mapping
@@ -38,6 +38,7 @@ HIPS = {
     "hip_few_gc": "few, GC",
     "hip_many": "many, no GC",
     "hip_many_gc": "many, GC",
+    "hip_many_gc_mean": "many, GC, mean of 3 networks",
     "hip_many_gc_paper": "many, GC 0.3",
     "hip_many_signed_gc": "many, signed GC",
     "hip_supervised": "supervised",

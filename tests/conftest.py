@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from commands import TINY
 
 from mr2ct_lib.course import experiments
@@ -45,15 +46,21 @@ def mr2ct(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Run a module's tests on one thread of the CPU: tiny networks lose by more, and only there are bits equal."""
-    import torch
-
+    """Run a module's tests on one thread: tiny networks lose by more, and bits are equal only so."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "device_count", lambda: 0)  # "auto" is the CPU, with or without a GPU
-        yield
+    yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_gpu(request) -> Iterator[None]:
+    """All tests but those of test_gpu.py, and the commands they start see no GPU: bits are equal on a CPU only."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.name != "test_gpu.py":
+            patch.setattr(torch.cuda, "device_count", lambda: 0)
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
 
 
 @pytest.fixture(scope="module")

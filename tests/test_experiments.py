@@ -203,7 +203,7 @@ def test_a_translator_is_found_by_its_folder_or_its_recorded_name(tmp_path, monk
 
 
 def test_runs_side_by_side_on_a_gpu_count_its_memory(monkeypatch):
-    monkeypatch.setattr(experiments.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(experiments.torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(experiments.torch.cuda, "mem_get_info", lambda: (16 * 2**30, 16 * 2**30))
     small = experiments._gpu_memory([(experiments.run, "hip_many_gc")], "paper")
     memory, large = experiments._gpu_memory(

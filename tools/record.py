@@ -59,7 +59,7 @@ class OutOfTime(Exception):
 
 def processor() -> str:
     """Return what is trained or measured on: the GPU's name, or the processor's name with its matrix units."""
-    if torch.cuda.is_available():
+    if torch.cuda.device_count():
         return torch.cuda.get_device_name()
     processors = Path("/proc/cpuinfo")
     lines = processors.read_text(encoding="utf-8").splitlines() if processors.exists() else []
@@ -141,7 +141,7 @@ def do(job: Job, profile: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]
     if kind == "translator":
         cohort = TRAININGS[name].tested_on
         translator = finished_translator(name, profile, seed)
-        if torch.cuda.is_available():
+        if torch.cuda.device_count():
             translator = translator.cuda()
         return measure_translator(cohort, translator, profile, seed, name), provenance_of_run(name, seed, profile)
     return {"segmentation": measure_segmentation(kind, name, seed, profile)}, {

@@ -25,6 +25,7 @@ from mr2ct_lib.files import InputError, atomic, read_json
 from mr2ct_lib.images.prepare import prepare
 from mr2ct_lib.images.slices import DOMAINS, PreparedSlices
 from mr2ct_lib.methods.captured import memory_of_run, runs_at_once
+from mr2ct_lib.methods.distributed import choose_device
 from mr2ct_lib.methods.runs import AnotherRun, train
 from mr2ct_lib.methods.segmentation import (
     Segmenter,
@@ -304,7 +305,7 @@ def side_by_side(*jobs: tuple, profile: str = "quick", seed: int = 7, root: Path
 
 def _gpu_memory(jobs: list[tuple], profile: str) -> tuple[int | None, int]:
     """Return the free bytes of the GPU (None without one) and those that the largest job takes there."""
-    if not torch.cuda.is_available():
+    if choose_device("auto") == "cpu":
         return None, 1
     settings = [training_settings(names[0], profile, 7) for function, *names in jobs if function is run]
     settings = settings or [training_settings("hip_many_gc", profile, 7)]  # a U-Net takes no more than a run

@@ -167,5 +167,6 @@ def augment(
     # zero_centered: the matrices turn about the centre of the image, in pixels (row, column); the sampler wants (x, y)
     theta, size = torch.from_numpy(np.stack(matrices)).to(batch.dtype), (height, width)
     theta = to_norm_affine(theta, size, size, align_corners=True, zero_centered=True)[:, [1, 0]][:, :, [1, 0, 2]]
-    grid = F.affine_grid(theta.to(batch.device), batch.shape, align_corners=True)
+    theta = theta.pin_memory() if batch.is_cuda else theta  # the copy of pageable memory waits for the GPU
+    grid = F.affine_grid(theta.to(batch.device, non_blocking=True), batch.shape, align_corners=True)
     return F.grid_sample(batch, grid, padding_mode="border", align_corners=True)

@@ -5,6 +5,7 @@ graph records all of them once and launches them at once. It works on the same m
 the recorded ones, and outputs are overwritten by the next call.
 """
 
+import gc
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -37,8 +38,10 @@ class CudaRecorder:
 
     def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         """Return the outputs, not computed yet, and what computes them. RuntimeError where it cannot be recorded."""
+        gc.collect()  # an earlier run whose memory is given back while this one is recorded could break it off
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+        # the outer block leaves the stream even where the inner one breaks off
+        with torch.cuda.stream(self.stream), torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             outputs = function()
         return outputs, graph.replay
 
@@ -49,7 +52,8 @@ class CapturedUpdate:
     Args:
         update: takes dictionaries of tensors whose shapes never change, and returns tensors.
         recorder: of a GPU; None calls the update as it is, always.
-        on_failure: called when recording failed; one sentence says so and every later call is made as it is.
+        on_failure: called when recording failed; one sentence says so and every later call is made as it is. It sees to
+            it that no other update is recorded either, since PyTorch may still take the broken recording for open.
     """
 
     def __init__(self, update: Callable[..., Any], recorder: Any, on_failure: Callable[[], None]):
@@ -77,7 +81,7 @@ class CapturedUpdate:
         try:
             self.outputs, self.replay = self.recorder.record(lambda: self.update(*self.inputs))
         except RuntimeError as error:
-            reason = str(error).splitlines()[0][:120]
+            reason = str(error.__context__ or error).splitlines()[0][:120]  # what came first, not how it ended
             print(
                 f"CUDA graph: not recorded ({reason}); steps are launched one by one, which is slower", file=sys.stderr
             )

@@ -84,7 +84,7 @@ def to_one_channel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def padded_convolution_gpu(x: Tensor, weight: Tensor, bias: Tensor, borders: str) -> Tensor:
-    """`layers.padded_convolution` on a GPU: padding keeps the channels-last layout.
+    """`layers.padded_convolution` on a GPU: padding keeps the channels-last layout, one channel comes out as float32.
 
     F.pad of an image copies it to the contiguous layout first. Here the channel counts as a third spatial dimension
     that is not padded, so that PyTorch's kernel for volumes reads and writes the memory as it is.
@@ -95,7 +95,8 @@ def padded_convolution_gpu(x: Tensor, weight: Tensor, bias: Tensor, borders: str
         x = F.pad(volume, [0, 0, k, k, k, k], mode=borders).squeeze(1).permute(0, 3, 1, 2)
     else:
         x = F.pad(x, [k] * 4, mode=borders)
-    return F.conv2d(x, weight, bias)
+    out = F.conv2d(x, weight, bias)
+    return out.to(torch.promote_types(out.dtype, torch.float32)) if len(weight) == 1 else out
 
 
 def instance_norm(x: Tensor) -> Tensor:

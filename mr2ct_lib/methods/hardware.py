@@ -48,11 +48,12 @@ def gain(device: torch.device, precision: str = "bf16", channels: int = 64) -> f
     """How many times as fast a 3x3 convolution and its gradient are in `precision` as in float32, on this machine.
 
     On a CPU: 64 channels, timed as the work of one thread, which other programs on the machine hardly change; it takes
-    about 50 ms. On a GPU: `channels` channels and enough pixels to fill the device, timed by the device's own events.
+    about 50 ms. On a GPU: `channels` channels and so many images that its work takes longer than launching it, timed by
+    the device's own events.
     The best of seven turns each, measured once per process.
     """
     gpu, threads = device.type == "cuda", torch.get_num_threads()
-    shape = (64, channels, 64, 64) if gpu else (2, 64, 32, 32)
+    shape = (2**14 // channels, channels, 64, 64) if gpu else (2, 64, 32, 32)
     layout = torch.channels_last if gpu else torch.contiguous_format
     seconds = {torch.float32: float("inf"), TYPES[precision]: float("inf")}
     torch.set_num_threads(1)

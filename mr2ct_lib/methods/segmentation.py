@@ -24,6 +24,7 @@ from mr2ct_lib.images.preparation import check_window
 from mr2ct_lib.images.slices import PreparedSlices, epoch_indices
 from mr2ct_lib.images.volumes import Volume
 from mr2ct_lib.methods import hardware
+from mr2ct_lib.methods.distributed import choose_device
 from mr2ct_lib.methods.settings import PROFILES
 from mr2ct_lib.methods.synthesis import check_kind
 from mr2ct_lib.methods.training_data import check_scan
@@ -151,7 +152,7 @@ def train_segmenter(
     channels, labels = np.asarray(channels), np.asarray(labels)
     _check(channels, labels, names)
     _check_options(channels, channel_names, size, precision, iterations, learning_rate, batch_size, seed)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(device or choose_device("auto"))
     bf16 = hardware.choose_precision(precision, device) == "bf16"  # else float32: float16 would need loss scaling
 
     classes = np.zeros(256, dtype=np.int64)

@@ -7,7 +7,6 @@ networks, optimisers, pools and step number to continue exactly as if it had nev
 
 import copy
 import dataclasses
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -201,26 +200,26 @@ class Trainer:
         rate = torch.tensor(s.learning_rate, device=self.fabric.device) if gpu else s.learning_rate
         return torch.optim.Adam(parameters, rate, betas=(s.beta1, 0.999), fused=True, capturable=gpu)
 
-    def _reset_updates(self, scales: dict[str, Any] | None = None) -> None:
-        """Start again with warm-up and recording of both updates; scales: states of loss scaling to continue with."""
+    def _reset_updates(self, scales: dict[str, Any] | None = None, record: bool = True) -> None:
+        """Start again with warm-up and recording of both updates.
+
+        scales: states of loss scaling to continue with; record: False where it failed.
+        """
         device = self.fabric.device
-        scaled = (
-            self.precision == "float16"
-        )  # its range is small: losses are scaled up, and steps with overflow left out
+        scaled = self.precision == "float16"  # small range: losses are scaled up, and steps with overflow left out
         self.scalers = {name: torch.amp.GradScaler(device.type, enabled=scaled) for name in self.parameters}
         for name, scaler in self.scalers.items():
             scaler.load_state_dict((scales or {}).get(name, {}) or scaler.state_dict())
-        recorder = CudaRecorder(device) if device.type == "cuda" and self.fabric.world_size == 1 else None
+        alone = self.fabric.world_size == 1
+        recorder = CudaRecorder(device) if record and alone and device.type == "cuda" else None
         updates = {"generators": self.update_generators, "discriminators": self.update_discriminators}
         self.updates = {
-            name: CapturedUpdate(update, recorder, partial(self._restart_scaling, name))
-            for name, update in updates.items()
+            name: CapturedUpdate(update, recorder, self._launch_one_by_one) for name, update in updates.items()
         }
 
-    def _restart_scaling(self, name: str) -> None:
-        """Forget an update that was broken off while it was recorded."""
-        enabled = self.scalers[name].is_enabled()
-        self.scalers[name] = torch.amp.GradScaler(self.fabric.device.type, enabled=enabled)
+    def _launch_one_by_one(self) -> None:
+        """Go on without recorded updates, and forget the one that was broken off while it was recorded."""
+        self._reset_updates({name: scaler.state_dict() for name, scaler in self.scalers.items()}, record=False)
 
     def _descend(self, name: str, loss: Tensor) -> None:
         """Backward pass, mean of the gradients over processes, one Adam step."""
@@ -260,6 +259,9 @@ class Trainer:
         self.averaged.load_state_dict(state["averaged"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(optimiser.state_dict() | {"state": state["optimisers"][name]})
+            for parameter, moments in optimiser.state.items():  # saved in the layout of another device, perhaps
+                for kept in ("exp_avg", "exp_avg_sq"):
+                    moments[kept] = torch.empty_like(parameter).copy_(moments[kept])
         for domain, pool in self.pools.items():
             pool.images = [self.fabric.to_device(image) for image in state["pools"][domain]]
         torch.set_rng_state(state["random"].cpu())

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -183,14 +184,32 @@ def test_help_shows_an_example_that_parses(words, command, mr2ct):
     )
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/own_data.md", "docs/engine.md"])
+def texts() -> Iterator[Path]:
+    """The pages and notebooks whose text shows commands of mr2ct in a block of code."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    return (page for page in pages if shown_commands(page))
+
+
+def shown_commands(page: Path) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        text = "\n\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    shell = [block for language, block in blocks if language in ("", "bash", "console", "sh")]
+    lines = [line.strip() for block in shell for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if re.match("mr2ct [a-z]+ ", line)]
+
+
+@pytest.mark.parametrize("page", list(texts()), ids=lambda page: page.name)
 def test_every_command_in_the_texts_parses(page):
-    blocks = re.findall(r"```(?:bash|console|sh)\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
-    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    ours = [line for line in lines if line.startswith("mr2ct ")]
-    assert len(ours) >= 3
-    for line in ours:
+    for line in shown_commands(page):
         parse(line)
+
+
+def test_commands_are_found_in_the_texts():
+    pages = {page.name for page in texts()}
+    assert pages >= {"README.md", "own_data.md", "engine.md", "cluster.md", "when_not_to_trust.md"}
+    assert pages >= {"00_start_here.ipynb", "06_segmentation.ipynb"}
 
 
 # ---- bad input

@@ -11,7 +11,7 @@ STEPS, SEEDS, TERMS = 500, (1, 2, 3), ("adversarial", "cycle", "gc", "discrimina
 
 def curve(step) -> np.ndarray:
     """Terms of five hundred steps as means over fifty: (10, terms)."""
-    lines = [[terms[name] for name in TERMS] for terms in (step() for _ in range(STEPS))]
+    lines = [[float(terms[name]) for name in TERMS] for terms in (step() for _ in range(STEPS))]
     return np.array(lines).reshape(10, -1, len(TERMS)).mean(1)
 
 

@@ -1,13 +1,18 @@
 """All that is claimed of a GPU, measured in less than four minutes: python -m benchmarks gpu.
 
-The speed is recorded in results/throughput.csv.
+Each line is printed, and each row of results/throughput.csv written, as soon as it is measured. A part that fails is
+named and does not stop the others.
 """
 
-import statistics
+import gc
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -16,19 +21,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import DEVICE, SIZES, now, prepared, show, trainer
 from benchmarks.plain import PlainCycleGAN
 from benchmarks.throughput import about, peak, record, row
-from mr2ct_lib.methods import hardware
+from mr2ct_lib.methods import fast, hardware, layers
 from mr2ct_lib.methods.runs import read_log
 from mr2ct_lib.methods.settings import make_settings
 from mr2ct_lib.methods.training import Trainer
 from tools.kills import Kills
 
-SIZES_AND_BATCHES = {"paper": (1, 4), "quick": (1, 4)}
+METHODS = ("cyclegan", "dicyclegan")
 TARGETS = {
     ("cyclegan", "paper", 1): "<= 12, aim 8",
     ("cyclegan", "quick", 1): "<= 5",
     ("dicyclegan", "quick", 1): "<= 10",
 }
 SEEDS = (1, 2, 3)
+took: dict[tuple[str, str, int], float] = {}  # seconds per step, by method, profile and batch
 
 
 def per_step(step: Callable[[], object], warm_up: int = 6, steps: int = 20) -> float:
@@ -41,34 +47,74 @@ def per_step(step: Callable[[], object], warm_up: int = 6, steps: int = 20) -> f
     return (now() - started) / steps
 
 
-def speed() -> None:
-    """Milliseconds per step of both methods, their share of the peak, and the plain loop; recorded."""
-    rows, took = [], {}
-    for method in ("cyclegan", "dicyclegan"):
-        for profile, batches in SIZES_AND_BATCHES.items():
-            for batch in batches:
-                run = trainer(method, profile, batch_size=batch)
-                with FlopCounterMode(display=False) as counter:
-                    run.step()  # the first step is not captured, so its operations can be counted
-                took[method, profile, batch] = per_step(run.step)
-                captured = all(update.replay is not None for update in run.updates.values())
-                best = peak(run.precision)
-                measured = row(method, profile, batch, took[method, profile, batch], counter.get_total_flops(), best)
-                rows.append(measured | about(run.precision))
-                how = f"{run.precision}, {'captured' if captured else 'NOT CAPTURED'}, "
-                how += f"{100 * rows[-1]['share_of_peak']:.0f} % of {best / 1e12:.0f} T/s"
-                target = TARGETS.get((method, profile, batch), "as low as can be")
-                show(
-                    f"{method}, {profile}, batch {batch}: ms per step", 1e3 * took[method, profile, batch], target, how
-                )
-    record(rows)
-    ratio = took["dicyclegan", "paper", 1] / took["cyclegan", "paper", 1]
-    show("paper, batch 1: DicycleGAN step : CycleGAN step", ratio, "<= 2.3", "")
-    for profile, batch in (("paper", 1), ("quick", 1)):
-        plain = PlainCycleGAN(make_settings("cyclegan", profile, pool_size=0), prepared(SIZES[profile]), DEVICE)
-        loop = per_step(plain.step, warm_up=3, steps=10)
-        detail = f"plain loop {1e3 * loop:.0f} ms"
-        show(f"{profile}: plain float32 loop : CycleGAN step", loop / took["cyclegan", profile, batch], ">= 5", detail)
+def gains() -> None:
+    """How much faster the lower precision is, for convolutions of the networks' own widths."""
+    lower = hardware.lower_precision(DEVICE)
+    for profile in ("paper", "quick"):
+        width = 4 * make_settings("cyclegan", profile).filters
+        gain = hardware.gain(DEVICE, lower, width)
+        show(f"{profile}: {lower} : float32, convolution of {width} channels", gain, ">= 1.2 is taken", "")
+
+
+def speed(method: str, profile: str, batch: int) -> None:
+    """Milliseconds per step and share of the peak; recorded."""
+    run = trainer(method, profile, batch_size=batch)
+    with FlopCounterMode(display=False) as counter:
+        run.step()  # the first step is not captured, so its operations can be counted
+    seconds = took[method, profile, batch] = per_step(run.step)
+    captured = all(update.replay is not None for update in run.updates.values())
+    best = peak(run.precision)
+    measured = row(method, profile, batch, seconds, counter.get_total_flops(), best)
+    record([measured | about(run.precision)])
+    how = f"{run.precision}, {'captured' if captured else 'NOT CAPTURED'}, "
+    how += f"{100 * measured['share_of_peak']:.0f} % of {best / 1e12:.0f} T/s"
+    target = TARGETS.get((method, profile, batch), "as low as can be")
+    show(f"{method}, {profile}, batch {batch}: ms per step", 1e3 * seconds, target, how)
+
+
+def ratio() -> None:
+    """DicycleGAN's step over CycleGAN's, at paper size."""
+    times = took["dicyclegan", "paper", 1] / took["cyclegan", "paper", 1]
+    show("paper, batch 1: DicycleGAN step : CycleGAN step", times, "<= 2.3", "")
+
+
+def plain_loop(profile: str) -> None:
+    """The plain loop's step over the library's."""
+    plain = PlainCycleGAN(make_settings("cyclegan", profile, pool_size=0), prepared(SIZES[profile]), DEVICE)
+    loop = per_step(plain.step, warm_up=3, steps=10)
+    detail = f"plain loop {1e3 * loop:.0f} ms"
+    show(f"{profile}: plain float32 loop : CycleGAN step", loop / took["cyclegan", profile, 1], ">= 5", detail)
+
+
+@contextmanager
+def cudnn_tries_all() -> Iterator[None]:
+    """cuDNN times its algorithms at the first step and takes the fastest."""
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = False
+
+
+def compiled_norm() -> AbstractContextManager:
+    """The formula of the normalisation fused by torch.compile."""
+    return patch.dict(fast.FORMS[DEVICE.type], instance_norm=torch.compile(layers.instance_norm.__wrapped__))
+
+
+def contiguous() -> AbstractContextManager:
+    """Networks in PyTorch's default layout."""
+    return patch.object(hardware, "memory_format", lambda *_: torch.contiguous_format)
+
+
+def another_way(name: str, way: Callable[[], AbstractContextManager], profile: str = "paper", **changes: str) -> None:
+    """Milliseconds per CycleGAN step done in another way, and after how many steps that pays for its first step."""
+    with way():
+        run, started = trainer("cyclegan", profile, **changes), now()
+        run.step()
+        first, seconds = now() - started, per_step(run.step)
+    saved = took["cyclegan", profile, 1] - seconds
+    pays = f"pays after {first / saved:.0f} steps" if saved > 0 else "never pays"
+    show(f"cyclegan, {profile}, {name}: ms per step", 1e3 * seconds, "other", f"first step {first:.1f} s, {pays}")
 
 
 def losses_of(run: Trainer, steps: int) -> np.ndarray:
@@ -76,22 +122,13 @@ def losses_of(run: Trainer, steps: int) -> np.ndarray:
     return torch.stack([torch.stack(list(run.step().values())) for _ in range(steps)]).cpu().numpy()
 
 
-def uncaptured(run: Trainer) -> Trainer:
-    """The run with its updates launched one by one."""
-    for update in run.updates.values():
-        update.recorder = None
-    return run
-
-
-def captured_against_plain() -> None:
+def captured_against_plain(method: str) -> None:
     """Largest relative distance of the losses of 20 steps in float32, captured and not, at quick size."""
-    for method in ("cyclegan", "dicyclegan"):
-        runs = [
-            trainer(method, "quick", precision="float32"),
-            uncaptured(trainer(method, "quick", precision="float32")),
-        ]
-        captured, plain = (losses_of(run, 20) for run in runs)
-        show(f"{method}: captured against plain, 20 steps, float32", np.abs(captured / plain - 1).max(), "<= 0.001", "")
+    captured, plain = (trainer(method, "quick", precision="float32") for _ in range(2))
+    for update in plain.updates.values():
+        update.recorder = None
+    apart = np.abs(losses_of(captured, 20) / losses_of(plain, 20) - 1).max()
+    show(f"{method}: captured against plain, 20 steps, float32", apart, "<= 0.001", f"{apart:.1e}")
 
 
 def precision_curves(steps: int = 500) -> None:
@@ -116,8 +153,9 @@ def precision_curves(steps: int = 500) -> None:
 
 def killed_and_resumed(kills: int = 5) -> None:
     """Kill and resume runs, `kills` kills in all; compare their losses with those of runs that are not killed."""
+    settings = {"precision": hardware.lower_precision(DEVICE), "patience": None, "decay_patience": None}
     with tempfile.TemporaryDirectory() as folder:
-        runs = Kills(Path(folder), device=DEVICE.type)
+        runs = Kills(Path(folder), device=DEVICE.type, **settings)
         whole, again = (losses_in(path) for path in (runs.folder / "whole", runs.repeat("again")))
         done, seed, apart = 0, 0, []
         while done < kills:
@@ -131,26 +169,46 @@ def killed_and_resumed(kills: int = 5) -> None:
 
 def losses_in(run: Path) -> np.ndarray:
     """The loss terms in a run's log, (lines, terms)."""
-    return np.array(
-        [[value for name, value in line.items() if name not in ("step", "seconds")] for line in read_log(run)]
-    )
+    other = ("step", "seconds", "learning_rate")
+    return np.array([[value for name, value in line.items() if name not in other] for line in read_log(run)])
+
+
+PARTS: list[Callable[[], None]] = [
+    gains,
+    *(partial(speed, method, profile, 1) for profile in ("quick", "paper") for method in METHODS),
+    ratio,
+    partial(plain_loop, "paper"),
+    partial(plain_loop, "quick"),
+    *(partial(captured_against_plain, method) for method in METHODS),
+    killed_and_resumed,
+    precision_curves,
+    partial(another_way, "float32", nullcontext, precision="float32"),
+    partial(another_way, "float32", nullcontext, "quick", precision="float32"),
+    partial(another_way, "contiguous", contiguous),
+    partial(another_way, "cuDNN tries all algorithms", cudnn_tries_all),
+    *(partial(speed, method, profile, 4) for profile in ("quick", "paper") for method in METHODS),
+    partial(another_way, "normalisation compiled", compiled_norm, "quick"),
+    partial(another_way, "normalisation compiled", compiled_norm),
+]
+
+
+def attempt(part: Callable[[], None]) -> str | None:
+    """Measure a part; return its name, and print why, if it fails."""
+    words = [part.func.__name__, *map(str, part.args[:3])] if isinstance(part, partial) else [part.__name__]
+    name, started, failed = " ".join(word for word in words if not word.startswith("<")), time.perf_counter(), None
+    try:
+        part()
+    except Exception as error:  # of any kind, also a GPU that went away
+        failed = name
+        print(f"  {name} FAILED: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}", flush=True)
+    gc.collect()  # a run's graphs and its memory
+    print(f"  [{name}: {time.perf_counter() - started:.0f} s]", flush=True)
+    return failed
 
 
 def main() -> None:
-    """Print everything; InputError where there is no GPU."""
+    """Measure all parts, and name those that failed at the end; exit where there is no GPU."""
     if DEVICE.type != "cuda":
         sys.exit("benchmarks gpu: PyTorch sees no GPU here; expected one. Run it on a machine that has one")
-    channels = {profile: 4 * make_settings("cyclegan", profile).filters for profile in SIZES_AND_BATCHES}
-    lower = hardware.lower_precision(DEVICE)
-    for profile, width in channels.items():
-        gains = [hardware.gain(DEVICE, lower, width) for _ in range(3)]
-        show(
-            f"{profile}: {lower} : float32, convolution of {width} channels",
-            statistics.median(gains),
-            ">= 1.2 is taken",
-            "",
-        )
-    for part in (speed, captured_against_plain, precision_curves, killed_and_resumed):
-        started = now()
-        part()
-        print(f"  {part.__name__.replace('_', ' ')} took {now() - started:.0f} s", flush=True)
+    if failed := [name for part in PARTS if (name := attempt(part))]:
+        sys.exit(f"benchmarks gpu: {', '.join(failed)} failed; all else was measured")

@@ -28,9 +28,10 @@ SIZES = {"quick": 128, "paper": 256}
 
 def describe() -> str:
     """The machine, in a line or two."""
+    lower = hardware.lower_precision(DEVICE)
     return (
-        f"{processor()}, {torch.get_num_threads()} threads; measured on {DEVICE}, where bf16 convolves "
-        f"{hardware.gain(DEVICE):.2f} times as fast; torch {torch.__version__}"
+        f"{processor()}, {torch.get_num_threads()} threads; measured on {DEVICE}, where {lower} convolves "
+        f"{hardware.gain(DEVICE, lower):.2f} times as fast; torch {torch.__version__}"
     )
 
 

@@ -20,6 +20,7 @@ from tools.record import processor
 GPU = DEVICE.type == "cuda"
 BATCHES = (1, 2, 4, 8, 16) if GPU else (1, 2)
 ROUNDS = 20 if GPU else 3
+KEY = ["processor", "method", "profile", "batch"]
 TYPES = hardware.TYPES | {"float32": torch.float32}
 
 
@@ -46,12 +47,12 @@ def row(method: str, profile: str, batch: int, took: float, operations: int, bes
 
 
 def record(rows: list[dict[str, object]]) -> None:
-    """Write rows to results/throughput.csv in the place of those of this processor; other processors' rows stay."""
-    table, measured = RESULTS / "throughput.csv", pd.DataFrame(rows)
-    known = pd.read_csv(table) if table.exists() else pd.DataFrame({"processor": []})
+    """Write rows to results/throughput.csv, each in the place of one of the same KEY; all others stay."""
+    table = RESULTS / "throughput.csv"
+    known = [pd.read_csv(table)] if table.exists() else []
+    both = pd.concat([*known, pd.DataFrame(rows)]).drop_duplicates(KEY, keep="last")
     with atomic(table) as temporary:
-        kept = known[~known.processor.isin(measured.processor)]
-        pd.concat([kept, measured]).to_csv(temporary, index=False, float_format="%.4g")
+        both.to_csv(temporary, index=False, float_format="%.4g")
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 """What holds on a GPU, with tolerances: sums are taken in no fixed order there. Skipped where there is none."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from tiny_runs import settings
 
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.methods import fast, hardware, layers, losses, offsets
+from mr2ct_lib.methods.captured import Batches
 from mr2ct_lib.methods.runs import read_log, train
+from mr2ct_lib.methods.segmentation import predict, train_segmenter
 from mr2ct_lib.methods.training import Trainer
 from tools import kills
 
@@ -21,10 +25,10 @@ def data(tmp_path_factory):
     return kills.make_slices(tmp_path_factory.mktemp("prepared"))
 
 
-def trainer(data, **changes):
-    """A run on the GPU at its first step."""
+def trainer(data, device="cuda", **changes):
+    """A run at its first step."""
     changes = {"precision": "float32"} | changes
-    return Trainer(settings(**changes), PreparedSlices(data), Fabric(accelerator="cuda", devices=1))
+    return Trainer(settings(**changes), PreparedSlices(data), Fabric(accelerator=device, devices=1))
 
 
 def losses_of(run, steps):
@@ -39,6 +43,61 @@ def test_captured_updates_give_the_losses_of_plain_ones(method, data):
         update.recorder = None
     np.testing.assert_allclose(losses_of(captured, 20), losses_of(plain, 20), rtol=1e-3, atol=1e-3)
     assert all(update.replay is not None for update in captured.updates.values())
+
+
+def test_a_recording_that_breaks_off_leaves_a_run_that_goes_on(data, capsys):
+    broken, plain = trainer(data), trainer(data)
+    for update in plain.updates.values():
+        update.recorder = None
+    update = broken.updates["discriminators"].update
+
+    def waiting(*inputs):
+        terms = update(*inputs)
+        if torch.cuda.is_current_stream_capturing():
+            terms["discriminator_source"].item()
+        return terms
+
+    broken.updates["discriminators"].update = waiting
+    np.testing.assert_allclose(losses_of(broken, 8), losses_of(plain, 8), rtol=1e-3, atol=1e-3)
+    assert capsys.readouterr().err.count("CUDA graph: not recorded") == 1
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    fresh = trainer(data)  # the next run of the same process is recorded
+    assert np.isfinite(losses_of(fresh, 6)).all()
+    assert all(update.replay is not None for update in fresh.updates.values())
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_no_step_waits_for_the_gpu(fits, data):
+    run = trainer(data, augment=True, average=0.9)
+    run.batches = Batches(run.data, run.settings, run.fabric.device, fits)
+    losses_of(run, 6)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            run.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_run_moves_between_cpu_and_gpu(data):
+    """Its next losses are the same to TF32, whose products keep ten binary digits."""
+    cpu, gpu = (trainer(data, device, average=0.9) for device in ("cpu", "cuda"))
+    losses_of(cpu, 4)
+    gpu.load_state(copy.deepcopy(cpu.state()))
+    np.testing.assert_allclose(losses_of(gpu, 5), losses_of(cpu, 5), rtol=0.03, atol=0.01)
+    cpu.load_state(copy.deepcopy(gpu.state()))
+    np.testing.assert_allclose(losses_of(gpu, 2), losses_of(cpu, 2), rtol=0.03, atol=0.01)
+    slices = np.array(cpu.data.source)
+    np.testing.assert_allclose(gpu.averaged.translate(slices), cpu.averaged.translate(slices), atol=0.03)
+
+
+def test_a_u_net_learns_and_predicts(data):
+    slices = PreparedSlices(data)
+    channels, labels = np.array(slices.source)[:, None], (np.array(slices.source) > 0).astype(np.uint8)
+    unet = train_segmenter(channels, labels, {1: "disc"}, channel_names=("MR",), iterations=40, learning_rate=3e-3,
+                           progress=False)  # fmt: skip
+    assert next(unet.network.parameters()).is_cuda
+    assert (predict(unet, channels) == labels).mean() > 0.8
 
 
 @pytest.mark.parametrize("offset_layers", ["per_channel", "shared", "convolution", "field", "none"])

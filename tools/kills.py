@@ -104,8 +104,9 @@ def same(a: object, b: object) -> bool:
 class Kills:
     """Runs of one small training in processes of their own, forked from a server that has PyTorch loaded already."""
 
-    def __init__(self, folder: Path, method: str = "cyclegan", device: str = "cpu"):
-        self.folder, self.settings, self.device = folder, make_settings(method, "quick", **TINY), device
+    def __init__(self, folder: Path, method: str = "cyclegan", device: str = "cpu", **changes: object):
+        self.folder, self.device = folder, device
+        self.settings = make_settings(method, "quick", **TINY | changes)
         self.data = make_slices(folder / "slices")
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["mr2ct_lib.methods.runs"])

@@ -171,7 +171,8 @@ class _ReadDisplaced(torch.autograd.Function):
         ctx.save_for_backward(values, grid)
         ctx.types, ctx.layouts = (features.dtype, displacements.dtype), (_layout(features), _layout(displacements))
         moved = torch.ops.aten.grid_sampler_2d(values, grid, *BILINEAR_CLAMPED).view(n, c, h, w)
-        return _planes(moved, features.dtype).copy_(moved).contiguous(memory_format=ctx.layouts[0])
+        planes = _planes(moved, features.dtype, ctx.layouts[0])
+        return planes.copy_(moved).contiguous(memory_format=ctx.layouts[0])
 
     @staticmethod
     @once_differentiable
@@ -183,9 +184,10 @@ class _ReadDisplaced(torch.autograd.Function):
         of_values, of_grid = torch.ops.aten.grid_sampler_2d_backward(gradient, values, grid, *BILINEAR_CLAMPED, wanted)
         if of_values is not None:
             of_values = of_values.view(shape)
-            of_values = _planes(of_values, ctx.types[0]).copy_(of_values).contiguous(memory_format=ctx.layouts[0])
+            planes = _planes(of_values, ctx.types[0], ctx.layouts[0])
+            of_values = planes.copy_(of_values).contiguous(memory_format=ctx.layouts[0])
         of_grid = of_grid.view(n, -1, h, w, 2)
-        of_pixels = _planes(grid.view(n, -1, h, w), ctx.types[1])
+        of_pixels = _planes(grid.view(n, -1, h, w), ctx.types[1], ctx.layouts[1])
         for i, size in enumerate((w, h)):
             of_pixels[:, 1 - i :: 2] = of_grid[..., i].mul_(2 / max(size - 1, 1))
         return of_values, of_pixels.contiguous(memory_format=ctx.layouts[1])
@@ -195,15 +197,16 @@ def _layout(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format if x.is_contiguous() else CHANNELS_LAST
 
 
-def _planes(like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Memory for planes (n, c, h, w), on a CPU with 32 values between two of them.
+def _planes(like: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
+    """Memory for planes (n, c, h, w): on a GPU in their final layout, on a CPU with 32 values between two of them.
 
     Without the gap the same pixel of all planes, powers of two apart, falls into the same few lines of a CPU's cache,
     and conversion to channels-last, which reads all planes at once, takes two to four times as long.
     """
+    if like.device.type != "cpu":
+        return torch.empty(like.shape, dtype=dtype, device=like.device, memory_format=layout)
     n, c, h, w = like.shape
-    gap = 32 if like.device.type == "cpu" else 0
-    return torch.empty((n, c, h * w + gap), dtype=dtype, device=like.device)[..., : h * w].unflatten(2, (h, w))
+    return torch.empty((n, c, h * w + 32), dtype=dtype)[..., : h * w].unflatten(2, (h, w))
 
 
 # --- Mutual information -----------------------------------------------------------------------------------------------

@@ -106,7 +106,13 @@ def test_an_mr_is_segmented_through_its_synthetic_ct(chain, mr2ct, tmp_path):
         1,
     ]
     code, out, _ = mr2ct(*words)
-    assert code == 0 and out.startswith("22 structures") and str(tmp_path / "seg") in out
+    assert code == 0 and " of 22 named structures" in out and str(tmp_path / "seg") in out
+    record = json.loads((chain / "run/translator/translator.json").read_text())
+    record["preparation"]["plane"] = "axial"  # a translator of other slices than the U-Net learned from
+    shutil.copytree(chain / "run/translator", tmp_path / "axial")
+    (tmp_path / "axial/translator.json").write_text(json.dumps(record))
+    words = ["segment", "apply", tmp_path / "seg", chain / "cohort/source/s0001.nii.gz", "--out", tmp_path / "x.nii.gz"]
+    refused(mr2ct(*words, "--translator", tmp_path / "axial"), "segmenter: its plane is coronal")
     mr, labels = chain / "cohort/source/s0001.nii.gz", tmp_path / "labels.nii.gz"
     code, out, _ = mr2ct(
         "segment", "apply", tmp_path / "seg", mr, "--translator", chain / "run/translator", "--out", labels
@@ -555,7 +561,11 @@ def test_labelled_slices_unlike_the_translators_are_refused(chain, mr2ct, tmp_pa
     meta = json.loads((tmp_path / "prepared/prepared.json").read_text())
     meta["preparation"]["windows"]["target"]["high"] = 1500.0
     (tmp_path / "prepared/prepared.json").write_text(json.dumps(meta))
-    refused(mr2ct("segment", "train", chain / "run", tmp_path / "prepared", "--out", tmp_path / "seg"), "its windows")
+    words = ["segment", "train", chain / "run", tmp_path / "prepared", "--out", tmp_path / "seg"]
+    refused(mr2ct(*words), "its windows")
+    labels = tmp_path / "prepared/labels_target.npy"
+    np.save(labels, np.zeros_like(np.load(labels)))
+    refused(mr2ct(*words), "none of its labels is above 0")
     assert not (tmp_path / "seg").exists()
 
 

@@ -389,7 +389,7 @@ def test_mixed_domain_is_refused(tmp_path, spheres):
     made = make_cohort("hip", tmp_path / "a", 1, seed=1, workers=1)
     folder = own_folder(made, tmp_path)
     shutil.copy(made.target["t0001"], folder / "source" / "x.nii.gz")
-    with pytest.raises(InputError, match=r"x\.nii\.gz: looks like CT.*expected MR, as the other source scans"):
+    with pytest.raises(InputError, match=r"x\.nii\.gz: looks like CT.*expected MR as source"):
         prepare(folder, tmp_path / "prepared", progress=False)
 
 

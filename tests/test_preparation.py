@@ -323,6 +323,37 @@ def test_a_given_modality_is_believed(tmp_path, capsys):
     assert "source: MR, as given" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("top", [1, 255])
+def test_a_ct_on_another_scale_is_no_ct_although_it_was_given_as_one(top, tmp_path):
+    cohort = make_cohort(tmp_path / "c")
+    for path in (cohort / "target").iterdir():
+        scan = read_volume(path)
+        scaled = np.clip((scan.array + 1000) / 2500, 0, 1) * top
+        write_volume(scan.replace(array=scaled, unit="a.u."), path)
+    with pytest.raises(InputError, match="looks like MR .*expected CT as target. Bring it to HU"):
+        prepare(cohort, tmp_path / "p", target_modality="CT", progress=False)
+
+
+def test_labels_of_no_scan_are_said(tmp_path, capsys):
+    cohort = make_cohort(tmp_path / "c")
+    (cohort / "labels/stray_labels.nii.gz").write_bytes(b"")
+    prepare(cohort, tmp_path / "p", progress=False)
+    assert "no scan is called like stray_labels.nii.gz" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("padding", [-1500, -3024])
+def test_what_was_not_measured_is_air(padding):
+    rng = np.random.default_rng(0)
+    hu = np.full((40, 40, 6), -1000.0, np.float32)
+    hu[10:40, 8:32] = rng.normal(40, 10, (30, 24, 6))  # a body that the field of view cuts
+    preparation = Preparation("axial", 2.5, (32, 32), 3.0, {"source": MR_WINDOW, "target": CT_WINDOW})
+    slices = []
+    for air in (-1000, padding):
+        padded = np.pad(hu, ((0, 25), (0, 0), (0, 0)), constant_values=air)
+        slices.append(preparation.to_slices(Volume(padded, np.diag([2.0, 2, 3, 1])), "target")[0])
+    np.testing.assert_array_equal(*slices)
+
+
 def test_a_window_that_cuts_nearly_everything_is_refused(tmp_path):
     cohort = make_cohort(tmp_path / "c")
     with pytest.raises(InputError, match="target_window: 100.0% of the body lies beyond the window of 2000 to 3000 HU"):

@@ -1,5 +1,6 @@
 """What `mr2ct evaluate` does: files in, both scans on one grid and in one unit, measures out."""
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,10 @@ from typing import Any
 import numpy as np
 
 from mr2ct_lib.files import InputError, read_json
-from mr2ct_lib.images.folders import guess_modality
-from mr2ct_lib.images.intensity import normalise_mr
+from mr2ct_lib.images.intensity import UNMEASURED_HU, normalise_mr, without_unmeasured
+from mr2ct_lib.images.same_grid import check_same_grid
 from mr2ct_lib.images.volumes import Volume, read_volume, reslice
 from mr2ct_lib.measures.evaluation import compare_volumes, errors_by_label, synthrad
-
-MM = 0.01  # grids whose voxels lie closer than this are the same
 
 
 def evaluate_files(
@@ -27,24 +26,52 @@ def evaluate_files(
         resliced: bring what lies on another grid to the prediction's, and leave out voxels that the truth does not
             cover; else another grid is refused.
 
-    Returns "unit"; "measures", name -> value; for CT "SynthRAD", the challenge's measures; with labels "structures",
-    name -> measures. Raises InputError for scans that cannot be read or compared, and for a mask that marks nothing.
+    What the scanner of a true CT did not measure (below -1200 HU) is left out, with a warning; a warning also says
+    where the prediction holds such values. Returns "unit"; "measures", name -> value; for CT "SynthRAD", the
+    challenge's measures; with labels "structures", name -> measures. Raises InputError for scans that cannot be read or
+    compared, and for a mask or a label map that marks nothing.
     """
     made = read_volume(prediction)
-    real = on_grid_of(made, prediction, truth, None, resliced)
-    covered = on_grid_of(made, prediction, truth, "covered", resliced).array > 0
-    real = _in_unit_of(made, real, prediction, truth)
-    inside = covered if mask is None else covered & read_mask(made, prediction, mask, resliced)
-    inside = None if inside.all() else inside
-    result: dict[str, Any] = {"unit": real.unit, "measures": compare_volumes(made, real, inside)}
+    real = _as_kind_of(made, read_volume(truth), prediction, truth)
+    measured = np.ones(real.array.shape, np.uint8)
     if real.unit == "HU":
-        result["SynthRAD"] = synthrad(made.array, real.array, inside)
+        measured = (real.array >= UNMEASURED_HU).astype(np.uint8)
+        real = without_unmeasured(real)
+        _say_share(truth, measured == 0, "were not measured by the scanner, and are left out")
+        _say_share(prediction, made.array < UNMEASURED_HU, "hold what no tissue has; their errors count in full")
+    inside = on_grid_of(made, prediction, real.replace(array=measured, unit="label"), truth, resliced).array > 0
+    real = _in_unit_of(made, on_grid_of(made, prediction, real, truth, resliced))
+    if mask is not None:
+        inside &= read_mask(made, prediction, mask, resliced)
+    if not inside.any():
+        raise InputError(f"{mask or truth}: no voxel is left to compare; expected some inside both scans")
     if labels is not None:
-        label_map = np.where(covered, on_grid_of(made, prediction, labels, "label", resliced).array, 0)
+        label_map = np.where(inside, _read_on_grid_of(made, prediction, labels, resliced).array, 0)
+        if not label_map.any():
+            raise InputError(f"{labels}: marks no structure where to compare; expected values above 0. Choose another")
         known = _names(names, np.unique(label_map))
-        table = errors_by_label(made.array, real.array, label_map, known)
-        result["structures"] = table.to_dict(orient="index")
+    where = None if inside.all() else inside
+    result: dict[str, Any] = {"unit": real.unit, "measures": compare_volumes(made, real, where)}
+    if real.unit == "HU":
+        result["SynthRAD"] = synthrad(made.array, real.array, where)
+    if labels is not None:
+        result["structures"] = errors_by_label(made.array, real.array, label_map, known).to_dict(orient="index")
     return result
+
+
+def _say_share(path: Path, voxels: np.ndarray, what: str) -> None:
+    """Warn of such voxels of a CT, if there are any."""
+    if voxels.any():
+        warnings.warn(
+            f"{path}: {voxels.mean():.1%} of its voxels are below {UNMEASURED_HU:g} HU: they {what}", stacklevel=3
+        )
+
+
+def without_nan(result: Any) -> Any:
+    """`result` with None, which JSON knows, in place of NaN: measures that are not defined."""
+    if isinstance(result, dict):
+        return {name: without_nan(value) for name, value in result.items()}
+    return None if result != result else result
 
 
 def lines(result: dict[str, Any]) -> Iterable[str]:
@@ -52,52 +79,46 @@ def lines(result: dict[str, Any]) -> Iterable[str]:
     for title in ("measures", "SynthRAD"):
         if title in result:
             yield f" {title if title == 'measures' else 'measures of the SynthRAD2025 challenge'}"
-            yield from (f"  {name:<58}{value:10.4g}" for name, value in result[title].items())
+            for name, value in result[title].items():
+                yield f"  {name:<58}{value:10.4g}" + " (no window fits into the mask)" * (value != value)
     for number, (name, row) in enumerate(result.get("structures", {}).items()):
         if number == 0:
             yield f" {'structure (' + result['unit'] + ')':<30}" + "".join(f"{column:>13}" for column in row)
         yield f"  {name:<29}" + "".join(f"{value:13.4g}" for value in row.values())
 
 
-def on_grid_of(fixed: Volume, fixed_path: Path, path: Path, unit: str | None, resliced: bool = False) -> Volume:
-    """Read the scan or label map at `path`, which must lie on the grid of `fixed`, or is resliced to it.
+def on_grid_of(fixed: Volume, fixed_path: Path, volume: Volume, path: Path, resliced: bool = False) -> Volume:
+    """The scan or label map of the file `path`, which must lie on the grid of `fixed`, or is resliced to it.
 
-    unit: as in `read_volume`; "covered" gives a label map that is 1 where there is a voxel of the scan. Raises
-    InputError, with both grids, for another grid.
+    Raises InputError, with both grids, for another grid, and for scans that do not overlap.
     """
-    if unit == "covered":
-        scan = read_volume(path)
-        volume = scan.replace(array=np.ones(scan.array.shape, np.uint8), unit="label")
-    else:
-        volume = read_volume(path, unit)
-    if volume.array.shape == fixed.array.shape and np.abs(volume.affine - fixed.affine).max() <= MM:
-        return volume
-    if resliced:
-        if unit is None and guess_modality(volume) == "CT":
-            volume = volume.replace(unit="HU")  # outside lies air
-        moved = reslice(volume, fixed.array.shape, fixed.affine)
-        if np.ptp(moved.array) == 0 and not (unit == "covered" and moved.array.any()):
+    try:
+        check_same_grid(volume, path, fixed, fixed_path)
+    except InputError as error:
+        if not resliced:
             raise InputError(
-                f"{path}: does not overlap {fixed_path}; expected one patient in one place. Register it first"
-            )
-        return moved
-    raise InputError(
-        f"{path}: lies on another grid ({_grid(volume)}) than {fixed_path} ({_grid(fixed)}); expected the same. "
-        "Add --reslice if both lie rightly in the patient, else register one to the other (mr2ct register)"
-    )
+                f"{error} (--reslice) if both lie rightly in the patient, else register one to the other "
+                "(mr2ct register)"
+            ) from None
+    else:
+        return volume
+    everywhere = volume.replace(array=np.ones(volume.array.shape, np.uint8), unit="label")
+    if not reslice(everywhere, fixed.array.shape, fixed.affine).array.any():
+        raise InputError(f"{path}: does not overlap {fixed_path}; expected one patient in one place. Register it first")
+    return reslice(volume, fixed.array.shape, fixed.affine)
+
+
+def _read_on_grid_of(fixed: Volume, fixed_path: Path, path: Path, resliced: bool) -> Volume:
+    """The label map at `path` on the grid of `fixed`."""
+    return on_grid_of(fixed, fixed_path, read_volume(path, "label"), path, resliced)
 
 
 def read_mask(fixed: Volume, fixed_path: Path, path: Path, resliced: bool = False) -> np.ndarray:
     """The mask at `path` on the grid of `fixed`, bool (I, J, K). Raises InputError when it marks nothing."""
-    inside = on_grid_of(fixed, fixed_path, path, "label", resliced).array > 0
+    inside = _read_on_grid_of(fixed, fixed_path, path, resliced).array > 0
     if not inside.any():
         raise InputError(f"{path}: marks no voxel; expected values above 0 where to compare. Choose another mask")
     return inside
-
-
-def _grid(volume: Volume) -> str:
-    spacing, first = (np.round(values, 2).tolist() for values in (volume.spacing, volume.affine[:3, 3]))
-    return f"{' x '.join(map(str, volume.array.shape))} voxels of {spacing} mm from {first} mm"
 
 
 def _kind(volume: Volume) -> str:
@@ -105,16 +126,19 @@ def _kind(volume: Volume) -> str:
     return "CT" if volume.unit == "HU" or (volume.unit == "a.u." and low <= -100) else "MR"
 
 
-def _in_unit_of(made: Volume, real: Volume, prediction: Path, truth: Path) -> Volume:
-    """The truth in the unit of the prediction. Raises InputError when one is CT and the other is not."""
+def _as_kind_of(made: Volume, real: Volume, prediction: Path, truth: Path) -> Volume:
+    """The truth, in HU if both are CT. Raises InputError when one is CT and the other is not."""
     kinds = _kind(made), _kind(real)
     if kinds[0] != kinds[1]:
         raise InputError(
             f"{truth}: looks like {kinds[1]}, {prediction} like {kinds[0]}; expected two scans of one kind. "
             "Exchange one"
         )
-    if kinds[0] == "CT":
-        return real.replace(unit="HU")
+    return real.replace(unit="HU") if kinds[0] == "CT" else real
+
+
+def _in_unit_of(made: Volume, real: Volume) -> Volume:
+    """An MR in the unit of the prediction; a CT as it is."""
     method = {"%": "percentile", "SD": "zscore"}.get(made.unit)
     return normalise_mr(real, method) if method and real.unit == "a.u." else real
 
@@ -125,9 +149,10 @@ def _names(path: Path | None, values: np.ndarray) -> dict[int, str]:
     if path is None:
         return {value: f"label {value}" for value in present}
     content = read_json(path)
-    if not isinstance(content, dict) or not all(str(key).isdecimal() for key in content):
+    good = isinstance(content, dict) and all(str(key).isdecimal() for key in content)
+    if not good or not all(isinstance(name, str) for name in content.values()):
         raise InputError(f'{path}: is no table of label values and names; expected {{"1": "pelvis"}}. Correct it')
-    known = {int(value): str(name) for value, name in content.items()}
+    known = {int(value): name for value, name in content.items()}
     missing = [value for value in present if value not in known]
     if missing:
         raise InputError(f"{path}: has no name for the values {missing}; expected one for each. Add them")

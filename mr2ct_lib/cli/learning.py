@@ -190,8 +190,10 @@ def segment_train(
         seed=seed,
         progress=sys.stderr.isatty(),
     )
+    segmenter.training["preparation"] = slices.preparation.as_dict()
     save_segmenter(segmenter, out)
+    seen = sum(value in labels for value in names)
     print(
-        f"{len(names)} structures learned from {len(channels)} slices, in {out}. "
+        f"{seen} of {len(names)} named structures learned from {len(channels)} slices, in {out}. "
         f"Next: mr2ct segment apply {quoted(out)} scan.nii.gz --translator {quoted(translator)} --out labels.nii.gz"
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mr2ct_lib.cli.evaluating import read_mask
 from mr2ct_lib.images.folders import guess_modality
-from mr2ct_lib.images.intensity import body_mask
+from mr2ct_lib.images.intensity import body_mask, without_unmeasured
 from mr2ct_lib.images.registration import register
 from mr2ct_lib.images.volumes import Volume, read_volume, reslice, write_volume
 from mr2ct_lib.measures.metrics import normalised_mutual_information
@@ -28,4 +28,4 @@ def register_files(moving: Path, fixed: Path, out: Path, mask: Path | None, spac
 
 
 def _with_unit(volume: Volume) -> Volume:
-    return volume.replace(unit="HU") if guess_modality(volume) == "CT" else volume
+    return without_unmeasured(volume.replace(unit="HU")) if guess_modality(volume) == "CT" else volume

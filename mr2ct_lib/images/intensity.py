@@ -67,6 +67,7 @@ WHOLE_BODY_WINDOW = Window(-1024.0, 1500.0, "HU")  # air to cortical bone
 # Stripped heads: the background lies at about -0.5, the 99.99 % quantile of the brain at 3.2 (PD) and 5.9 (T2). In one
 # window for both, PD's whole brain would fill a third of the networks' range.
 HEAD_WINDOWS = {"source": Window(-0.6, 3.6, "SD"), "target": Window(-1.0, 6.0, "SD")}
+UNMEASURED_HU = -1200.0  # lower, there is no tissue: scanners write -2000 or less where they measured nothing
 MASK_MM = 3.0  # of voxels on which the body is found: finer ones take minutes and show the same outline
 BOX_MM2 = 100.0  # of the body in the first and last plane of its box: less is noise
 COIL_MM = 110.0  # over which a coil's sensitivity may bend: shorter, and N4 takes muscles for it
@@ -92,6 +93,15 @@ def without_negative(volume: Volume) -> Volume:
     values = volume.array.ravel()[:: max(1, volume.array.size // 1_000_000)]
     low, high = np.percentile(values, (0.5, 99.5))
     return volume if low >= -0.02 * high else volume.replace(array=volume.array - np.float32(low))
+
+
+def without_unmeasured(volume: Volume) -> Volume:
+    """Return a CT in HU with air, -1000 HU, where nothing was measured: in voxels below UNMEASURED_HU.
+
+    Interpolation would mix such numbers with tissue.
+    """
+    lost = volume.array < UNMEASURED_HU
+    return volume.replace(array=np.where(lost, np.float32(-1000), volume.array)) if lost.any() else volume
 
 
 def find_body(volume: Volume) -> Body:

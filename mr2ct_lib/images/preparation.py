@@ -12,7 +12,7 @@ import numpy as np
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images import intensity
-from mr2ct_lib.images.intensity import Body, Window, find_body, mr_scale, without_negative
+from mr2ct_lib.images.intensity import Body, Window, find_body, mr_scale, without_negative, without_unmeasured
 from mr2ct_lib.images.volumes import Volume, plane_axes, reslice, slices_of, volume_from_slices
 
 SAME_SPACING = 0.01  # voxels whose size differs by less from the wanted one are kept: interpolation would blur more
@@ -157,6 +157,8 @@ class Preparation:
     def _in_place(self, volume: Volume, domain: str) -> tuple[Volume, np.ndarray, Place]:
         """The scan without its bias field, its slices (n, h, w) in the scan's own values, and their place."""
         method, window = self.normalisation[domain], self.windows[domain]
+        if method is None:  # the file may not say that it is a CT
+            volume = without_unmeasured(volume.replace(unit="HU"))
         lifted = without_negative(volume) if method else volume
         body = find_body(lifted)
         scan = intensity.n4(lifted, body, self.n4_profile) if self.n4[domain] else lifted
@@ -249,12 +251,12 @@ def blank(slices: np.ndarray) -> np.ndarray:
 
 
 def _without_padding(scan: Volume) -> Volume:
-    """The scan without outer planes of nothing but air, 0 in MR and -1000 HU in CT.
+    """The scan without outer planes of nothing but air, 0 in MR and -1000 HU or less in CT.
 
     A field of view that cuts the body ends there, whether or not zeros were added around it: interpolation must not mix
     tissue with them.
     """
-    shown = scan.array != (-1000 if scan.unit == "HU" else 0)
+    shown = scan.array > -1000 if scan.unit == "HU" else scan.array != 0
     if not shown.any():
         return scan
     ends = [np.flatnonzero(shown.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in range(3)]

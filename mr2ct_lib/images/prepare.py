@@ -228,13 +228,18 @@ def _report(rows: list[dict[str, dict]], preparation: Preparation, said: list[st
 def _jobs(cohort: Cohort, believed: dict[str, str | None], said: list[str]) -> list[Job]:
     """One job for each patient of a paired cohort, and for each scan of an unpaired one."""
     ours = "settings" in cohort.meta  # virtual scans are what their cohort.json says, whatever they look like
-    modality = {} if ours else {d: how["modality"] for d, how in cohort.meta["domains"].items() if not believed[d]}
+    # an MR that was given as such may look like anything; a CT must be in HU all the same
+    modality = {d: how["modality"] for d, how in cohort.meta["domains"].items() if believed[d] != "MR" and not ours}
 
     def beside(kind: str, id_: str) -> dict[str, Path]:
         path = cohort.folder / kind / f"{id_}.nii.gz"
         return {kind: path} if path.exists() else {}
 
     scans = {"source": cohort.source, "target": cohort.target}
+    used = {path for id_, path in cohort.labels.items() if id_ in cohort.source or id_ in cohort.target}
+    spare = [] if ours else sorted(path.name for path in {*(cohort.folder / "labels").glob("[!.]*")} - used)
+    if spare:
+        said.append(f"labels/: no scan is called like {', '.join(spare[:3])}; expected the scan's own name. Left out")
     if cohort.paired:
         jobs = []
         for id_, path in cohort.source.items():

@@ -21,7 +21,7 @@ class Job:
 
     id: str
     scans: dict[str, Path] = field(default_factory=dict)
-    modality: dict[str, str] = field(default_factory=dict)  # by domain, what scans must look like; not what was given
+    modality: dict[str, str] = field(default_factory=dict)  # by domain, what scans must look like, unless MR was given
     labels: dict[str, Path] = field(default_factory=dict)
     truths: dict[str, Path] = field(default_factory=dict)
 
@@ -101,7 +101,7 @@ def _read(path: Path, domain: str, preparation: Preparation, modality: dict[str,
             raise InputError(f"{path}: {error}") from error
         if kind != modality[domain]:
             raise InputError(
-                f"{path}: looks like {kind} ({why}); expected {modality[domain]}, as the other {domain} scans. "
-                "Remove it, or name the modality"
+                f"{path}: looks like {kind} ({why}); expected {modality[domain]} as {domain}. "
+                + ("Bring it to HU" if kind == "MR" else "Name the modality") + ", or remove it"
             )
     return volume.replace(unit="HU" if preparation.windows[domain].unit == "HU" else "a.u.")

@@ -4,7 +4,7 @@
 prepared cohort will do, the tutorial's or a user's own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,8 @@ def compare_volumes(
         ct_window: the window for CT; None leaves the clipped measures out.
 
     Returns the measures by name, in the order in which they are to be read. Volumes with fewer than 7 voxels along an
-    axis get SSIM slice by slice, over the axis with the fewest voxels, and the name says so.
+    axis get SSIM slice by slice, over the axis with the fewest voxels, and the name says so. SSIM is NaN where the mask
+    has no voxel around which a window fits into the scan.
 
     Raises InputError for other shapes, NaN, an empty mask.
     """
@@ -64,15 +65,17 @@ def _measures(
     prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None, unit: str, span: float, where: str
 ) -> dict[str, float]:
     """Return the measures of both papers; `where` says in their names what was done to the images."""
+    mae = metrics.mae(prediction, truth, mask)
     thin = min(truth.shape) < SSIM_WINDOW
     if thin:  # slice by slice along the axis with the fewest voxels
         axis = int(np.argmin(truth.shape))
         stacks = [None if x is None else np.moveaxis(x, axis, 0) for x in (prediction, truth, mask)]
-        ssim = float(np.nanmean(metrics.slicewise(metrics.ssim, *stacks, data_range=span)))
+        each = metrics.slicewise(_or_nan(metrics.ssim), *stacks, data_range=span)
+        ssim = float(each[~np.isnan(each)].mean()) if not np.isnan(each).all() else np.nan
     else:
-        ssim = metrics.ssim(prediction, truth, mask, data_range=span)
+        ssim = _or_nan(metrics.ssim)(prediction, truth, mask, data_range=span)
     return {
-        f"MAE ({unit}{where})": metrics.mae(prediction, truth, mask),
+        f"MAE ({unit}{where})": mae,
         f"MSE ({unit} squared{where})": metrics.mse(prediction, truth, mask),
         f"PSNR (dB, range {span:.4g}{where})": metrics.psnr(prediction, truth, mask, data_range=span),
         f"SSIM ({'mean over slices' if thin else '3D'}, window {SSIM_WINDOW}{where})": ssim,
@@ -82,6 +85,18 @@ def _measures(
     }
 
 
+def _or_nan(measure: Callable[..., float]) -> Callable[..., float]:
+    """The measure, NaN where it is not defined: no window of SSIM fits into a small mask, or one at the border."""
+
+    def measured(*images: np.ndarray, **settings: float) -> float:
+        try:
+            return measure(*images, **settings)
+        except InputError:
+            return float("nan")
+
+    return measured
+
+
 def synthrad(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:
     """Return MAE (HU), PSNR (dB) and MS-SSIM as the SynthRAD2025 challenge defines them.
 
@@ -89,7 +104,8 @@ def synthrad(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None 
     MS-SSIM of `metrics.ms_ssim`, of HU clipped in the same way, both images -1024 HU outside the mask. The challenge's
     mask is the body; without a mask, the whole scan counts.
 
-    prediction, truth: HU (I, J, K); mask (I, J, K). Raises InputError for other shapes, NaN, an empty mask.
+    prediction, truth: HU (I, J, K); mask (I, J, K). MS-SSIM is NaN where the mask is too small for its scales. Raises
+    InputError for other shapes, NaN, an empty mask.
     """
     low, high = SYNTHRAD_RANGE
     values = {"MAE (HU)": metrics.mae(prediction, truth, mask)}
@@ -97,7 +113,7 @@ def synthrad(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None 
     values["PSNR (dB)"] = metrics.psnr(*clipped, mask, data_range=high - low)
     if mask is not None:
         clipped = [np.where(np.asarray(mask, dtype=bool), image, low) for image in clipped]
-    values["MS-SSIM"] = metrics.ms_ssim(*(image - low for image in clipped), mask, data_range=high - low)
+    values["MS-SSIM"] = _or_nan(metrics.ms_ssim)(*(image - low for image in clipped), mask, data_range=high - low)
     return values
 
 

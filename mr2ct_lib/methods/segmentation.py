@@ -20,14 +20,14 @@ from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
 
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
-from mr2ct_lib.images.preparation import check_window
+from mr2ct_lib.images.preparation import Preparation, check_window
 from mr2ct_lib.images.slices import PreparedSlices, epoch_indices
 from mr2ct_lib.images.volumes import Volume
 from mr2ct_lib.methods import hardware
 from mr2ct_lib.methods.distributed import choose_device
 from mr2ct_lib.methods.settings import PROFILES
 from mr2ct_lib.methods.synthesis import check_kind
-from mr2ct_lib.methods.training_data import check_scan
+from mr2ct_lib.methods.training_data import check_alike, check_scan
 from mr2ct_lib.methods.translator import Translator
 
 PRECISIONS = ("auto", "float32", "bf16")
@@ -226,13 +226,11 @@ def training_channels(prepared: PreparedSlices, translator: Translator) -> np.nd
             f"{prepared.folder}: its CT patients have no labels; expected labels_target.npy. Prepare a cohort with "
             "labels/"
         )
-    for name in ("plane", "windows"):
-        here, trained = getattr(prepared.preparation, name), getattr(translator.preparation, name)
-        if here != trained:
-            raise InputError(
-                f"{prepared.folder}: its {name} is {here}, the translator's {trained}; expected slices like those that "
-                "the translator was trained on. Prepare them in the same way"
-            )
+    if not np.any(prepared.labels_target):
+        raise InputError(
+            f"{prepared.folder}: none of its labels is above 0; expected marked structures. Check the files in labels/"
+        )
+    check_alike(prepared.preparation, str(prepared.folder), translator.preparation)
     ct = np.array(prepared.target)
     return np.stack([translator.translate(ct, "target_to_source"), ct], axis=1)
 
@@ -241,8 +239,9 @@ def segment(volume: Volume, translator: Translator, segmenter: Segmenter, strict
     """The structures in an MR, by its two channels MR and synthetic CT (Hiasa et al. 2018).
 
     volume: a scan of the translator's source domain, any grid. segmenter: trained on the channels (MR, CT), in this
-    order. strict: refuse a scan that is unlike the training scans, in place of a warning. Returns label values on the
-    volume's own grid. Raises InputError for a network of other channels, and as `synthesize`.
+    order, with slices like the translator's. strict: refuse a scan that is unlike the training scans, in place of a
+    warning. Returns label values on the volume's own grid. Raises InputError for a network of other channels or of
+    other slices, and as `synthesize`.
     """
     if tuple(segmenter.channels) != ("MR", "CT"):
         raise InputError(
@@ -250,6 +249,8 @@ def segment(volume: Volume, translator: Translator, segmenter: Segmenter, strict
             "Give a network that `mr2ct segment train` made"
         )
     preparation = translator.preparation
+    if "preparation" in segmenter.training:
+        check_alike(Preparation.from_dict(segmenter.training["preparation"]), "segmenter", preparation)
     check_kind(volume, preparation.windows["source"], "source")
     slices, place = preparation.to_slices(volume, "source")
     check_window(place.cut, preparation.windows["source"], "the scan")

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from mr2ct_lib.files import InputError
+from mr2ct_lib.images.preparation import Preparation
 from mr2ct_lib.images.slices import DOMAINS, PreparedSlices
 from mr2ct_lib.methods.translator import DIRECTIONS, Translator
 
 BINS = np.linspace(-1, 1, 65)  # of histograms of network values
+PIXELS_ALIKE = 0.1  # pixels whose size differs by a larger share show structures of another size
 SLICES = 32  # of which cycles are computed, evenly spread
 # Measured with a translator of hips. Unseen hips: Wasserstein distance 0.01 to 0.03, cycle L1 1.05 to 1.27 times that
 # of training. Heads, abdomens, masks: 0.48 to 0.89, 2.3 to 5.5 times. Label map: 0.28, 2.1 times. Hip upside down:
@@ -86,6 +88,26 @@ def check_scan(slices: np.ndarray, translator: Translator, domain: str, strict: 
         if strict:
             raise InputError(f"{sentence}. Give a scan like those, train with such scans, or leave --strict out")
         warnings.warn(sentence, stacklevel=3)
+
+
+def check_alike(one: Preparation, what: str, translators: Preparation) -> None:
+    """Raise InputError unless slices, those of `what`, show what a translator's slices show: same plane and windows.
+
+    Warns where their pixels differ by more than PIXELS_ALIKE.
+    """
+    for name in ("plane", "windows"):
+        here, trained = getattr(one, name), getattr(translators, name)
+        if here != trained:
+            raise InputError(
+                f"{what}: its {name} is {here}, the translator's {trained}; expected slices like those that "
+                "the translator was trained on. Prepare them in the same way"
+            )
+    if abs(one.pixel / translators.pixel - 1) > PIXELS_ALIKE:
+        warnings.warn(
+            f"{what}: its pixels measure {one.pixel:.3g} mm, the translator's {translators.pixel:.3g} mm; structures "
+            "look larger or smaller than in training",
+            stacklevel=3,
+        )
 
 
 def _known(record: Any, domain: str) -> dict[str, Any]:

@@ -231,3 +231,28 @@ def test_inference_loads_no_anatomy_and_nothing_heavy_but_torch():
     )
     assert "mr2ct_lib.methods.translator" in modules
     assert not modules & set(HEAVY)
+
+
+# --- the mean over places on the pixel grid ---
+
+
+class GridPattern(nn.Module):
+    """An identity that invents a pattern, which hangs on rows and columns of the grid of 4, not on the image."""
+
+    def forward(self, x, deform=False):
+        pattern = torch.tensor([0.3, -0.1, 0.05, -0.25])  # sums to 0
+        rows, columns = (pattern.repeat(n // 4 + 1)[:n] for n in x.shape[-2:])
+        return x + rows[:, None] + 2 * columns
+
+
+def test_spinning_takes_away_what_hangs_on_the_grid_and_keeps_the_rest():
+    inventing, images = translator(), np.random.default_rng(0).uniform(-0.5, 0.5, (3, 17, 22)).astype(np.float32)
+    inventing.source_to_target = GridPattern()
+    assert np.abs(inventing.translate(images) - images).max() > 0.5
+    np.testing.assert_allclose(inventing.translate(images, spin=True), images, atol=1e-6)
+
+
+def test_spinning_leaves_what_a_network_does_at_every_place_alike():
+    scan, plain = mr(), translator()
+    np.testing.assert_allclose(synthesize(scan, plain, spin=True).array, synthesize(scan, plain).array, atol=1e-3)
+    assert plain.translate(np.zeros((0, 16, 16), np.float32), spin=True).shape == (0, 16, 16)

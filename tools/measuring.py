@@ -58,12 +58,12 @@ def measure_images(cohort: str, translate: Translate, profile: str, seed: int, r
 
 
 def measure_translator(
-    cohort: str, translator: Translator, profile: str, seed: int, run: str
+    cohort: str, translator: Translator, profile: str, seed: int, run: str, spin: bool = False
 ) -> dict[str, pd.DataFrame]:
-    """Measure a translator's undeformed pass."""
+    """Measure a translator's undeformed pass; spin: see `Translator.translate`."""
 
     def translate(data: PreparedSlices, direction: str) -> np.ndarray:
-        return translator.translate(np.asarray(getattr(data, direction.split("_to_")[0])), direction)
+        return translator.translate(np.asarray(getattr(data, direction.split("_to_")[0])), direction, spin=spin)
 
     return measure_images(cohort, translate, profile, seed, run)
 

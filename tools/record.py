@@ -126,8 +126,8 @@ def jobs(only: str = "") -> list[Job]:
 def place(job: Job) -> tuple[str, str]:
     """Return the section of provenance.json and the key in it that say that a job is done."""
     kind, name, seed = job
-    sections = {"translator": "runs", "unet": "unets", "ct_unet": "ct_unets", "frames": "frames", "mean": "means"}
-    return sections[kind], f"{name}:{seed}" if seed else name
+    section = {"translator": "runs", "frames": "frames"}.get(kind, f"{kind}s")
+    return section, f"{name}:{seed}" if seed else name
 
 
 def do(job: Job, profile: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
@@ -138,12 +138,13 @@ def do(job: Job, profile: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]
         return measure_frames(name, profile), stamp
     if kind == "mean":
         return measure_mean(name, profile, SEEDS[:3]), stamp | {"seeds": SEEDS[:3]}
-    if kind == "translator":
+    if kind in ("translator", "spin"):
         cohort = TRAININGS[name].tested_on
         translator = finished_translator(name, profile, seed)
         if torch.cuda.device_count():
             translator = translator.cuda()
-        return measure_translator(cohort, translator, profile, seed, name), provenance_of_run(name, seed, profile)
+        run, about = (f"{name}_spin", stamp) if kind == "spin" else (name, provenance_of_run(name, seed, profile))
+        return measure_translator(cohort, translator, profile, seed, run, spin=kind == "spin"), about
     return {"segmentation": measure_segmentation(kind, name, seed, profile)}, {
         "unet": dataclasses.asdict(PROFILES[profile].unet)
     } | stamp

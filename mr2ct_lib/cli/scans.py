@@ -78,6 +78,9 @@ def synthesize(
     translator: Translators = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="from the target domain to the source domain")] = False,
     strict: Strict = False,
+    spin: Annotated[
+        bool, typer.Option("--spin", help="mean over four places on the pixel grid: less grain, four times the time")
+    ] = False,
     qa: Annotated[
         bool, typer.Option("--qa", help="also draw scan, synthetic scan, overlay and cycle error (.png)")
     ] = False,
@@ -120,7 +123,7 @@ def synthesize(
         raise InputError(f"{out}: is the name of one NIfTI file; expected a folder for {len(scans)} scans. Rename it")
     dicom = dicom if scans is not None else not is_nifti_name(place)
     synthesis = synthesizing.load_synthesis(
-        folders, reverse, strict=strict, qa=qa, dicom=dicom, keep_patient=keep_patient
+        folders, reverse, strict=strict, qa=qa, dicom=dicom, keep_patient=keep_patient, spin=spin
     )
     if scans is None:
         with spoken_warnings(scan):

@@ -28,6 +28,7 @@ class Synthesis:
     is the result.
 
     strict: refuse a scan that is unlike the training scans. qa: also draw a picture per scan.
+    spin: the mean over four places on the pixel grid.
     dicom: write DICOM series instead of NIfTI files.
     keep_patient: put DICOM series into the study of their scans, with the patient's data.
     """
@@ -39,22 +40,25 @@ class Synthesis:
     qa: bool = False
     dicom: bool = False
     keep_patient: bool = False
+    spin: bool = False
 
     def __call__(self, scan: Volume) -> tuple[Volume, Volume | None]:
         """The synthetic scan and, of several translators, the spread (standard deviation) of their results, else
         None."""
         return mean_and_spread(
-            synthesize(scan, one, self.reverse, progress=True, strict=self.strict) for one in self.translators
+            synthesize(scan, one, self.reverse, progress=True, strict=self.strict, spin=self.spin)
+            for one in self.translators
         )
 
     def __reduce__(self) -> tuple:
         """Other processes load the translators from their folders, which is less than sending the weights."""
         folders = [folder.absolute() for folder in self.folders]
-        return _load, (folders, self.reverse, self.strict, self.qa, self.dicom, self.keep_patient)
+        return _load, (folders, self.reverse, self.strict, self.qa, self.dicom, self.keep_patient, self.spin)
 
     def record(self) -> dict[str, object]:
         """What decides the result, for the folder of results."""
-        return {"translators": [_digest(folder) for folder in self.folders], "reverse": self.reverse}
+        digests = [_digest(folder) for folder in self.folders]
+        return {"translators": digests, "reverse": self.reverse} | ({"spin": True} if self.spin else {})
 
 
 def _load(folders: list[Path], *options: bool) -> Synthesis:

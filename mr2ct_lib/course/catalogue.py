@@ -139,8 +139,8 @@ ALONE = {"ct_alone": ("target", "CT"), "mr_alone": ("source", "MR")}
 
 SEEDS = (7, 1, 2, 3, 4)  # the first is the one whose translators and pictures are shown
 # What `python -m tools.record` makes, the most important first: (kind, names, seeds). Kinds:
-# "frames": opponents without a network, per cohort; "translator": a training; "mean": the mean image of the networks of
-# three seeds; "unet": the U-Net of a run, or one of the
+# "frames": opponents without a network, per cohort; "translator": a training; "spin": the same translator with `spin`;
+# "mean": the mean image of the networks of three seeds; "unet": the U-Net of a run, or one of the
 # comparisons; "ct_unet": the U-Net on CT alone, used on a run's synthetic CT.
 _HIPS = ("hip_many_gc", "hip_many", "hip_few_gc", "hip_few")
 _ABLATIONS = (
@@ -152,11 +152,13 @@ _ABLATIONS = (
 RECORDED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ("frames", ("hip",), (0,)),
     ("translator", _HIPS, SEEDS[:3]),
+    ("spin", ("hip_many_gc",), SEEDS[:3]),
     ("mean", ("hip_many_gc",), (0,)),
     ("translator", _HIPS[:2], SEEDS[3:]),
     ("translator", ("hip_supervised",), SEEDS[:1]),
     ("frames", ("head_distorted",), (0,)),
     ("translator", ("head_distorted_cyclegan", "head_distorted_dicyclegan", "head_distorted_field"), SEEDS[:3]),
+    ("spin", ("head_distorted_field",), SEEDS[:3]),
     ("frames", ("abdomen",), (0,)),
     ("translator", ("abdomen_cyclegan", "abdomen_dicyclegan", "abdomen_field"), SEEDS[:3]),
     ("frames", ("head",), (0,)),
@@ -208,8 +210,12 @@ CLAIMS: dict[str, list[Claim]] = {
             for frame in _TRIVIAL
             for claim in _both_ways(f"{cohort}_{method}", frame, cohort)
         ],
+        Claim("hip_many_gc_spin", "curve fitted on test pairs", "MAE", True, _TO_TARGET),
+        *_both_ways("head_distorted_field_spin", "histogram matching", "head_distorted"),
     ],
     "changes of a method": [
+        Claim("hip_many_gc_spin", "hip_many_gc", "MAE", True, _TO_TARGET),
+        *_both_ways("head_distorted_field_spin", "head_distorted_field", "head_distorted"),
         Claim("hip_many_gc", "hip_many_signed_gc", "MAE", True, _TO_TARGET),
         Claim("hip_many_gc", "hip_many_gc_paper", "MAE", True, _TO_TARGET),
         *[

@@ -1,7 +1,7 @@
 """The papers' tables, three numbers side by side: the paper's, that of long recorded runs, and that of short ones.
 
-Rows are runs of `catalogue.TRAININGS`, the mean of several networks, and frames, opponents without a network. Recorded
-values are those of results/<profile>/ (`experiments.recorded`).
+Rows are runs of `catalogue.TRAININGS`, the same with `spin` (see `Translator.translate`), the mean of several networks,
+and frames, opponents without a network. Recorded values are those of results/<profile>/ (`experiments.recorded`).
 """
 
 from collections.abc import Mapping
@@ -38,6 +38,7 @@ HIPS = {
     "hip_few_gc": "few, GC",
     "hip_many": "many, no GC",
     "hip_many_gc": "many, GC",
+    "hip_many_gc_spin": "many, GC, spin",
     "hip_many_gc_mean": "many, GC, mean of 3 networks",
     "hip_many_gc_paper": "many, GC 0.3",
     "hip_many_signed_gc": "many, signed GC",
@@ -149,7 +150,8 @@ def part(records: Records, cohort: str, direction: str = "source_to_target") -> 
 def steps_of(provenance: Mapping[str, Any], run: str) -> str:
     """Return the training steps of the recorded runs of a name; "-" when there are none."""
     runs = provenance.get("runs", {})
-    steps = sorted({about["steps"] for key, about in runs.items() if key.rpartition(":")[0] == run})
+    name = run.removesuffix("_spin")
+    steps = sorted({about["steps"] for key, about in runs.items() if key.rpartition(":")[0] == name})
     return " or ".join(map(str, steps)) or "-"
 
 
@@ -186,7 +188,8 @@ def beside_wang(condition: str, cohort: str, records: Records) -> pd.DataFrame:
     columns = {metric: name + ending for metric, name in names.items()}
     models = {"CycleGAN": f"{cohort}_cyclegan", "DicycleGAN": f"{cohort}_dicyclegan"}
     of_cohort = {run for table, _ in records.values() for run in table[table.cohort == cohort].run}
-    others = [run for run in TRAININGS if run in of_cohort and not run.endswith("_supervised")]
+    runs = [run for name in TRAININGS for run in (name, f"{name}_spin")]
+    others = [run for run in runs if run in of_cohort and not run.endswith("_supervised")]
     titles = {run: model_of(run, cohort) for run in dict.fromkeys([*models.values(), *others])}
     titles |= {f"{cohort}_supervised": "supervised"} | FRAMES
     digits = {columns["MSE"]: 3, columns["PSNR"]: 2, columns["SSIM"]: 3, f"SSIM{ending}": 3}

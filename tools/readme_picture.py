@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
     """Write the picture of the given test slice, by default the middle one of the first patient."""
     test = experiments.prepared("hip_test", "full")
     index = int(arguments[0]) if arguments else middle_slice(test)
-    figure = draw(test, experiments.recorded_translator("hip_many_gc").translate(test.source), index)
+    figure = draw(test, experiments.recorded_translator("hip_many_gc").translate(test.source, spin=True), index)
     with atomic(PICTURE) as temporary:
         figure.savefig(temporary, dpi=150)
     print(f"{PICTURE.relative_to(PICTURE.parents[1])}: slice {index} of {len(test.source)}")

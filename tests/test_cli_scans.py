@@ -187,6 +187,28 @@ def test_several_translators_give_their_mean_and_spread(chain, other, mr2ct, tmp
     np.testing.assert_array_equal(nib.load(tmp_path / "same.nii.gz").get_fdata(), mean)
 
 
+def test_one_translator_given_twice_has_no_spread_and_is_refused(chain, mr2ct, tmp_path):
+    shutil.copytree(chain / "run/translator", tmp_path / "copy")
+    words = ["synthesize", chain / "run", chain / "cohort/source/s0001.nii.gz", "--translator", tmp_path / "copy"]
+    code, _, err = mr2ct(*words, "--out", tmp_path / "ct.nii.gz")
+    assert code == 2 and "copy: is the same translator as" in err and not (tmp_path / "ct.nii.gz").exists()
+
+
+def test_a_ct_without_a_unit_is_translated_as_one_in_hu(chain, mr2ct, tmp_path):
+    scan = nib.load(chain / "cohort/target/t0001.nii.gz")
+    padded = scan.get_fdata()
+    padded[:3] = -1000  # what was not measured counts as air
+    for name, value, unit in (("hu", -1000, b"unit=HU"), ("foreign", -3024, b"")):
+        padded[:3] = value
+        image = nib.Nifti1Image(padded.astype(np.int16), scan.affine)
+        image.header["descrip"] = unit
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+        words = ["synthesize", chain / "run", tmp_path / f"{name}.nii.gz", "--reverse"]
+        assert mr2ct(*words, "--out", tmp_path / f"{name}_mr.nii.gz")[0] == 0
+    images = [nib.load(tmp_path / f"{name}_mr.nii.gz").get_fdata() for name in ("hu", "foreign")]
+    np.testing.assert_array_equal(*images)
+
+
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_mean_and_spread_are_those_of_numpy(count):
     arrays = np.random.default_rng(0).normal(-29, 42, (count, 3, 4, 5))
@@ -413,6 +435,67 @@ def test_evaluate_reslices_only_when_asked(pair, mr2ct):
     write_volume(Volume(wide, affine, "HU"), pair / "away.nii.gz")
     code, _, err = mr2ct("evaluate", pair / "away.nii.gz", pair / "truth.nii.gz", "--reslice")
     assert code == 2 and "does not overlap" in err
+
+
+@pytest.mark.parametrize("padding", [-1500.0, -2000.0, -3024.0, -32768.0])
+def test_what_no_scanner_measured_is_left_out_of_the_truth(padding, pair, mr2ct):
+    truth = read_volume(pair / "truth.nii.gz")
+    padded = truth.array.copy()
+    padded[:1] = padded[15:] = padding
+    write_volume(truth.replace(array=padded), pair / "padded.nii.gz")
+    words = [pair / "made.nii.gz", pair / "padded.nii.gz", "--json"]
+    code, out, err = mr2ct("evaluate", *words)
+    measures = json.loads(out)
+    both = 12 * 12 * 5 * np.array([5, 20])  # as many voxels of each block
+    assert code == 0 and "padded.nii.gz: 12.5% of its voxels are below -1200 HU" in err
+    assert measures["MAE (HU)"] == pytest.approx(both.sum() / 14 / 16**2) == measures["SynthRAD"]["MAE (HU)"]
+    # on a finer grid, too, no voxel is mixed with such numbers: between padding and air lies air
+    fine = np.diag([1.5, 3, 3, 1])
+    write_volume(Volume(np.repeat(padded, 2, axis=0), fine, "a.u."), pair / "fine.nii.gz")
+    write_volume(Volume(np.repeat(np.where(padded < -1200, -1000, padded), 2, axis=0), fine), pair / "air.nii.gz")
+    words[1] = pair / "fine.nii.gz"
+    resliced = json.loads(mr2ct("evaluate", *words, "--reslice")[1])["MAE (HU)"]
+    words[1] = pair / "air.nii.gz"
+    all_air = json.loads(mr2ct("evaluate", *words, "--reslice")[1])["MAE (HU)"]
+    assert resliced == pytest.approx(all_air * 16 / 14, rel=0.01)
+    code, _, err = mr2ct("evaluate", pair / "padded.nii.gz", pair / "truth.nii.gz")
+    assert code == 0 and "count in full" in err
+
+
+def test_a_small_mask_costs_ssim_alone(pair, mr2ct):
+    mask = np.zeros((16, 16, 16), np.uint8)
+    mask[2, 2, 2] = 1
+    write_volume(Volume(mask, np.diag([3.0, 3, 3, 1]), "label"), pair / "mask.nii.gz")
+    words = ["evaluate", pair / "made.nii.gz", pair / "truth.nii.gz", "--mask", pair / "mask.nii.gz"]
+    words += ["--labels", pair / "labels.nii.gz"]
+    result = json.loads(mr2ct(*words, "--json")[1])
+    assert result["MAE (HU)"] == 5 and result["SynthRAD"]["MS-SSIM"] is None
+    assert result["SSIM (3D, window 7, clipped to [-150, 350] HU)"] is None
+    assert result["structures"].keys() == {"label 1"} and result["structures"]["label 1"]["voxels"] == 1
+    assert "no window fits into the mask" in mr2ct(*words)[1]
+
+
+def test_a_slightly_other_spacing_is_another_grid(pair, mr2ct):
+    truth = read_volume(pair / "truth.nii.gz")
+    write_volume(Volume(truth.array, np.diag([3.03, 3, 3, 1]), "HU"), pair / "wider.nii.gz")  # 0.45 mm at its end
+    code, _, err = mr2ct("evaluate", pair / "made.nii.gz", pair / "wider.nii.gz")
+    assert code == 2 and "lies on another grid" in err
+
+
+def test_a_mask_that_is_1_everywhere_is_resliced(pair, mr2ct):
+    write_volume(Volume(np.ones((9, 9, 9), np.uint8), np.diag([6.0, 6, 6, 1]), "label"), pair / "ones.nii.gz")
+    words = ["evaluate", pair / "made.nii.gz", pair / "truth.nii.gz", "--reslice", "--mask", pair / "ones.nii.gz"]
+    assert mr2ct(*words)[0] == 0
+
+
+def test_labels_that_mark_nothing_and_names_that_are_none_are_said(pair, mr2ct):
+    write_volume(Volume(np.zeros((16, 16, 16), np.uint8), np.diag([3.0, 3, 3, 1]), "label"), pair / "empty.nii.gz")
+    words = ["evaluate", pair / "made.nii.gz", pair / "truth.nii.gz", "--labels"]
+    code, _, err = mr2ct(*words, pair / "empty.nii.gz")
+    assert code == 2 and "empty.nii.gz: marks no structure" in err
+    (pair / "names.json").write_text('{"1": ["muscle"], "2": "bone"}')
+    code, _, err = mr2ct(*words, pair / "labels.nii.gz", "--names", pair / "names.json")
+    assert code == 2 and "no table of label values and names" in err
 
 
 # ---- nothing is destroyed

@@ -152,7 +152,7 @@ def evaluate(
     mask: Annotated[Path | None, typer.Option(help="where to measure: a NIfTI mask")] = None,
     labels: Annotated[Path | None, typer.Option(help="a label map: also measure each structure")] = None,
     names: Annotated[Path | None, typer.Option(help="JSON from the label map's values to structure names")] = None,
-    reslice: Annotated[bool, typer.Option("--reslice", help="bring everything to the true scan's grid")] = False,
+    reslice: Annotated[bool, typer.Option("--reslice", help="bring everything to the synthetic scan's grid")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare two scans on one grid: MAE, MSE, PSNR, SSIM, mutual information, and the measures of SynthRAD.
@@ -161,7 +161,7 @@ def evaluate(
     scanner wrote it is first brought to the unit of the synthetic MR (standard deviations, or percent of its bright
     tissue).
     """
-    from mr2ct_lib.cli.evaluating import evaluate_files, lines
+    from mr2ct_lib.cli.evaluating import evaluate_files, lines, without_nan
 
     if names is not None and labels is None:
         raise InputError(f"--names {names}: has no label map to name; expected --labels with it. Give both or none")
@@ -169,7 +169,7 @@ def evaluate(
     if as_json:
         paths = {"prediction": prediction, "truth": truth, "mask": mask, "labels": labels}
         named = {name: str(path) for name, path in paths.items() if path is not None}
-        print(json.dumps({**named, **result.pop("measures"), **result}, indent=1))
+        print(json.dumps(without_nan({**named, **result.pop("measures"), **result}), indent=1))
     else:
         where = f"inside {mask}" if mask else "over the whole scan"
         print("\n".join([f"{prediction} against {truth}, {where}:", *lines(result)]))

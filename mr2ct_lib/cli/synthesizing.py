@@ -72,6 +72,14 @@ def load_synthesis(folders: list[Path], reverse: bool, **options: bool) -> Synth
     """
     folders = [find_translator(folder) for folder in folders]
     translators = [load_translator(folder) for folder in folders]
+    digests = [_digest(folder) for folder in folders]
+    for number, folder in enumerate(folders):
+        first = folders[digests.index(digests[number])]
+        if digests[number] in digests[:number]:
+            raise InputError(
+                f"{folder}: is the same translator as {first}; expected other seeds, or the spread would be too small. "
+                "Leave one out"
+            )
     domain = "source" if reverse else "target"
     for folder, other in zip(folders, translators, strict=True):
         first, own = (one.preparation.windows[domain] for one in (translators[0], other))

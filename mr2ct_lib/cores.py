@@ -1,11 +1,12 @@
 """Work on several cores or machines: process pools, and one function that runs a list of jobs on either."""
 
+import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from functools import partial
 from multiprocessing import active_children, get_context, parent_process
 from typing import Any
 
-from mr2ct_lib.files import InputError
+from mr2ct_lib.files import InputError, read_json
 
 TERMINATED = 128 + signal.SIGTERM  # the exit code that shells report for a process ended by SIGTERM
 
@@ -54,7 +55,8 @@ def run_jobs(
         workers: local processes of one thread each (None: one per core). One worker, or one job, runs in this process.
         scheduler: address of a Dask scheduler ("tcp://host:8786", or the path of its scheduler file). Its workers then
             run the jobs instead of local processes. They need this library and the same folders under the same paths.
-            A job whose worker dies is given to another worker; after four deaths its Outcome holds the error.
+            A job whose worker dies is given to another worker; after four deaths its Outcome holds the error, as those
+            of all jobs that are not done when the scheduler itself is lost.
         common: first arguments of every call, sent once per worker and not once per job.
 
     SIGTERM, or leaving the loop early, ends the local processes; half-written files leave nothing behind.
@@ -122,9 +124,16 @@ def _run_on_cluster(
         import distributed
     except ImportError as error:
         raise InputError("scheduler: Dask is not installed; expected its package. pip install 'mr2ct[dask]'") from error
-    options = {"scheduler_file": scheduler} if os.path.isfile(scheduler) else {"address": scheduler}
+    for name in ("distributed", "distributed.client"):  # a lost connection is said in one sentence, not as a traceback
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    address = scheduler
+    if os.path.isfile(scheduler):
+        content = read_json(scheduler)
+        address = content.get("address") if isinstance(content, dict) else None
+        if not isinstance(address, str):
+            raise InputError(f"{scheduler}: names no address; expected what `dask scheduler --scheduler-file` writes")
     try:
-        client = distributed.Client(**options, timeout=20, set_as_default=False)
+        client = distributed.Client(address, timeout=20, set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f"scheduler: no Dask scheduler answers at {scheduler} ({error}); expected an address such "
@@ -135,7 +144,11 @@ def _run_on_cluster(
         shared = [client.submit(_itself, value, pure=False) for value in common]
         numbers = {client.submit(function, *shared, *job, pure=False): number for number, job in enumerate(jobs)}
         for future in distributed.as_completed(numbers, loop=client.loop):
-            yield _outcome(numbers[future], future.result)
+            outcome = _outcome(numbers[future], future.result)
+            if isinstance(outcome.error, CancelledError):  # Dask's says nothing
+                lost = InputError(f"the scheduler at {address} was lost before this was done. Start it and try again")
+                outcome = Outcome(outcome.number, error=lost)
+            yield outcome
 
 
 def _itself(value: Any) -> Any:

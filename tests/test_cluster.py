@@ -9,6 +9,9 @@ import time
 import numpy as np
 import pytest
 
+from mr2ct_lib.cores import run_jobs
+from mr2ct_lib.files import InputError
+
 pytestmark = pytest.mark.usefixtures("one_thread")  # as the workers have
 
 
@@ -105,6 +108,26 @@ def test_scans_on_a_cluster_give_the_same_bytes_although_a_worker_dies(
     code, out, _ = mr2ct(*words)
     assert code == 0 and "0 synthesized, 6 there already, 0 failed" in out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cluster").iterdir()} == before
+
+
+@pytest.mark.parametrize("content", ["{broken", "[]", "{}"])
+def test_a_scheduler_file_that_names_no_address_is_said(content, tmp_path):
+    (tmp_path / "scheduler.json").write_text(content)
+    with pytest.raises(InputError, match="scheduler.json: (is not JSON|names no address)"):
+        list(run_jobs(pow, [(2, 3)], scheduler=str(tmp_path / "scheduler.json")))
+
+
+def test_a_scheduler_that_is_lost_half_way_is_said():
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=100
+    ) as local:
+        errors = []
+        for outcome in run_jobs(time.sleep, [(0.2,)] * 4, scheduler=local.scheduler_address):
+            errors.append(outcome.error)
+            local.close()
+    assert errors[0] is None and len(errors) == 4
+    assert any("scheduler" in str(error) and "was lost" in str(error) for error in errors[1:])
 
 
 def test_one_scan_needs_no_cluster(chain, mr2ct, tmp_path):

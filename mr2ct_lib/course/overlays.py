@@ -124,6 +124,7 @@ def offset_field(
     limit: float | None = None,
     title: str = "",
     plane: str | None = None,
+    pixel: float | None = None,
 ) -> Figure:
     """Show arrows from each place to where it is read, and a map of the length of each displacement.
 
@@ -134,6 +135,7 @@ def offset_field(
         background: the image below the arrows.
         step: pixels between two arrows.
         limit: the end of the colour scale; by default the longest displacement.
+        pixel: mm per column, for a scale bar.
     """
     fields = checked_images({"dy": dy, "dx": dx} | ({} if background is None else {"background": background}))
     down, right = fields["dy"], fields["dx"]
@@ -147,7 +149,7 @@ def offset_field(
     fig, axes = panels(2, 2, down.shape)
     grey = fields.get("background", np.zeros(down.shape))
     full_title = (title or "where each place is read") + (f" (arrows {times} times as long)" if times > 1 else "")
-    draw_image(axes[0], grey, full_title, grey_limits([grey], None, None, None), plane)
+    draw_image(axes[0], grey, full_title, grey_limits([grey], None, None, None), plane, pixel=pixel)
     x, y = np.meshgrid(columns, rows)
     arrows = {
         "angles": "xy",

@@ -202,7 +202,9 @@ def transform_explorer(
     )
 
 
-def offset_explorer(image: np.ndarray, dy: np.ndarray, dx: np.ndarray, plane: str | None = "axial") -> Explorable:
+def offset_explorer(
+    image: np.ndarray, dy: np.ndarray, dx: np.ndarray, plane: str | None = "axial", pixel: float | None = None
+) -> Explorable:
     """Displacement fields (H, W) or (channels, H, W) on the image that they move.
 
     Arguments: strength (1: as learned), channel.
@@ -225,7 +227,7 @@ def offset_explorer(image: np.ndarray, dy: np.ndarray, dx: np.ndarray, plane: st
         rows, columns = np.indices(image.shape)
         warped = ndimage.map_coordinates(image.astype(float), [rows + down, columns + right], order=1, mode="nearest")
         title = f"moved, strength {strength:g}"
-        return overlays.offset_field(down, right, warped, limit=longest, title=title, plane=plane)
+        return overlays.offset_field(down, right, warped, limit=longest, title=title, plane=plane, pixel=pixel)
 
     several = {"channel": (0, len(fields[0]) - 1, 1)} if len(fields[0]) > 1 else {}
     return Explorable(draw, {"strength": (-2.0, 2.0, 0.25)} | several)

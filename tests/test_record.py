@@ -179,7 +179,7 @@ def test_the_mean_of_networks_is_without_what_one_invents_and_another_takes_away
     """The truth is the negative; errors of +0.3, -0.3 and 0 cancel, the first alone has 0.3 / 2 * 255 grey levels."""
 
     def network(name, profile, seed):
-        return SimpleNamespace(translate=lambda slices, way: -slices + {1: 0.3, 2: -0.3, 3: 0.0}[seed])
+        return SimpleNamespace(translate=lambda slices, way, spin: -slices + {1: 0.3, 2: -0.3, 3: 0.0}[seed])
 
     monkeypatch.setattr(measuring, "finished_translator", network)
     errors = measuring.measure_mean("hip_many_gc", "full", (1, 2, 3))["hip"]

@@ -91,12 +91,13 @@ def measure_frames(cohort: str, profile: str) -> dict[str, pd.DataFrame]:
 
 
 def measure_mean(name: str, profile: str, seeds: Sequence[int]) -> dict[str, pd.DataFrame]:
-    """Measure the mean image of the networks of several seeds: what one of them invents, the others seldom repeat."""
+    """Measure the mean image of the networks of several seeds, with `spin`: what one invents, the others seldom repeat.
+    """
     networks = [finished_translator(name, profile, seed) for seed in seeds]
 
     def translate(data: PreparedSlices, direction: str) -> np.ndarray:
         source = np.asarray(getattr(data, direction.split("_to_")[0]))
-        return np.mean([network.translate(source, direction) for network in networks], axis=0, dtype=np.float32)
+        return np.mean([one.translate(source, direction, spin=True) for one in networks], axis=0, dtype=np.float32)
 
     return measure_images(TRAININGS[name].tested_on, translate, profile, 0, f"{name}_mean")
 

@@ -140,7 +140,7 @@ ALONE = {"ct_alone": ("target", "CT"), "mr_alone": ("source", "MR")}
 SEEDS = (7, 1, 2, 3, 4)  # the first is the one whose translators and pictures are shown
 # What `python -m tools.record` makes, the most important first: (kind, names, seeds). Kinds:
 # "frames": opponents without a network, per cohort; "translator": a training; "spin": the same translator with `spin`;
-# "mean": the mean image of the networks of three seeds; "unet": the U-Net of a run, or one of the
+# "mean": the mean image of the networks of three seeds, with `spin`, too; "unet": the U-Net of a run, or one of the
 # comparisons; "ct_unet": the U-Net on CT alone, used on a run's synthetic CT.
 _HIPS = ("hip_many_gc", "hip_many", "hip_few_gc", "hip_few")
 _ABLATIONS = (

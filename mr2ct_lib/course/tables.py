@@ -39,7 +39,7 @@ HIPS = {
     "hip_many": "many, no GC",
     "hip_many_gc": "many, GC",
     "hip_many_gc_spin": "many, GC, spin",
-    "hip_many_gc_mean": "many, GC, mean of 3 networks",
+    "hip_many_gc_mean": "many, GC, spin, 3 networks",
     "hip_many_gc_paper": "many, GC 0.3",
     "hip_many_signed_gc": "many, signed GC",
     "hip_supervised": "supervised",

@@ -250,7 +250,7 @@ def _receive_once(session: requests.Session, remote: Remote, part: Path) -> None
         answer = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
         validator = _validator(response)
         length = response.headers.get("Content-Length", "") if response.status_code == 200 else answer and answer[2]
-        total = int(length) if length and length.isdigit() else None
+        total = int(length) if length and length.isdecimal() else None
         expected = remote.size or (note["total"] if have else None)
         if expected and total not in (None, expected):
             advice = f": then delete {part} and run the command again" if have else ""

@@ -46,6 +46,11 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert dead_links(page) == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_placeholder_is_left(page: Path) -> None:
+    assert not re.search(r"@[A-Z]+@|\bTODO\b|\bXXX\b", text_of(page))
+
+
 def test_dead_link_and_dead_anchor_are_noticed(tmp_path: Path) -> None:
     (tmp_path / "other.md").write_text("# Two words, here\n", encoding="utf-8")
     page = tmp_path / "page.md"

@@ -401,7 +401,7 @@ REFUSALS = {  # name: (words, with OUT, TMP and CHAIN in place of folders, what 
         "expected CT",
     ),
     "other grids": (
-        ["evaluate", "CHAIN/cohort/source/s0001.nii.gz", "CHAIN/cohort/target/t0001.nii.gz"],
+        ["evaluate", "CHAIN/cohort/target/t0001.nii.gz", "TMP/other_ct.nii.gz"],
         "another grid",
     ),
     "MR against CT": (["evaluate", "TMP/mr.nii.gz", "CHAIN/cohort/target/t0001.nii.gz"], "two scans of one kind"),
@@ -461,6 +461,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(case, chain, mr2ct, tmp_pat
     (tmp_path / "names.json").write_text("{}")
     ct = nib.load(chain / "cohort/target/t0001.nii.gz")
     image(tmp_path / "mr.nii.gz", noise(ct.shape), ct.affine)
+    image(tmp_path / "other_ct.nii.gz", np.asarray(ct.dataobj)[1:], ct.affine)
     image(tmp_path / "nothing.nii.gz", np.zeros(ct.shape, np.uint8), ct.affine)
     words, says = REFUSALS[case]
     before = files(tmp_path), files(chain)

@@ -22,7 +22,7 @@ def hips(monkeypatch):
     hips = SimpleNamespace(
         folder="prepared/scratch",
         meta={"anatomy": "hip", "label_names": {str(v): n for v, n in HIP_NAMES.items()}},
-        preparation=SimpleNamespace(spacing=(5.0, 5.0), slice_spacing=6.0),
+        preparation=SimpleNamespace(spacing=(5.0, 5.0), slice_spacing=6.0, pixel=5.0, plane="coronal"),
         source=image, target=image, labels_source=labels, labels_target=labels,
         patients=lambda domain: [(f"p{n}", slice(n, n + 1)) for n in range(6)],
     )  # fmt: skip

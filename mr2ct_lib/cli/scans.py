@@ -19,6 +19,9 @@ Strict = Annotated[
 Translators = Annotated[
     list[Path] | None, typer.Option("--translator", help="translator/ of a finished run; again for more")
 ]
+Spin = Annotated[
+    bool, typer.Option("--spin", help="mean over four places on the pixel grid: less grain, four times the time")
+]
 
 
 @app.command(epilog="Example: mr2ct inspect scan.nii.gz --translator runs/a/translator")
@@ -78,9 +81,7 @@ def synthesize(
     translator: Translators = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="from the target domain to the source domain")] = False,
     strict: Strict = False,
-    spin: Annotated[
-        bool, typer.Option("--spin", help="mean over four places on the pixel grid: less grain, four times the time")
-    ] = False,
+    spin: Spin = False,
     qa: Annotated[
         bool, typer.Option("--qa", help="also draw scan, synthetic scan, overlay and cycle error (.png)")
     ] = False,
@@ -108,9 +109,7 @@ def synthesize(
         )
     scan = paths[-1]
     if not scan.exists():
-        raise InputError(
-            f"{scan}: does not exist; expected a NIfTI file, a DICOM folder or a folder of scans. Check the path"
-        )
+        raise InputError(f"{scan}: does not exist; expected a NIfTI file or a folder of DICOM or scans. Check the path")
     scans, place = synthesizing.scans_of(scan), Path(out)
     if scans is None:
         if scheduler is not None:

@@ -120,13 +120,10 @@ def measure_translators(real: Path, profile: str) -> dict[str, Any]:
         for name, images in (synthetic | {CURVE: curve} | rivals).items():
             error = evaluation.measure(images, data)["MAE"].mean()
             rows.setdefault(HIPS[name], {})[who] = round(float(error), 1)
-    at = len(data.source) // 2  # of the real one, the last
-    images = (window.from_network(x[at]) for window, x in (
-        (data.windows["source"], data.source), (data.windows["target"], synthetic["hip_many_gc"]),
-        (data.windows["target"], data.target)))  # fmt: skip
-    mr, made, ct = images
-    windows = data.windows["source"], data.windows["target"]
-    save(synthesis_row(mr, made, ct, *windows, pixel=data.preparation.pixel), DOCS / "realism_synthesis.jpg")
+    source, target = (data.windows[domain] for domain in ("source", "target"))
+    made, at = synthetic["hip_many_gc"], len(data.source) // 2  # of the last one, who is real
+    three = source.from_network(data.source[at]), target.from_network(made[at]), target.from_network(data.target[at])
+    save(synthesis_row(*three, source, target, pixel=data.preparation.pixel), DOCS / "realism_synthesis.jpg")
     return rows
 
 

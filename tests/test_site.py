@@ -1,16 +1,18 @@
 """The website holds every page, its links fit it, what is folded stays folded, and it needs no network."""
 
+import json
 import re
 import shutil
 from base64 import b64encode
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 from PIL import Image
 
-from tools import NOTEBOOKS, ROOT, colab, hygiene
+from tools import NOTEBOOKS, ROOT, colab, hygiene, slim
 from tools import site as website
 
 
@@ -23,7 +25,7 @@ def test_links_of_the_site_lead_to_its_pages_or_to_the_repository() -> None:
     assert changed("[x](../LICENSE)") == f"[x]({colab.repository()}/blob/main/LICENSE)"
     assert changed("[x](notebooks/)", "README.md") == f"[x]({colab.repository()}/tree/main/notebooks)"
     assert changed("[![x](https://a.org/b.svg)](https://c.org)") == "[x](https://c.org)"
-    assert changed("![x](overview.png)") == "![x](overview.png)"
+    assert changed("![x](overview.jpg)") == "![x](overview.jpg)"
     assert changed("[x](https://example.org) [y](#here)") == "[x](https://example.org) [y](#here)"
     with pytest.raises(SystemExit, match="does not exist"):
         changed("[x](none.md)")
@@ -67,6 +69,8 @@ def test_a_site_of_two_pages_is_built_without_warnings(
 ) -> None:
     pytest.importorskip("sphinx_book_theme", reason="needs the extra `site`")
     pytest.importorskip("myst_nb", reason="needs the extra `site`")
+    pytest.importorskip("brotli", reason="needs the extra `site`")
+    from fontTools.ttLib import TTFont
 
     pictures = [
         nbformat.v4.new_output(
@@ -93,9 +97,9 @@ def test_a_site_of_two_pages_is_built_without_warnings(
     monkeypatch.setattr(website, "_npm_package", offline)
     assert website.build(tmp_path / "site") == []
     assert "formulas stay as TeX" in capsys.readouterr().out
-    dead = website.dead_links(tmp_path / "site")
-    assert dead == ["index.html: _static/vendor/mathjax/tex-chtml.js leads nowhere"]  # it was not fetched
+    assert website.dead_links(tmp_path / "site") == []
     home = (tmp_path / "site/index.html").read_text(encoding="utf-8")
+    assert r"\(a^2\)" in home and "MathJax" not in home
     assert "<details>" in home and "<strong>4</strong>" in home and "other.html" in home
     images = re.findall(r"<img[^>]*_images[^>]*>", (tmp_path / "site/other.html").read_text(encoding="utf-8"))
     assert [re.search('alt="([^"]*)"', image).group(1) for image in images] == [
@@ -106,7 +110,32 @@ def test_a_site_of_two_pages_is_built_without_warnings(
     assert all('width="9"' in image and "height" not in image for image in images)
     loaded = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]+)"', home)
     assert loaded == []  # nothing comes from the network
-    assert "fontawesome" not in home and ".fa-magnifying-glass" in (tmp_path / "site/_static/icons.css").read_text()
+    styles = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "site/_static/styles").glob("*.css"))
+    assert "fontawesome.js" not in home and ".fa-magnifying-glass" in styles and ".fa-dragon" not in styles
+    icons = next((tmp_path / "site").rglob("fa-solid-900.woff2"))
+    assert {0xF002} <= set(TTFont(icons).getBestCmap()) and icons.stat().st_size < 10_000  # a magnifying glass
+    assert "searchindex.js" not in home and "searchindex.js" in (tmp_path / "site/search.html").read_text()
+
+
+def test_the_weight_of_a_page_counts_what_it_loads(tmp_path: Path) -> None:
+    files = {"a.css": '@import "b.css";', "b.css": "x {src: url(c.woff)} y {z: url('data:d')}", "c.woff": "12345"}
+    page = '<link href="a.css?v=1" rel="stylesheet" /><script src="no.js"></script><a href="big.png"></a>'
+    for name, text in {**files, "big.png": "x" * 99, "index.html": page}.items():
+        (tmp_path / name).write_text(text)
+    assert slim.weights(tmp_path) == {"index.html": len(page) + sum(map(len, files.values()))}
+
+
+def test_formulas_are_drawn_once_and_put_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def node(command: list[str], input: str, **_) -> SimpleNamespace:
+        drawn = [f"<b>{'block' if display else 'inline'} {tex}</b>" for display, tex in json.loads(input)]
+        return SimpleNamespace(stdout=json.dumps([drawn, "sheet"]))
+
+    monkeypatch.setattr(slim.subprocess, "run", node)
+    text = '<span class="math x">\\(a &lt; b\\)</span> <div class="math x">\n\\[c\\]</div> \\(d\\)'
+    pages, sheet = slim.draw_formulas({tmp_path: text, tmp_path / "2": text}, tmp_path)
+    drawn = '<span class="math x"><b>inline a < b</b></span> <div class="math x"><b>block c</b></div> \\(d\\)'
+    assert list(pages.values()) == [drawn, drawn] and sheet == "sheet"
+    assert slim.draw_formulas({tmp_path: text}, None) == ({tmp_path: text}, "")
 
 
 def test_dead_links_of_the_built_site_are_noticed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/overview.png, the picture of the README: python -m tools.readme_picture [slice].
+"""docs/overview.jpg, the picture of the README: python -m tools.readme_picture [slice].
 
 It is made by the recorded translator results/translators/hip_many_gc from a test patient of the full profile, whose
 scans are made now if they are not in runs/.
@@ -18,7 +18,7 @@ from mr2ct_lib.course.figures import synthesis_row
 from mr2ct_lib.files import atomic
 from mr2ct_lib.images.slices import PreparedSlices
 
-PICTURE = Path(__file__).parents[1] / "docs" / "overview.png"
+PICTURE = Path(__file__).parents[1] / "docs" / "overview.jpg"
 
 
 def middle_slice(test: PreparedSlices) -> int:
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     index = int(arguments[0]) if arguments else middle_slice(test)
     figure = draw(test, experiments.recorded_translator("hip_many_gc").translate(test.source, spin=True), index)
     with atomic(PICTURE) as temporary:
-        figure.savefig(temporary, dpi=150)
+        figure.savefig(temporary, dpi=150, format="jpg", pil_kwargs={"quality": 85})
     print(f"{PICTURE.relative_to(PICTURE.parents[1])}: slice {index} of {len(test.source)}")
 
 

@@ -1,9 +1,10 @@
 """Build the website: python -m tools.site [--out site]
 
 Puts the stored notebooks, README, docs, recorded results and a page per module of the library into one source tree and
-lets Sphinx build it. Nothing is executed. Formulas and diagrams need MathJax and Mermaid; they are fetched once by npm
-into the build folder, so that the pages need no network. Where npm is missing, the site is built without them and says
-so. The extra `site` must be installed.
+lets Sphinx build it. Nothing is executed. MathJax, which draws the formulas here, and Mermaid, which draws the diagrams
+in the reader's browser, are fetched once by npm into the build folder, so that the pages need no network. Where npm is
+missing, the site is built without them and says so. `slim` makes the pages light; one above its limit fails the build,
+as a dead link does. The extra `site` must be installed.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import nbformat
 import pandas as pd
 
 from mr2ct_lib.course.papers import METHODS
-from tools import ROOT, colab, numbered_notebooks
+from tools import ROOT, colab, numbered_notebooks, slim
 
 LIBRARY = ROOT / "mr2ct_lib"
 DOCS = ROOT / "docs"
@@ -34,7 +35,6 @@ SCRIPTS = {
 }  # npm packages that the pages load from the site itself
 LINK = re.compile(r"(\[[^\]]*\]\()([^)\s#]*)(#[^)\s]*)?(\))")
 WEB_PICTURE = re.compile(r"!\[([^\]]*)\]\(https?:[^)]*\)")
-ICON = re.compile(r'"?([a-z0-9-]+)"?:\[(\d+),(\d+),\[[^\]]*\],"[0-9a-f]+","([^"]+)"\]')  # in the theme's fontawesome.js
 ROOMS = {
     "images": "Scans as arrays with a place in the patient",
     "patients": "Virtual patients and their scanners",
@@ -69,11 +69,12 @@ def configuration() -> dict[str, object]:
         "add_module_names": False,
         # docutils: docstrings are not quite reStructuredText; highlighting: Mermaid has no lexer
         "suppress_warnings": ["mystnb.unknown_mime_type", "docutils", "misc.highlighting_failure"],
-        "mathjax_path": "vendor/mathjax/tex-chtml.js",
-        "mathjax3_config": {"options": {"enableMenu": False}},
+        "mathjax_path": "vendor/mathjax.js",  # `slim` draws the formulas and removes this script
         "html_theme": "sphinx_book_theme",
         "html_static_path": ["_static"],
         "html_css_files": ["site.css"],
+        "html_favicon": "_static/icon.svg",
+        "html_context": {"default_mode": "auto"},
         "html_js_files": [("site.js", {"defer": "defer"})],
         "html_copy_source": False,
         "html_show_sourcelink": False,
@@ -105,7 +106,7 @@ def build(out: Path) -> list[str]:
     for folder in (source, html, out):
         shutil.rmtree(folder, ignore_errors=True)
     write_sources(source)
-    fetch_scripts(work / "npm", source / "_static" / "vendor")
+    mathjax = fetch_scripts(work / "npm", source / "_static" / "vendor")
     warnings, texts = work / "warnings.txt", alternative_texts(source)
     with docutils_namespace(), open(warnings, "w", encoding="utf-8") as file:
         app = Sphinx(source, None, html, work / "doctrees", "html", configuration(), status=None, warning=file)
@@ -113,7 +114,7 @@ def build(out: Path) -> list[str]:
         app.connect("doctree-read", lambda _, page: describe_pictures(page, texts))
         app.build()
     shutil.move(html, out)
-    slim_icons(out)
+    slim.slim(out, mathjax)
     (out / ".nojekyll").touch()
     return warnings.read_text(encoding="utf-8").splitlines()
 
@@ -163,30 +164,6 @@ def escape_docstring(app, kind: str, name: str, thing: object, options: object, 
             parts = line.split("`")
             parts[::2] = [re.sub(r"([|*]|_(?!\w))", r"\\\1", part) for part in parts[::2]]
             lines[number] = "`".join(parts)
-
-
-def slim_icons(out: Path) -> None:
-    """Replace the theme's script of all Font Awesome icons (1.5 MB on every page) by a style sheet of the few that the
-    pages use."""
-    script = out / "_static" / "scripts" / "fontawesome.js"
-    pages = {path: path.read_text(encoding="utf-8") for path in out.rglob("*.html")}
-    names = {name for text in pages.values() for name in re.findall(r"\bfa-([a-z-]+)", text)}
-    place = "display: inline-block; width: 1em; height: 1em; vertical-align: -0.125em"
-    mask = "background: currentColor; mask: var(--icon) center / contain no-repeat"
-    styles = [f".fa-solid, .fa-brands, .fas, .fab {{ {place}; {mask}; }}"]
-    for name, width, height, path in ICON.findall(script.read_text(encoding="utf-8")):
-        if name in names:
-            svg = f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}'><path d='{path}'/></svg>"
-            styles.append(f'.fa-{name} {{ --icon: url("data:image/svg+xml,{svg}"); }}')
-    (out / "_static" / "icons.css").write_text("\n".join(styles), encoding="utf-8")
-    for path, text in pages.items():
-        sheet = r'<link rel="stylesheet" href="\1_static/icons.css">'
-        path.write_text(
-            re.sub(r'<script defer src="([./]*)_static/scripts/fontawesome\.js[^>]*></script>', sheet, text),
-            encoding="utf-8",
-        )
-    for path in (script, *out.rglob("*.map")):
-        path.unlink(missing_ok=True)
 
 
 def write_sources(source: Path) -> None:
@@ -329,10 +306,11 @@ def _html(table: pd.DataFrame) -> str:
     return table.to_html(index=False, border=0, na_rep="", float_format=lambda value: f"{value:.4g}", classes="table")
 
 
-def fetch_scripts(cache: Path, vendor: Path) -> None:
-    """Copy MathJax and Mermaid from their npm packages, kept in `cache`, to the static folder `vendor`; say so where
-    that fails."""
+def fetch_scripts(cache: Path, vendor: Path) -> Path | None:
+    """Unpack MathJax and Mermaid from their npm packages in `cache` and copy what the pages load of them to the static
+    folder `vendor`; say so where that fails. Return the folder of MathJax, or None."""
     vendor.mkdir(parents=True, exist_ok=True)
+    mathjax = None
     for name, package in SCRIPTS.items():
         try:
             archive = _npm_package(package, cache)
@@ -347,16 +325,15 @@ def fetch_scripts(cache: Path, vendor: Path) -> None:
         with tarfile.open(archive) as packed:
             packed.extractall(cache / name, filter="data")
         inside = cache / name / "package"
-        if name == "mermaid":
-            shutil.copy(inside / "dist" / "mermaid.min.js", vendor)
-            continue
-        shutil.copytree(
-            inside / "es5" / "output" / "chtml" / "fonts", vendor / "mathjax" / "output" / "chtml" / "fonts"
-        )
-        shutil.copytree(
-            inside / "es5" / "input" / "tex" / "extensions", vendor / "mathjax" / "input" / "tex" / "extensions"
-        )
-        shutil.copy(inside / "es5" / "tex-chtml.js", vendor / "mathjax")
+        if name == "mathjax":
+            mathjax = inside
+            shutil.copytree(inside / "es5" / "output" / "chtml" / "fonts" / "woff-v2", vendor / "mathjax")
+        else:  # the modules, of which a page loads those of its diagrams
+            maps = shutil.ignore_patterns("*.map")
+            parts = Path("chunks", "mermaid.esm.min")
+            shutil.copytree(inside / "dist" / parts, vendor / "mermaid" / parts, ignore=maps)
+            shutil.copy(inside / "dist" / "mermaid.esm.min.mjs", vendor / "mermaid")
+    return mathjax
 
 
 def _npm_package(package: str, cache: Path) -> Path:
@@ -369,13 +346,20 @@ def _npm_package(package: str, cache: Path) -> Path:
 
 
 def main() -> int:
-    """Build, print the warnings and dead links, and return 1 when there are any."""
+    """Build, print the warnings, dead links and pages that weigh too much, and return 1 when there are any."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "site")
     arguments = parser.parse_args()
     out = arguments.out.resolve()
     warnings = build(out) + dead_links(out)
-    print("\n".join([*warnings, f"site: {arguments.out}/index.html, {len(warnings)} warnings"]))
+    sizes = slim.weights(out)
+    warnings += slim.too_heavy(sizes)
+    heaviest = max(sizes, key=sizes.__getitem__)
+    print(*warnings, sep="\n", end="\n" if warnings else "")
+    print(
+        f"site: {arguments.out}/index.html loads {sizes['index.html'] / 1000:.0f} kB, the heaviest of {len(sizes)} "
+        f"pages, {heaviest}, {sizes[heaviest] / 1000:.0f} kB; {len(warnings)} warnings"
+    )
     return 1 if warnings else 0
 
 

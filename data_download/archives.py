@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from urllib3 import HTTPResponse
 
 from data_download.registry import Remote
-from data_download.transfer import BROKEN, Broken, open_session, patiently, refuse, require_space
+from data_download.transfer import BROKEN, Broken, ask, open_session, patiently, require_space
 from mr2ct_lib.files import InputError, atomic, write_json
 
 MARK = "download.json"  # written last: a folder that holds it is complete
@@ -109,8 +109,7 @@ class _Fetcher(RemoteFetcher):
         return answer
 
     def _request(self, kwargs: dict[str, object]) -> tuple[HTTPResponse, str]:
-        answer = self._session.get(self._url, stream=True, **kwargs)
-        refuse(answer)
+        answer = ask(self._session, self._url, **kwargs)
         if "Content-Range" not in answer.headers:
             raise RemoteZipError("the server does not send parts of files")
         return answer.raw, answer.headers["Content-Range"]

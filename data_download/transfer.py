@@ -147,6 +147,21 @@ def _chain(error: BaseException) -> list[BaseException]:
     return found
 
 
+def ask(session: requests.Session, url: str, **options: object) -> requests.Response:
+    """Return the answer of `url`, its body not read yet. Raises InputError when it is not (a part of) the file."""
+    try:
+        response = session.get(url, stream=True, **options)
+    except InputError:
+        raise
+    except (requests.TooManyRedirects, ValueError) as error:  # ValueError: an address that cannot be one
+        raise InputError(
+            f"{url}: the server sends on to other addresses in a circle, or to none that can be used; expected the "
+            "file. Open the address in a browser. What has arrived is kept"
+        ) from error
+    refuse(response)
+    return response
+
+
 def refuse(response: requests.Response) -> None:
     """Raise InputError for an answer that is not (a part of) the file: an error status or a web page."""
     code, where = response.status_code, response.url
@@ -245,8 +260,7 @@ def _receive_once(session: requests.Session, remote: Remote, part: Path) -> None
     """One connection. Returns when `part` is whole; raises Broken when the answer ended early or cannot be used."""
     have, note = _held(part, remote.url)
     headers = {"Range": f"bytes={have}-", "If-Range": note["validator"]} if have else {}
-    with session.get(remote.url, headers=headers, stream=True, timeout=(15, 60)) as response:
-        refuse(response)
+    with ask(session, remote.url, headers=headers, timeout=(15, 60)) as response:
         answer = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
         validator = _validator(response)
         length = response.headers.get("Content-Length", "") if response.status_code == 200 else answer and answer[2]

@@ -36,6 +36,11 @@ class Handler(BaseHTTPRequestHandler):
             self.fail(int(deed.split(" ")[0]), "page" in deed)
         elif "portal" in deed:
             self.whole(PAGE, {} if "untyped" in deed else {"Content-Type": "text/html; charset=utf-8"}, deed)
+        elif deed.startswith("to "):
+            self.send_response(302)
+            self.send_header("Location", deed.removeprefix("to "))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
         elif "other" in deed:  # another file than the one that was asked for
             self.whole(server.body[: len(server.body) // 3], {"ETag": '"other"'}, deed)
         else:

@@ -218,6 +218,14 @@ def test_messages_name_what_the_server_said(server, tmp_path, deed, words):
     assert PAGE[:9] not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("place", ["/set.zip", "file:///etc/passwd", "http://[::1/x"], ids=["circle", "file", "broken"])
+def test_a_redirection_that_leads_nowhere_is_said_at_once(server, tmp_path, place):
+    server.script = [f"to {place}"] * 40
+    with pytest.raises(InputError, match="sends on to other addresses in a circle, or to none that can be used"):
+        transfer.fetch(remote(server), tmp_path)
+    assert server.naps == []
+
+
 def test_messages_name_why_a_server_was_not_reached(server, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]  # free from here on

@@ -12,6 +12,7 @@ from data_download.layouts import arrange, expected
 from data_download.names import as_json
 from data_download.registry import DATASETS, DataSet, Remote, dataset
 from data_download.transfer import alone, fetch, require_space
+from mr2ct_lib.cores import sigterm_exits
 from mr2ct_lib.files import InputError, write_json
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
@@ -150,9 +151,13 @@ def _size(data: DataSet) -> str:
 
 
 def main() -> None:
-    """Run the command; what a person can mend becomes one sentence and exit code 2."""
+    """Run the command; what a person can mend becomes one sentence and exit code 2.
+
+    SIGTERM ends it with no half-made folder left behind.
+    """
     try:
-        app(prog_name="python -m data_download")
+        with sigterm_exits():
+            app(prog_name="python -m data_download")
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -72,14 +72,17 @@ def unpack_cases(remote: Remote, folder: Path, cases: list[str]) -> list[Path]:
             for prefix, members in [item for group in groups.values() for item in group.items()]:
                 place = folder / _safe(prefix, remote.filename)
                 places.append(place)
-                if place.exists():
-                    continue
-                require_space(place, sum(member.file_size for member in members), prefix)
-                with atomic(place) as temporary:
-                    for member in tqdm(members, desc=prefix):
-                        _safe(member.filename, remote.filename)
-                        inside = temporary / member.filename[len(prefix) :].lstrip("/")
-                        _write_zip_member(opened, member, inside, remote.filename)
+                missing = [one for one in members if not _is_there(one, folder / _safe(one.filename, remote.filename))]
+                require_space(place, sum(member.file_size for member in missing), prefix)
+                if place.is_dir():  # other cases of it came before
+                    for member in tqdm(missing, desc=prefix, disable=not missing):
+                        with atomic(folder / _safe(member.filename, remote.filename)) as temporary:
+                            _write_zip_member(opened, member, temporary, remote.filename)
+                elif missing:
+                    with atomic(place) as temporary:
+                        for member in tqdm(members, desc=prefix):
+                            inside = temporary / member.filename[len(prefix) :].lstrip("/")
+                            _write_zip_member(opened, member, inside, remote.filename)
     except InputError:
         raise
     except Exception as error:  # as above, and what remotezip raises
@@ -163,6 +166,10 @@ def _open_remote_zip(url: str, session: requests.Session) -> RemoteZip:
         return RemoteZip(url, **more)
     except (RemoteZipError, zipfile.BadZipFile):  # some servers don't know "the last n bytes": ask for the size first
         return RemoteZip(url, support_suffix_range=False, **more)
+
+
+def _is_there(member: zipfile.ZipInfo, place: Path) -> bool:
+    return place.is_file() and place.stat().st_size == member.file_size
 
 
 def _group(opened: zipfile.ZipFile, case: str) -> dict[str, list[zipfile.ZipInfo]]:

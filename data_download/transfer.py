@@ -359,6 +359,8 @@ def _held(part: Path, url: str) -> tuple[int, dict[str, object]]:
     try:
         note = read_json(_note(part))
         url_then, validator, total = note["url"], note["validator"], note.get("total")
+        if not (isinstance(validator, str | None) and isinstance(total, int | None) and "\n" not in (validator or "")):
+            raise TypeError("neither what the server called the version, nor bytes")
     except (InputError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{_note(part)}: is damaged; expected the address and version of {part.name}. Delete both to download anew"

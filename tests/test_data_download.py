@@ -145,7 +145,12 @@ def test_a_whole_part_file_needs_no_more_bytes(server, tmp_path):
     assert server.requests[0]["Range"] == "bytes=300000-" and names(tmp_path) == ["set.zip"]
 
 
-@pytest.mark.parametrize("note", ["", "{", "[]", '{"url": 1}', "null"], ids=["empty", "cut", "list", "keys", "null"])
+TYPES = ['{"url": "x", "validator": 5}', '{"url": "x", "validator": "v", "total": "all"}']
+
+
+@pytest.mark.parametrize(
+    "note", ["", "{", "[]", '{"url": 1}', "null", *TYPES], ids=["empty", "cut", "list", "keys", "null", "tag", "total"]
+)
 def test_a_damaged_note_is_said_and_nothing_is_deleted(server, tmp_path, note):
     part = half_there(tmp_path, server)
     (tmp_path / "set.zip.part.json").write_text(note)

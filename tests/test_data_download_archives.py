@@ -127,6 +127,14 @@ def test_single_cases_come_without_the_whole_zip(server, synthrad, tmp_path):
         archives.unpack_cases(synthrad.remotes[0], tmp_path, ["1PA9"])
 
 
+def test_a_folder_of_cases_is_completed_when_some_of_them_are_there(server, synthrad, tmp_path):
+    archives.unpack_cases(synthrad.remotes[0], tmp_path, ["1PA002"])
+    (kept,) = tmp_path.glob("**/1PA002/mr.nii.gz")
+    number = kept.stat().st_ino
+    archives.unpack_cases(synthrad.remotes[0], tmp_path, ["pelvis"])
+    assert len(list(tmp_path.glob("Task1/pelvis/*/mr.nii.gz"))) == 12 and kept.stat().st_ino == number
+
+
 def test_single_cases_survive_fifty_random_cuts_in_one_start(server, synthrad, tmp_path):
     server.script = ["random cut"] * 50
     cases = [f"1PA{number:03d}" for number in range(1, 13)]
@@ -232,6 +240,20 @@ def test_the_next_run_removes_what_kill_9_left_while_unpacking(server, synthrad,
     assert again.exit_code == 0, again.output
     hidden = [path for path in tmp_path.rglob(".*") if path.is_dir()]
     assert [path.name for path in hidden] == [".synthrad2023.settings"] and not list(tmp_path.rglob("*.lock"))
+
+
+def test_sigterm_while_unpacking_leaves_the_archive_and_nothing_hidden(server, synthrad, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["data_download", "get", "synthrad2023", "--to", str(tmp_path)])
+    with monkeypatch.context() as patch:
+        patch.setattr(archives, "_write", lambda stream, place: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit) as ended:
+            command.main()
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()] == [
+        "downloads/synthrad2023/Task1.zip"
+    ]
+    before = len(server.requests)
+    assert run("get", "synthrad2023", "--to", tmp_path).exit_code == 0 and len(server.requests) == before
 
 
 @pytest.mark.parametrize(

@@ -40,13 +40,15 @@ def arrange(layout: str, folder: Path) -> list[Path]:
     cases change nothing for those that were there. Files are hard links where the disk allows, copies elsewhere; DICOM
     becomes NIfTI. Scans that cannot be read are left out, with a message.
 
-    Raises InputError for an unknown layout, or when no scan can be read.
+    Raises InputError for an unknown layout, for two scans of one name, or when no scan can be read.
     """
     if layout not in LAYOUTS:
         raise InputError(f"layout: {layout!r}; expected one of {', '.join(LAYOUTS)}. Choose one of them")
     read, known = LAYOUTS[layout]
     made = []
     for group, (source, target) in read(folder).items():
+        for side in (source, target):
+            _once([(scan.id, scan.path) for scan in side])
         both = {scan.id for scan in source} & {scan.id for scan in target}
         cohorts = {"unpaired": (source, target)}
         if both:
@@ -162,10 +164,11 @@ def lund_probe(folder: Path) -> dict[str, Sides]:
 
 
 def pelvic_reference(folder: Path) -> dict[str, Sides]:
-    """Pelvic-Ref-001/<study>/<series>/*.dcm; of several series the longest is taken"""
+    """Pelvic-Ref-001/<study>/<series>/1-001.dcm; of several series the longest is taken"""
     scans = []
     for patient in sorted(path for path in folder.glob("**/Pelvic-Ref-*") if path.is_dir()):
-        series = {place: len(list(place.glob("*.dcm"))) for place in (patient, *patient.rglob("*")) if place.is_dir()}
+        places = [place for place in (patient, *patient.rglob("*")) if place.is_dir()]
+        series = {place: sum(path.is_file() for path in place.iterdir()) for place in places}
         longest = max(series, key=series.__getitem__)
         if series[longest] > 1:
             scans.append(Scan(patient.name, longest))
@@ -192,21 +195,32 @@ def expected(layout: str) -> str:
     return str(LAYOUTS[layout][0].__doc__).splitlines()[0]
 
 
+def _once(scans: list[tuple[str, Path]]) -> dict[str, Path]:
+    """The scans by their ids. Raises InputError where two have the same one."""
+    found: dict[str, Path] = {}
+    for id_, path in scans:
+        if id_ in found:
+            raise InputError(f"{found[id_]} and {path}: are both called {id_}; expected one of them. Move one away")
+        found[id_] = path
+    return found
+
+
 def _named(folder: Path, pattern: str, ending: str) -> dict[str, Path]:
     """Files by their names without the ending."""
-    return {path.name.removesuffix(ending): path for path in sorted(folder.glob(pattern))}
+    return _once([(path.name.removesuffix(ending), path) for path in sorted(folder.glob(pattern))])
 
 
 def _both(source: dict[str, Path], target: dict[str, Path]) -> Sides:
-    """The scans of people who have both."""
+    """The scans of people who have both; a message names the others."""
     ids = [id_ for id_ in source if id_ in target]
+    if lone := sorted(source.keys() ^ target.keys()):
+        tqdm.write(f"left out, since only one of the two scans is there: {', '.join(lone)}")
     return [Scan(id_, source[id_]) for id_ in ids], [Scan(id_, target[id_]) for id_ in ids]
 
 
 def _folders(folder: Path, pattern: str, ending: str) -> Sides:
-    cases = sorted(path for path in folder.glob(pattern) if path.is_dir())
-    mr, ct = ({case.name: case / f"{kind}{ending}" for case in cases} for kind in ("mr", "ct"))
-    return _both(*({id_: path for id_, path in side.items() if path.exists()} for side in (mr, ct)))
+    mr, ct = (sorted(folder.glob(f"{pattern}/{kind}{ending}")) for kind in ("mr", "ct"))
+    return _both(*(_once([(path.parent.name, path) for path in side]) for side in (mr, ct)))
 
 
 def _chosen(source: list[Scan], target: list[Scan], ids: tuple[list[str], list[str]]) -> Sides:

@@ -260,9 +260,33 @@ def test_pelvic_reference_takes_the_longest_series(tmp_path):
     study = tmp_path / "Pelvic-Reference-Data/Pelvic-Ref-001/study"
     dicom(study / "long", -1000, "CT")
     dicom(study / "scout", -1000, "CT", slices=2)
+    for path in (study / "long").iterdir():
+        path.rename(path.with_suffix(".DCM"))
     arranged("pelvic-reference", tmp_path)
     assert listing(tmp_path / "cohort/unpaired") == {"source": [], "target": ["Pelvic-Ref-001.nii.gz"]}
     assert nib.load(tmp_path / "cohort/unpaired/target/Pelvic-Ref-001.nii.gz").shape == (6, 5, 4)
+
+
+def test_two_scans_of_one_name_are_refused_and_neither_is_touched(tmp_path):
+    """A copy of a set inside its folder: a hard link of the first must never be written through by the second."""
+    for copy in ("a", "b"):
+        nifti(tmp_path / "total" / copy / "s0001/ct.nii.gz", -1000)
+        nifti(tmp_path / "synth" / copy / "Task1/brain/1BA001/mr.nii.gz")
+        nifti(tmp_path / "synth" / copy / "Task1/brain/1BA001/ct.nii.gz", -1000)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")}
+    for layout, folder, name in (("totalsegmentator", "total", "ct_s0001"), ("synthrad2023", "synth", "1BA001")):
+        with pytest.raises(InputError, match=f"a/.* and .*b/.*both called {name}"):
+            layouts.arrange(layout, tmp_path / folder)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.nii.gz")}
+
+
+def test_who_has_one_scan_only_is_named(tmp_path, capsys):
+    for number in range(1, 9):
+        nifti(tmp_path / f"Task1/pelvis/1PA00{number}/mr.nii.gz")
+        if number != 3:
+            nifti(tmp_path / f"Task1/pelvis/1PA00{number}/ct.nii.gz", -1000)
+    layouts.arrange("synthrad2023", tmp_path)
+    assert "only one of the two scans is there: 1PA003" in "".join(capsys.readouterr())
 
 
 def test_a_scan_that_cannot_be_read_is_left_out_and_named(tmp_path, capsys):

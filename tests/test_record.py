@@ -38,11 +38,11 @@ def test_at_least_three_seeds_of_each_training_and_five_with_and_without_gc():
     counts = seeds["seed"].nunique()
     bounds = [name for name, training in catalogue.TRAININGS.items() if training.method == "supervised"]
     assert counts.drop(bounds).min() >= 3 and (counts[["hip_many", "hip_many_gc"]] == 5).all()
-    frames = {"curve fitted on test pairs", "mean training slice", "histogram matching"}
+    baselines = {"curve fitted on test pairs", "mean training slice", "histogram matching"}
     compared = {
         run for claims in catalogue.CLAIMS.values() for claim in claims for run in (claim.better, claim.against)
     }
-    assert {run.removesuffix("_spin") for run in compared} <= {*counts.index} | frames
+    assert {run.removesuffix("_spin") for run in compared} <= {*counts.index} | baselines
     assert set(catalogue.SHOWN) <= {*counts.index}
 
 

@@ -214,7 +214,7 @@ def test_only_seeds_and_patients_of_both_are_compared():
     assert (table.seeds[0], table.patients[0]) == (3, 5)
 
 
-def test_an_opponent_without_a_network_stands_against_every_seed():
+def test_a_baseline_stands_against_every_seed():
     d = crossed(np.random.default_rng(7), 4, 6, mean=-3)
     records = records_of(d)
     once = records[(records.run == "no GC") & (records.seed == 1)].assign(run="curve", seed=0)

@@ -64,7 +64,7 @@ def test_further_runs_of_a_cohort_get_a_row_when_they_are_recorded():
 
 def test_rows_are_runs_of_the_catalogue_or_frames():
     trained = {run.removesuffix("_mean").removesuffix("_spin") for run in tables.HIPS}
-    assert trained - set(tables.FRAMES) <= set(TRAININGS)
+    assert trained - set(tables.BASELINES) <= set(TRAININGS)
     assert set(tables.HIASA) <= set(tables.HIPS)
     assert set(tables.HIASA.values()) == set(papers.cyclegan_errors().columns)
 

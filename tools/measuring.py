@@ -1,4 +1,4 @@
-"""What `tools.record` measures: translators, opponents without a network and U-Nets, on patients that none has seen."""
+"""What `tools.record` measures: translators, baselines and U-Nets, on patients that none has seen."""
 
 from collections.abc import Callable, Sequence
 

@@ -139,7 +139,7 @@ ALONE = {"ct_alone": ("target", "CT"), "mr_alone": ("source", "MR")}
 
 SEEDS = (7, 1, 2, 3, 4)  # the first is the one whose translators and pictures are shown
 # What `python -m tools.record` makes, the most important first: (kind, names, seeds). Kinds:
-# "frames": opponents without a network, per cohort; "translator": a training; "spin": the same translator with `spin`;
+# "frames": the baselines of a cohort; "translator": a training; "spin": the same translator with `spin`;
 # "mean": the mean image of the networks of three seeds, with `spin`, too; "unet": the U-Net of a run, or one of the
 # comparisons; "ct_unet": the U-Net on CT alone, used on a run's synthetic CT.
 _HIPS = ("hip_many_gc", "hip_many", "hip_few_gc", "hip_few")
@@ -201,14 +201,14 @@ CLAIMS: dict[str, list[Claim]] = {
         *_both_ways("head_dicyclegan", "head_cyclegan", "head"),
         *_both_ways("abdomen_dicyclegan", "abdomen_cyclegan", "abdomen", "PSNR aorta"),
     ],
-    "opponents without a network": [
-        *[Claim("hip_many_gc", frame, "MAE", True, _TO_TARGET) for frame in ("curve fitted on test pairs", *_TRIVIAL)],
+    "baselines": [
+        *[Claim("hip_many_gc", one, "MAE", True, _TO_TARGET) for one in ("curve fitted on test pairs", *_TRIVIAL)],
         *[
             claim
             for cohort in ("head_distorted", "head", "abdomen")
             for method in ("dicyclegan", "field")
-            for frame in _TRIVIAL
-            for claim in _both_ways(f"{cohort}_{method}", frame, cohort)
+            for baseline in _TRIVIAL
+            for claim in _both_ways(f"{cohort}_{method}", baseline, cohort)
         ],
         Claim("hip_many_gc_spin", "curve fitted on test pairs", "MAE", True, _TO_TARGET),
         *_both_ways("head_distorted_field_spin", "histogram matching", "head_distorted"),

@@ -1,7 +1,7 @@
 """The papers' tables, three numbers side by side: the paper's, that of long recorded runs, and that of short ones.
 
 Rows are runs of `catalogue.TRAININGS`, the same with `spin` (see `Translator.translate`), the mean of several networks,
-and frames, opponents without a network. Recorded values are those of results/<profile>/ (`experiments.recorded`).
+and baselines. Recorded values are those of results/<profile>/ (`experiments.recorded`).
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from mr2ct_lib.patients.abdomen import aorta_mask
 
 Records = Mapping[str, tuple[pd.DataFrame, Mapping[str, Any]]]  # {profile: rows of runs and their provenance}
 CURVE = "curve fitted on test pairs"
-FRAMES = {
+BASELINES = {
     "histogram matching": "histogram matching",
     "mean training slice": "mean training slice",
     CURVE: "curve fitted on these pairs",
@@ -43,7 +43,7 @@ HIPS = {
     "hip_many_gc_paper": "many, GC 0.3",
     "hip_many_signed_gc": "many, signed GC",
     "hip_supervised": "supervised",
-} | FRAMES
+} | BASELINES
 # Columns of `papers.cyclegan_errors` and the runs that repeat them
 HIASA = {
     "hip_few": ("20", "no GC"),
@@ -191,7 +191,7 @@ def beside_wang(condition: str, cohort: str, records: Records) -> pd.DataFrame:
     runs = [run for name in TRAININGS for run in (name, f"{name}_spin")]
     others = [run for run in runs if run in of_cohort and not run.endswith("_supervised")]
     titles = {run: model_of(run, cohort) for run in dict.fromkeys([*models.values(), *others])}
-    titles |= {f"{cohort}_supervised": "supervised"} | FRAMES
+    titles |= {f"{cohort}_supervised": "supervised"} | BASELINES
     digits = {columns["MSE"]: 3, columns["PSNR"]: 2, columns["SSIM"]: 3, f"SSIM{ending}": 3}
     tables = {}
     for way, direction in zip(WAYS[cohort], DIRECTIONS, strict=True):

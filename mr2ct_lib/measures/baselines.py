@@ -47,7 +47,7 @@ def fitted_curve(
     """Return `apply_to` through the curve from source values to target values that true pairs show.
 
     The curve is the median target value of each of `bins` equally wide source bins: of all functions of one pixel's
-    value it has the smallest mean absolute error. Fitted on the test pairs themselves, it is the hardest opponent that
+    value it has the smallest mean absolute error. Fitted on the test pairs themselves, it is the hardest baseline that
     looks at single pixels. Bins without a pixel take the value between their neighbours.
 
     source, target: corresponding images of one shape; mask: where they correspond, bool. apply_to: any shape, in the

@@ -177,7 +177,7 @@ def weigh_claims(records: pd.DataFrame, claims: Sequence[Claim], alpha: float = 
     """Test a family of claims over seeds and patients, corrected by Holm, a row per claim.
 
     records: columns run, seed, patient, those of the claims' `rows`, and the measures. Only seeds and patients that
-    both runs have are compared; an opponent without a network, recorded once with seed 0, is compared with each seed.
+    both runs have are compared; a baseline, recorded once with seed 0, is compared with each seed.
     Columns of the result: better, against, measure, the rows' columns, difference (better - against), low, high,
     effect, effect low, effect high, p, p Holm, seeds, patients, verdict. Claims with fewer than 3 seeds have no p, do
     not count in the family, and their verdict is "n too small".
@@ -197,7 +197,7 @@ def weigh_claims(records: pd.DataFrame, claims: Sequence[Claim], alpha: float = 
             chosen[chosen.run == run].pivot_table(index="seed", columns="patient", values=claim.measure)
             for run in (claim.better, claim.against)
         )
-        if list(second.index) == [0]:  # an opponent without a network is the same for every seed
+        if list(second.index) == [0]:  # a baseline is the same for every seed
             second = second.loc[[0] * len(first)].set_axis(first.index)
         difference = (first - second).dropna(axis=0, how="all").dropna(axis=1)
         row = {"better": claim.better, "against": claim.against, "measure": claim.measure, **conditions}

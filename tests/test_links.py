@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import NOTEBOOKS, ROOT
+from tools import NOTEBOOKS, ROOT, numbered_notebooks
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *NOTEBOOKS.glob("*.ipynb")])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -57,3 +57,11 @@ def test_dead_link_and_dead_anchor_are_noticed(tmp_path: Path) -> None:
     links = "[a](other.md) [b](other.md#two-words-here) [c](https://example.org/x) [d](none.md) [e](other.md#three)"
     page.write_text(f"{links}\n```\n[f](code.md)\n```\n", encoding="utf-8")
     assert dead_links(page) == ["none.md", "other.md#three"]
+
+
+def test_ten_questions_of_each_notebook_link_the_sections_that_answer_them() -> None:
+    text = (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
+    for notebook in numbered_notebooks():
+        section = re.search(rf"^## {notebook.stem[:2]} .*?(?=^## |\Z)", text, re.M | re.S).group()
+        questions = re.findall(r"^\d+\. .*$", section, re.M)
+        assert len(questions) == 10 and all(f"{notebook.name}#" in line for line in questions), notebook

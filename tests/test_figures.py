@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from colorspacious import cspace_convert
+from matplotlib.quiver import QuiverKey
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 matplotlib.use("Agg")
@@ -311,3 +312,14 @@ def test_no_name_of_a_structure_lies_on_the_scale_bar() -> None:
     bar = next(text for text in ax.texts if text.get_text() == "10 cm").get_window_extent()
     named = [text for text in ax.texts if text.get_text().startswith("muscle")]
     assert named and not any(bar.overlaps(text.get_window_extent()) for text in named)
+
+
+def test_small_displacements_get_arrows_of_their_own_scale_with_a_length_in_mm() -> None:
+    small = np.full((60, 60), 0.6)  # 0.85 pixels long; arrows stand 3 pixels apart
+    common = overlays.offset_field(small, small, limit=6.0, pixel=2.0)
+    own = overlays.offset_field(small, small, limit=6.0, pixel=2.0, own_arrows=True)
+    assert "times as long" not in common.alt and "(arrows 5 times as long)" in own.alt  # 1.3 * 3 / 0.85 = 4.6
+    keys = [ax.findobj(QuiverKey)[0] for ax in (common.axes[0], own.axes[0])]
+    assert [key.label for key in keys] == ["10 mm", "2 mm"]  # at most 1.7 * 3 * 2 mm, and a fifth of it
+    assert [key.U for key in keys] == [5.0, 1.0]  # pixels
+    assert common.axes[1].images[0].get_clim() == own.axes[1].images[0].get_clim() == (0, 6)

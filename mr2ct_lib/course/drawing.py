@@ -184,11 +184,19 @@ def draw_image(
     return drawn
 
 
+def round_length(most: float) -> float:
+    """Return the largest of 1, 2 or 5 times a power of ten that is at most `most`.
+
+    >>> round_length(49), round_length(0.5)
+    (20.0, 0.5)
+    """
+    power = 10.0 ** np.floor(np.log10(most))
+    return float(max(step * power for step in (1, 2, 5) if step * power <= most * 1.001))
+
+
 def scale_bar(ax: Axes, columns: int, pixel: float) -> None:
     """Draw a bar of 1, 2 or 5 times a power of ten mm, at most a third of an image that is `columns` pixels wide."""
-    most = columns * pixel / 3
-    power = 10.0 ** np.floor(np.log10(most))
-    mm = max(step * power for step in (1, 2, 5) if step * power <= most * 1.001)
+    mm = round_length(columns * pixel / 3)
     ends = 0.04, 0.04 + mm / (columns * pixel)
     for width, colour in ((4.5, "black"), (2.5, "white")):
         ax.plot(ends, (0.04, 0.04), color=colour, linewidth=width, transform=ax.transAxes, solid_capstyle="butt")

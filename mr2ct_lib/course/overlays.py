@@ -24,6 +24,7 @@ from mr2ct_lib.course.drawing import (
     label_colours,
     paint_labels,
     panels,
+    round_length,
     styled,
 )
 from mr2ct_lib.course.figures import as_image, bar_ends, checked_images
@@ -125,10 +126,12 @@ def offset_field(
     title: str = "",
     plane: str | None = None,
     pixel: float | None = None,
+    own_arrows: bool = False,
 ) -> Figure:
     """Show arrows from each place to where it is read, and a map of the length of each displacement.
 
-    Small displacements are drawn several times as long, and the title says so. Nothing is drawn where one is NaN.
+    Small displacements are drawn several times as long: the title says so, and an arrow in the corner has its length
+    beside it. Nothing is drawn where one is NaN.
 
     Args:
         dy, dx: displacements (H, W) in pixels, down and to the right.
@@ -136,6 +139,7 @@ def offset_field(
         step: pixels between two arrows.
         limit: the end of the colour scale; by default the longest displacement.
         pixel: mm per column, for a scale bar.
+        own_arrows: scale the arrows by the displacements of this field (90 % of them stay apart), not by `limit`.
     """
     fields = checked_images({"dy": dy, "dx": dx} | ({} if background is None else {"background": background}))
     down, right = fields["dy"], fields["dx"]
@@ -143,33 +147,29 @@ def offset_field(
     step = step or max(1, max(down.shape) // 20)
     rows, columns = (np.arange(step // 2, side, step) for side in down.shape)
     picked = np.ix_(rows, columns)
-    longest = limit or float(np.nanmax(length))
-    end = longest or 1.0
-    times = max(1, int(1.3 * step / longest)) if longest > 0 else 1  # arrows of part of a pixel would be dots
+    end = limit or float(np.nanmax(length)) or 1.0
+    usual = (float(np.nanpercentile(length, 90)) or end) if own_arrows else end
+    times = max(1, round(1.3 * step / usual))  # arrows of part of a pixel would be dots
     fig, axes = panels(2, 2, down.shape)
     grey = fields.get("background", np.zeros(down.shape))
     full_title = (title or "where each place is read") + (f" (arrows {times} times as long)" if times > 1 else "")
     draw_image(axes[0], grey, full_title, grey_limits([grey], None, None, None), plane, pixel=pixel)
-    x, y = np.meshgrid(columns, rows)
-    arrows = {
-        "angles": "xy",
-        "scale_units": "xy",
-        "scale": 1 / times,
-        "width": 0.005,
-        "headwidth": 3.5,
-        "headlength": 4,
-        "headaxislength": 3.5,
-    }
-    axes[0].quiver(x, y, right[picked], down[picked], length[picked], cmap="viridis", clim=(0, end), **arrows)
+    arrows = {"angles": "xy", "scale_units": "xy", "scale": 1 / times, "color": COLOURS[1]}
+    shape = {"width": 0.005, "headwidth": 3.5, "headlength": 4, "headaxislength": 3.5}
+    drawn = axes[0].quiver(*np.meshgrid(columns, rows), right[picked], down[picked], **arrows, **shape)
+    key = round_length(1.7 * step / times * (pixel or 1))
+    text = f"{key:g} {'mm' if pixel else 'pixels'}"
+    axes[0].add_patch(patches.Rectangle((0.72, 0), 0.28, 0.13, transform=axes[0].transAxes, color="black"))
+    axes[0].quiverkey(drawn, 0.86, 0.04, key / (pixel or 1), text, labelpos="N", labelcolor="white")
     axes[0].set(xlim=(-0.5, down.shape[1] - 0.5), ylim=(down.shape[0] - 0.5, -0.5))
     drawn = draw_image(
         axes[1], length, f"length, median {np.nanmedian(length):.2f} pixels", (0, end), plane, cmap="viridis"
     )
     colour_bar(fig, drawn, axes, "displacement / pixels", extend=bar_ends([length], (0, end)))
     sideways, downwards = (round(float(np.nanmean(part)), 1) + 0.0 for part in (right, down))  # + 0.0: never "-0.0"
-    means = f"on average {sideways} to the right and {downwards} down, longest {longest:.3g}"
+    means = f"on average {sideways} to the right and {downwards} down, longest {np.nanmax(length):.3g}"
     shown = alt_text.images([full_title, axes[1].get_title()], plane, "Arrows and a colour scale show displacements")
-    return describe(fig, f"{shown} In pixels: {means}.")
+    return describe(fig, f"{shown} In pixels: {means}. The arrow in the corner is {text} long.")
 
 
 @styled

@@ -77,13 +77,26 @@ def test_a_folder_is_synthesized_and_failures_come_last(chain, scans, mr2ct, tmp
     assert code == 0 and "0 synthesized, 2 there already, 0 failed" in out and files(tmp_path / "ct") == before
 
 
-def test_a_scan_newer_than_its_result_is_done_again(chain, scans, mr2ct, tmp_path):
+def test_a_scan_with_other_bytes_is_done_again_whatever_its_time(chain, scans, mr2ct, tmp_path):
     (scans / "carl.nii.gz").unlink()
     words = ["synthesize", chain / "run", scans, "--out", tmp_path / "ct"]
     assert mr2ct(*words)[0] == 0
-    later = (tmp_path / "ct/bert.nii.gz").stat().st_mtime + 10
-    os.utime(scans / "bert.nii.gz", (later, later))
+    other = read_volume(scans / "bert.nii.gz")
+    write_volume(other.replace(array=other.array[::-1].copy()), scans / "bert.nii.gz")
+    os.utime(scans / "bert.nii.gz", (1, 1))  # as a copy of an older file
+    before = (tmp_path / "ct/bert.nii.gz").read_bytes()
     assert "1 synthesized, 1 there already" in mr2ct(*words)[1]
+    assert (tmp_path / "ct/bert.nii.gz").read_bytes() != before
+    for path in scans.iterdir():  # as a copied folder
+        path.touch()
+    assert "0 synthesized, 2 there already" in mr2ct(*words)[1]
+
+
+def test_results_with_and_without_spin_never_mix(chain, scans, mr2ct, tmp_path):
+    words = ["synthesize", chain / "run", scans, "--out", tmp_path / "ct"]
+    mr2ct(*words)
+    code, _, err = mr2ct(*words, "--spin")
+    assert code == 2 and "of other options" in err
 
 
 def test_results_of_two_translators_never_mix(chain, other, scans, mr2ct, tmp_path):

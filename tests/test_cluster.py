@@ -117,6 +117,14 @@ def test_a_scheduler_file_that_names_no_address_is_said(content, tmp_path):
         list(run_jobs(pow, [(2, 3)], scheduler=str(tmp_path / "scheduler.json")))
 
 
+def test_a_scheduler_that_is_not_there_leaves_nothing(chain, mr2ct, tmp_path):
+    (tmp_path / "scheduler.json").write_text("{}")
+    words = ["prepare", chain / "cohort", "--out", tmp_path / "prepared", "--scheduler", tmp_path / "scheduler.json"]
+    code, _, err = mr2ct(*words)
+    assert code == 2 and "names no address" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["scheduler.json"]
+
+
 def test_a_scheduler_that_is_lost_half_way_is_said():
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(

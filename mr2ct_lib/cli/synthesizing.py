@@ -1,6 +1,7 @@
 """What `mr2ct synthesize` does with scans and translators: one or many of each, results in a file, a DICOM series or a
 folder."""
 
+import glob
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from mr2ct_lib.images.volumes import Volume, read_volume, write_volume
 from mr2ct_lib.methods.synthesis import synthesize
 from mr2ct_lib.methods.translator import Translator, load_translator
 
-RECORD = "synthesis.json"  # in a folder of results: what they were made with
+RECORD = "synthesis.json"  # in a folder of results: what they were made with, and of
+SPREAD, PICTURE = "_spread.nii.gz", "_qa.png"  # how names of files beside a result end
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Synthesis:
     def record(self) -> dict[str, object]:
         """What decides the result, for the folder of results."""
         digests = [_digest(folder) for folder in self.folders]
-        return {"translators": digests, "reverse": self.reverse} | ({"spin": True} if self.spin else {})
+        more = {"spin": self.spin, "keep_patient": self.keep_patient}
+        return {"translators": digests, "reverse": self.reverse} | {name: True for name, given in more.items() if given}
 
 
 def _load(folders: list[Path], *options: bool) -> Synthesis:
@@ -145,7 +148,7 @@ def write_result(result: Volume, spread: Volume | None, scan: Path, out: Path, k
 
         write_dicom_series(result, out, scan if scan.is_dir() else None, keep_patient)
     if spread is not None:
-        write_volume(spread, with_ending(out, "_spread.nii.gz"), dtype=np.float32)
+        write_volume(spread, with_ending(out, SPREAD), dtype=np.float32)
 
 
 def synthesize_one(synthesis: Synthesis, scan: Path, out: Path) -> tuple[Volume, Volume | None]:
@@ -157,7 +160,7 @@ def synthesize_one(synthesis: Synthesis, scan: Path, out: Path) -> tuple[Volume,
     if synthesis.qa:
         from mr2ct_lib.cli.qa import write_qa
 
-        write_qa(volume, synthesis.translators[0], synthesis.reverse, with_ending(out, "_qa.png"))
+        write_qa(volume, synthesis.translators[0], synthesis.reverse, with_ending(out, PICTURE))
     return result, spread
 
 
@@ -166,24 +169,26 @@ def synthesize_folder(
 ) -> tuple[int, dict[str, str]]:
     """Translate every scan into the folder `out`; one that fails does not stop the others, finished ones are skipped.
 
-    A result counts as finished when it is newer than its scan and than the record of its translators. `scheduler` is
-    the address of a Dask scheduler whose workers translate the scans (see `cores.run_jobs`). Returns the number of
-    skipped scans, and name -> reason of failures. Raises InputError when `out` holds other things, or results of other
-    translators.
+    A result counts as finished when synthesis.json says that it was made of the scan as it is now, byte for byte.
+    `scheduler` is the address of a Dask scheduler whose workers translate the scans (see `cores.run_jobs`). Returns the
+    number of skipped scans, and name -> reason of failures. Raises InputError when `out` holds other things, or results
+    of other translators.
     """
     record, path = synthesis.record(), out / RECORD
     if not path.exists() or overwrite:
         check_folder(out, list(scans.values()), RECORD, overwrite)
         write_json(record, path)
-    elif read_json(path) != record:
+    held = read_json(path)
+    made = held.pop("scans", {}) if isinstance(held, dict) else {}  # name -> fingerprint of the scan it was made of
+    if held != record or not isinstance(made, dict):
         raise InputError(
-            f"{out}: holds results of other translators or of the other direction; expected a new folder. "
-            "Choose another name, or add --overwrite to replace them"
+            f"{out}: holds results of other translators, of the other direction or of other options; expected a new "
+            "folder. Choose another name, or add --overwrite to replace them"
         )
-    since, results = path.stat().st_mtime, {}
-    for name, scan in scans.items():
+    scanned, results = {name: _fingerprint(scan) for name, scan in scans.items()}, {}
+    for name in scans:
         result = out / (name if synthesis.dicom else f"{name}.nii.gz")
-        if not _is_finished(synthesis, scan, result, since):
+        if made.get(name) is None or made[name] != scanned[name] or not _all_there(synthesis, result):
             results[name] = result
     jobs = [(scans[name].absolute(), result.absolute()) for name, result in results.items()]
     outcomes = cores.run_jobs(_synthesize_listed, jobs, 1, scheduler, common=(synthesis,))
@@ -192,6 +197,8 @@ def synthesize_folder(
         name, error = names[outcome.number], outcome.error
         if error is None:
             speak(scans[name], outcome.value)
+            made[name] = scanned[name]
+            write_json({**record, "scans": dict(sorted(made.items()))}, path)
         elif scheduler is None and not isinstance(error, (InputError, OSError, MemoryError, UnicodeError)):
             raise error  # a defect of the program
         else:
@@ -201,6 +208,8 @@ def synthesize_folder(
 
 def _synthesize_listed(synthesis: Synthesis, scan: Path, result: Path) -> list[str]:
     """As `synthesize_one`, in place of an earlier result; return the warnings."""
+    for ending in (SPREAD, PICTURE):  # of an earlier scan
+        with_ending(result, ending).unlink(missing_ok=True)
     if synthesis.dicom and result.exists():
         check_folder(result, [scan], "*.dcm", overwrite=True)
     with kept_warnings() as messages:
@@ -208,15 +217,28 @@ def _synthesize_listed(synthesis: Synthesis, scan: Path, result: Path) -> list[s
     return messages
 
 
-def _is_finished(synthesis: Synthesis, scan: Path, result: Path, since: float) -> bool:
-    """Say whether all files of a result are there, newer than the scan and than the time `since`."""
-    expected = [result]
-    if len(synthesis.translators) > 1:
-        expected.append(with_ending(result, "_spread.nii.gz"))
-    if synthesis.qa:
-        expected.append(with_ending(result, "_qa.png"))
-    newest = max(since, *(path.stat().st_mtime for path in [scan, *(scan.rglob("*") if scan.is_dir() else ())]))
-    return all(path.exists() and path.stat().st_mtime >= newest for path in expected)
+def _all_there(synthesis: Synthesis, result: Path) -> bool:
+    """Say whether a result has all its files."""
+    spread, picture = len(synthesis.translators) > 1, synthesis.qa
+    wanted = [result, *[with_ending(result, SPREAD)] * spread, *[with_ending(result, PICTURE)] * picture]
+    return all(path.exists() for path in wanted)
+
+
+def _fingerprint(scan: Path) -> str | None:
+    """A hash of the files of a scan; None where one cannot be read."""
+    if scan.is_dir():
+        files = sorted(scan.rglob("*"))
+    else:  # the voxels of name.mhd lie in another file of that name
+        files = sorted(scan.parent.glob(f"{glob.escape(scan.stem)}.*")) if scan.suffix.lower() == ".mhd" else [scan]
+    digest = hashlib.sha256()
+    try:
+        for path in files:
+            if not path.is_dir():
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError:
+        return None
+    return digest.hexdigest()
 
 
 def _digest(folder: Path) -> str:

@@ -101,7 +101,6 @@ def prepare(
     with atomic(out) as temporary:
         temporary.mkdir()
         parts = temporary / "parts" if scheduler is None else out.with_name(f"{out.name}.unfinished")
-        parts.mkdir(parents=True, exist_ok=True)
         rows = _run(jobs, preparation, parts, workers, progress, scheduler)
         _report(rows, preparation, said)
         _collect(temporary, parts, cohort, preparation, jobs, rows, said)

@@ -54,6 +54,7 @@ def prepare_patient(
 
     parts/<number>.json is written last: the patient is finished.
     """
+    parts.mkdir(parents=True, exist_ok=True)
     scans = {domain: _read(path, domain, preparation, job.modality) for domain, path in job.scans.items()}
     first, *others = scans
     slices, place = preparation.to_slices(scans[first], first)

@@ -2,9 +2,18 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from mr2ct_lib.patients.grids import Nodes, interpolate_lattice, join_strays, separable_sum, voxel_centres
-from mr2ct_lib.patients.shapes import Waves, chain_depth, ellipsoid_depth, section_table, tube, tube_bounds
+from mr2ct_lib.patients.grids import (
+    Nodes,
+    connected_runs,
+    interpolate_lattice,
+    join_strays,
+    put_rows,
+    separable_sum,
+    voxel_centres,
+)
+from mr2ct_lib.patients.shapes import Waves, add_chain, chain_depth, ellipsoid_depth, section_table, tube, tube_bounds
 
 
 def test_voxel_centres_follow_an_oblique_affine():
@@ -44,6 +53,16 @@ def test_a_flattened_chain_is_wide():
     points = np.array([[7.0, 0.0], [0.0, 7.0], [5.0, 5.0]])
     wide, narrow = chain_depth(*points, [(0, 0, 0, 4), (0, 0, 10, 4)], flat=(0.5, 1, 1))
     assert wide == pytest.approx(0.5) and narrow == pytest.approx(-3)
+
+
+def test_a_solid_united_with_a_chain_has_its_inside_and_its_depth():
+    points = np.random.default_rng(1).uniform(-30, 30, (3, 20000)).astype(np.float32)
+    ball = np.sqrt((points**2).sum(axis=0)) - 9
+    chain = [(0, 0, 0, 4), (0, 10, 20, 3), (-15, 10, 20, 5)]
+    expected = np.minimum(ball, -chain_depth(*points, chain))
+    add_chain(ball, *points, chain)
+    np.testing.assert_array_equal(np.minimum(ball, 0), np.minimum(expected, 0))
+    assert (chain_depth(*points, chain)[ball > 0] < 0).all()
 
 
 def test_ellipsoid_with_equal_radii_is_a_ball():
@@ -102,12 +121,13 @@ def test_nodes_find_every_voxel_of_a_bent_tube_and_little_more(spacing):
     q = voxel_centres(shape, np.diag([spacing, spacing, spacing, 1.0]))
     q = q + 3 * np.sin(q[[1, 2, 0]] / 15).astype(np.float32)  # not a straight grid
     sections = [(20, 30, 30, 16, 5, 20, 4), (60, 50, 45, 12, 6, 50, 0), (100, 70, 40, 4, 3, 80, 0)]
-    whole = (tube(*q, sections) < 0).reshape(-1)
-    seen = np.zeros(whole.shape, bool)
-    for where, *point in Nodes(q).near(*tube_bounds(sections), lambda x, y, z: tube(x, y, z, sections) < 0):
-        np.testing.assert_array_equal(tube(*point, sections) < 0, whole[where])
+    whole, nodes = tube(*q, sections) < 0, Nodes(q)
+    found, seen = np.zeros((2, *nodes.points.shape[1:]), bool)
+    for where, *point in nodes.near(*tube_bounds(sections), lambda x, y, z: tube(x, y, z, sections) < 0):
+        put_rows(found, where, tube(*point, sections) < 0)
         seen[where] = True
-    assert whole.any() and not (whole & ~seen).any()
+    np.testing.assert_array_equal(nodes.on_grid(found), whole)
+    assert whole.any()
     if spacing < 1:
         assert seen.sum() < 0.2 * seen.size
 
@@ -125,7 +145,8 @@ def test_layers_are_those_of_every_voxel(shape):
     def shells(x, y, z):
         return np.digitize(np.sqrt((x - 20) ** 2 + (y - 20) ** 2 + (z - 15) ** 2), [8, 10, 17]).astype(np.uint8)
 
-    np.testing.assert_array_equal(Nodes(q).layers(shells), shells(*q))
+    nodes = Nodes(q)
+    np.testing.assert_array_equal(nodes.on_grid(nodes.layers(shells)), shells(*q))
 
 
 def test_strays_go_to_their_surroundings_and_what_may_go_on_beyond_the_grid_stays():
@@ -149,3 +170,21 @@ def test_pieces_that_meet_at_a_corner_are_one():
     before = labels.copy()
     join_strays(labels, labels.copy())
     np.testing.assert_array_equal(labels, before)
+
+
+@pytest.mark.parametrize("coarse", [1, 2])
+def test_connected_runs_are_the_pieces_of_every_value(coarse):
+    rng = np.random.default_rng(coarse)
+    for _ in range(20):
+        structures = rng.choice(5, (7, 8, 9), p=[0.4, 0.15, 0.15, 0.15, 0.15]).astype(np.uint8)
+        structures = np.kron(structures, np.ones((coarse,) * 3, np.uint8))
+        found, last = np.zeros(structures.shape, int), 0
+        for (i, j, k), length, piece in zip(*(part.T for part in connected_runs(structures)), strict=True):
+            found[i, j, k : k + length] = 1 + piece
+        assert ((found > 0) == (structures > 0)).all()
+        for value in range(1, 5):
+            pieces, count = ndimage.label(structures == value, np.ones((3, 3, 3)))
+            pairs = np.unique(np.stack([pieces, found])[:, structures == value], axis=1)
+            assert pairs.shape[1] == count and (np.diff(pairs[1]) > 0).all()  # one to one, in the same order
+            last += count
+        assert found.max() == last

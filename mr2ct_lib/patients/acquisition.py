@@ -65,7 +65,7 @@ def _take(table: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return table[labels]; InputError naming the label values that the table does not hold."""
     if labels.min(initial=0) >= 0 and labels.max(initial=0) < len(table):
         values = table[labels]
-        if not np.isnan(values).any():
+        if not (np.isnan(table).any() and np.isnan(values).any()):
             return values
     unknown = [int(value) for value in np.unique(labels) if not 0 <= value < len(table) or np.isnan(table[value])]
     raise InputError(
@@ -225,8 +225,11 @@ def acquire_ct(
         signal = _take(hu, labels)
         if texture:
             field = smooth_field(fine_shape, fine_affine, TEXTURE_MM, [patient.seed, 11])
-            signal += np.float32(texture) * hu_sd[labels] * field
-        return signal if table is None else np.where(labels == 0, around(fine_shape, fine_affine), signal)
+            field *= (np.float32(texture) * hu_sd)[labels]
+            signal += field
+        if table is not None:
+            np.copyto(signal, around(fine_shape, fine_affine), where=labels == 0)
+        return signal
 
     signal = np.empty(shape, dtype=np.float32)
     signal[...] = _average(around(*finer_grid(shape, affine, (*supersample[:2], 1))), (*supersample[:2], 1))

@@ -29,7 +29,6 @@ def smooth_field(
             "affine: oblique or flipped; expected a virtual scanner's grid along the axes; reslice afterwards"
         )
     knots = int(np.ceil(2 * extent / length))
-    noise = np.random.default_rng(seed).standard_normal((knots,) * 3, dtype=np.float32)
     splines = [np.zeros((n, knots), dtype=np.float32) for n in shape]
     for axis in range(3):
         position = (affine[axis, 3] + affine[axis, axis] * np.arange(shape[axis]) + extent) / length
@@ -40,6 +39,8 @@ def smooth_field(
             splines[axis][np.arange(shape[axis]), (first + tap) % knots] = weight
         splines[axis] /= np.float32((151 / 315) ** 0.5)  # the integral of the squared cubic B-spline
     used = [np.flatnonzero(spline.any(axis=0)) for spline in splines]  # the knots that reach this grid
+    drawn = (int(used[0].max(initial=-1)) + 1, knots, knots)  # of (knots, knots, knots): what follows is not needed
+    noise = np.random.default_rng(seed).standard_normal(drawn, dtype=np.float32)
     return separable_sum(noise[np.ix_(*used)], *(spline[:, knots] for spline, knots in zip(splines, used, strict=True)))
 
 

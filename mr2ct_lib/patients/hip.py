@@ -5,7 +5,7 @@ asymmetric variation, and with their own pose on each side: flexion, abduction a
 inserts on it about the head's centre, while the origins on the pelvis stay.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 
@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.patients import shapes as solid
-from mr2ct_lib.patients.grids import Nodes, interpolate_lattice, join_strays, voxel_centres
+from mr2ct_lib.patients.grids import Nodes, interpolate_lattice, join_strays, put_rows, voxel_centres
 from mr2ct_lib.patients.hip_reference import (
     BONES,
     CAVITY,
@@ -123,18 +123,18 @@ class HipPatient:
             start = affine.copy()
             start[:3, 3] += affine[:3, 0] * int(part.argmax())
             if part.any():
-                halves.append(self._layers(Nodes(self._reference_grid((int(part.sum()), *shape[1:]), start, sign))) > 0)
+                nodes = Nodes(self._reference_grid((int(part.sum()), *shape[1:]), start, sign))
+                halves.append(nodes.on_grid(self._layers(nodes)) > 0)
         return np.concatenate(halves)
 
     def _layers(self, nodes: Nodes) -> np.ndarray:
-        """Return indices into LAYERS, uint8 (I, J, K): how deep below the skin each voxel lies."""
-        depths = np.array(
-            [0.0, 2.0, 4.0, 0.8 * self.fat], dtype=np.float32
-        )  # mm; only skin and fat are less than 4 deep
+        """Return indices into LAYERS, uint8 (rows, n): how deep below the skin each voxel lies."""
+        depths = (0.0, 2.0, 4.0, 0.8 * self.fat)  # mm; only skin and fat are less than 4 deep
         offset = np.float32((FAT - self.fat) * 0.85 - 34 * (np.sqrt(self.muscle) - 1))
 
         def classify(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-            return np.searchsorted(depths, -(skin_distance(x, y, z) + offset)).astype(np.uint8)
+            depth = -(skin_distance(x, y, z) + offset)
+            return sum((depth > least).view(np.uint8) for least in depths)
 
         return nodes.layers(classify)
 
@@ -176,36 +176,24 @@ class HipPatient:
         return interpolate_lattice(_lattice_of(self, sign, tuple(low), tuple(counts)), low, _STEP, shape, affine)
 
     def _paint_side(self, shape: tuple[int, int, int], affine: np.ndarray, sign: int) -> np.ndarray:
-        q = self._reference_grid(shape, affine, sign)
-        rng = np.random.default_rng((self.seed, 11, sign + 1))
-        nodes = Nodes(q)
-        layers = self._layers(nodes).reshape(-1)
+        nodes = Nodes(self._reference_grid(shape, affine, sign))
+        layers = self._layers(nodes)
         labels = np.array([VALUE[name] for name in LAYERS], dtype=np.uint8)[layers]
         contents = partial(paint_contents, bladder=self.bladder, texture=Waves.of_seed(self.seed + 17, 48.0))
         _paint(labels, nodes, solid.tube_bounds(CAVITY), contents)
-        best = np.full(len(labels), GROWTH, dtype=np.float32)
-        for name, sections in self._muscles(rng):
-            table = solid.section_table(sections)
-            for where, *point in nodes.near(*solid.tube_bounds(sections), partial(_in_reach, table=table)):
-                distance = solid.tube(*point, table)
-                closer = (distance < best[where]) & (layers[where] > 2)
-                best[where[closer]] = distance[closer]
-                labels[where[closer]] = VALUE[name]
+        best, deep = np.full(labels.shape, GROWTH, dtype=np.float32), layers > 2
+        for value, bounds, table in _muscles_of(self, sign):
+            for where, *point in nodes.near(*bounds, partial(_in_reach, table=table)):
+                distance, nearest = solid.tube(*point, table), best.take(where, axis=0)
+                part = labels.take(where, axis=0)
+                part[(distance < nearest) & deep.take(where, axis=0)] = value
+                put_rows(best, where, np.minimum(distance, nearest))
+                put_rows(labels, where, part)
         for points in VESSELS:
             _paint(labels, nodes, solid.chain_bounds(points), partial(paint_vessel, line=points))
         for painter, bounds in BONES.items():
             _paint(labels, nodes, bounds, painter)
-        return labels.reshape(shape)
-
-    def _muscles(self, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield each muscle's name and its sections in this patient, on one side."""
-        for name, sections in MUSCLES.items():
-            grown = np.array(sections, dtype=np.float64)
-            grown[:, 1:3] += rng.normal(0, 0.7, 2)
-            growth = np.sqrt(self.muscle * np.exp(rng.normal(0, 0.08)))
-            grown[:, 3] *= growth
-            grown[:, 4] *= growth
-            yield name, grown
+        return nodes.on_grid(labels)
 
 
 def _turned(vectors: np.ndarray, rotations: np.ndarray) -> np.ndarray:
@@ -220,6 +208,20 @@ def _lattice_of(patient: HipPatient, sign: int, low: tuple[float, ...], counts: 
     affine = np.diag([_STEP, _STEP, _STEP, 1.0])
     affine[:3, 3] = low
     return patient.to_reference(voxel_centres(counts, affine).astype(np.float64), sign)
+
+
+@lru_cache(maxsize=2)  # the same for a scan's fine grid and its voxel centres
+def _muscles_of(patient: HipPatient, sign: int) -> list[tuple[int, tuple[np.ndarray, np.ndarray], solid.SectionTable]]:
+    """Return the value of each muscle, the box that holds it, and its sections in this patient, on one side."""
+    rng, muscles = np.random.default_rng((patient.seed, 11, sign + 1)), []
+    for name, sections in MUSCLES.items():
+        grown = np.array(sections, dtype=np.float64)
+        grown[:, 1:3] += rng.normal(0, 0.7, 2)
+        growth = np.sqrt(patient.muscle * np.exp(rng.normal(0, 0.08)))
+        grown[:, 3] *= growth
+        grown[:, 4] *= growth
+        muscles.append((VALUE[name], solid.tube_bounds(grown), solid.section_table(grown)))
+    return muscles
 
 
 def hip_patient(seed: int, **overrides: float | str) -> HipPatient:
@@ -275,7 +277,7 @@ def _in_reach(x: np.ndarray, y: np.ndarray, z: np.ndarray, table: solid.SectionT
 def _paint(
     labels: np.ndarray, nodes: Nodes, bounds: tuple[Sequence[float], Sequence[float]], painter: Callable[..., None]
 ) -> None:
-    """Let `painter(labels, x, y, z)` paint over the flattened `labels` wherever it paints something."""
+    """Let `painter(labels, x, y, z)` paint over `labels` (rows, n) wherever it paints something."""
 
     def paints(*point: np.ndarray) -> np.ndarray:
         empty = np.zeros(point[0].shape, dtype=np.uint8)
@@ -283,9 +285,9 @@ def _paint(
         return empty > 0
 
     for where, *point in nodes.near(*bounds, paints):
-        part = labels[where]
+        part = labels.take(where, axis=0)
         painter(part, *point)
-        labels[where] = part
+        put_rows(labels, where, part)
 
 
 def structure_labels(labels: np.ndarray, names: dict[int, str]) -> np.ndarray:

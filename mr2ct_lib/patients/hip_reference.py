@@ -201,14 +201,17 @@ def paint_contents(
     labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, bladder: float, texture: Waves
 ) -> None:
     """Bowel, pelvic organs and the bladder inside the abdominal and pelvic cavity."""
-    inside = solid.tube(x, y, z, _CAVITY) < 0
-    pattern = texture.on(x, y, z)
-    low = z < 62 + 12 * pattern
-    labels[inside & (pattern > -0.1)] = VALUE["bowel"]
-    labels[inside & (pattern > 1.75) & (z > 40)] = VALUE["bowel_gas"]
-    labels[inside & low & (pattern > -1.0)] = VALUE["pelvic_contents"]
-    full = (40 * bladder, 27 * bladder, 27 * bladder)
-    labels[solid.ellipsoid_depth(np.stack([x, y, z], axis=-1), (0, -2, 8 + 20 * bladder), full) > 0] = VALUE["bladder"]
+    inside = np.flatnonzero(solid.tube(x, y, z, _CAVITY) < 0)
+    height, part = z.take(inside), labels.take(inside)
+    pattern = texture.on(x.take(inside), y.take(inside), height)
+    part[pattern > -0.1] = VALUE["bowel"]
+    part[(pattern > 1.75) & (height > 40)] = VALUE["bowel_gas"]
+    part[(height < 62 + 12 * pattern) & (pattern > -1.0)] = VALUE["pelvic_contents"]
+    labels.put(inside, part)
+    middle, radii = (0, -2, 8 + 20 * bladder), (40 * bladder, 27 * bladder, 27 * bladder)
+    near = np.flatnonzero((np.abs(z - middle[2]) < radii[2]) & (np.abs(y - middle[1]) < radii[1]))
+    points = np.stack([x.take(near), y.take(near), z.take(near)], axis=-1)
+    labels.put(near[solid.ellipsoid_depth(points, middle, radii) > 0], VALUE["bladder"])
 
 
 def paint_vessel(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, line: tuple) -> None:
@@ -245,7 +248,7 @@ def _paint_spine(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray
 def _paint_pelvis(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> None:
     bone = solid.tube(x, y, z, _ILIUM)
     for points in PELVIS_CHAINS:
-        bone = np.minimum(bone, -solid.chain_depth(x, y, z, points))
+        solid.add_chain(bone, x, y, z, points)
     dx, dy, dz = x - HEAD[0], y - HEAD[1], z - HEAD[2]
     radius = np.sqrt(dx * dx + dy * dy + dz * dz)
     opening = 0.74 * dx + 0.22 * dy - 0.63 * dz  # towards the rim: lateral, anterior, inferior
@@ -265,7 +268,7 @@ def _paint_femur(labels: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray
     head = np.sqrt((x - HEAD[0]) ** 2 + (y - HEAD[1]) ** 2 + (z - HEAD[2]) ** 2) - HEAD_RADIUS
     bone = np.minimum(shaft, head)
     for points in (NECK, *TROCHANTERS):
-        bone = np.minimum(bone, -solid.chain_depth(x, y, z, points))
+        solid.add_chain(bone, x, y, z, points)
     cortex = 1.6 + 4.4 * smoothstep(-z, 45, 100)
     labels[bone < 0] = VALUE["femur_cortex"]
     inside = bone < -cortex

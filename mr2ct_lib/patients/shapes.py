@@ -5,6 +5,7 @@ Where muscles meet, the smaller distance wins, so that there are no gaps and no 
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -117,15 +118,25 @@ def chain_depth(x: np.ndarray, y: np.ndarray, z: np.ndarray, line: np.ndarray, f
     return best
 
 
+def add_chain(distance: np.ndarray, x: np.ndarray, y: np.ndarray, z: np.ndarray, line: tuple) -> None:
+    """Unite a solid of signed `distance` (mm, negative inside) with a chain, in place: min(distance, -chain_depth).
+
+    The chain is computed in its box only: beyond it `distance` stays as it is, right in its sign and wherever negative.
+    """
+    (low_x, low_y, low_z), (high_x, high_y, high_z) = (corner.tolist() for corner in chain_bounds(line))
+    inside = (z > low_z - 1) & (z < high_z + 1) & (y > low_y - 1) & (y < high_y + 1)
+    near = np.flatnonzero(inside & (x > low_x - 1) & (x < high_x + 1))
+    depth = chain_depth(x.take(near), y.take(near), z.take(near), line)
+    distance.put(near, np.minimum(distance.take(near), -depth))
+
+
 def outline(x: np.ndarray, y: np.ndarray, z: np.ndarray, rows: tuple) -> np.ndarray:
     """Signed distance (mm, in the axial plane) to a stack of outlines, flat in front and rounder at the back.
 
     `rows` (n, 5): z, x of the middle, half width, y of the middle, half depth, mm; the ends are cut off flat.
     """
-    heights, *columns = np.array(rows, dtype=np.float64).T
-    fine = np.arange(heights[0], heights[-1] + 1.0)
-    index = np.rint(z - np.float32(fine[0])).astype(np.intp)
-    table = np.stack([np.interp(fine, heights, column) for column in columns]).astype(np.float32)
+    table, lowest = _outline_table(rows)
+    index = np.rint(z - np.float32(lowest)).astype(np.intp)
     middle_x, wide, middle_y, deep = table.take(index, axis=1, mode="clip")
     v = (y - middle_y) / deep
     front = v > 0
@@ -135,7 +146,15 @@ def outline(x: np.ndarray, y: np.ndarray, z: np.ndarray, rows: tuple) -> np.ndar
     square = np.sqrt(u * u + v * v)
     rho = np.sqrt(np.where(front, square, np.float32(0.35) * square + np.float32(0.65) * (u + v)))
     distance = (rho - 1) * np.minimum(wide, deep)
-    return np.maximum(distance, np.maximum(np.float32(fine[0]) - z, z - np.float32(heights[-1])))
+    return np.maximum(distance, np.maximum(np.float32(lowest) - z, z - np.float32(rows[-1][0])))
+
+
+@cache
+def _outline_table(rows: tuple) -> tuple[np.ndarray, float]:
+    """Return the outlines of `rows` one per mm, float32 (4, m), and the lowest height in mm."""
+    heights, *columns = np.array(rows, dtype=np.float64).T
+    fine = np.arange(heights[0], heights[-1] + 1.0)
+    return np.stack([np.interp(fine, heights, column) for column in columns]).astype(np.float32), float(fine[0])
 
 
 def smoothstep(value: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -54,9 +54,10 @@ def test_a_figure_of_the_page_has_twice_its_pixels_and_its_own_sharpness_goes_fi
     assert drawing.picture(plt.figure()) is None
 
 
-def test_a_figure_that_is_laid_out_is_drawn_once_at_the_pages_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_figure_that_is_laid_out_is_taken_as_drawn_at_the_pages_size(monkeypatch: pytest.MonkeyPatch) -> None:
     fig, drawn, draw = charts.landscape([0, 1, 2], {"L1": [1, 0, 1]}), [], Figure.draw
     fig.laid_out = True
     monkeypatch.setattr(Figure, "draw", lambda self, renderer: (drawn.append(self), draw(self, renderer)))
+    fig.canvas.draw()
     png, about = drawing.picture(fig)
     assert drawn == [fig] and about["width"] == int.from_bytes(png[16:20], "big") == round(100 * fig.get_figwidth())

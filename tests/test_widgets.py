@@ -10,7 +10,7 @@ import pytest
 
 matplotlib.use("Agg")
 
-from mr2ct_lib.course import widgets  # noqa: E402
+from mr2ct_lib.course import drawing, widgets  # noqa: E402
 from mr2ct_lib.files import InputError  # noqa: E402
 from mr2ct_lib.images.intensity import CT_WINDOW  # noqa: E402
 from mr2ct_lib.images.volumes import Volume  # noqa: E402
@@ -120,6 +120,21 @@ def test_loss_curve_is_least_where_the_moved_image_meets_the_reference() -> None
     view = widgets.transform_explorer(IMAGE, IMAGE, {"L1": lambda a, b: np.abs(a - b).mean()}, reach=4, steps=9)
     curve = next(ax for ax in view(shift=2.0).axes if ax.get_title() == "L1").lines[0]
     assert curve.get_xdata()[np.argmin(curve.get_ydata())] == 0 and curve.get_ydata().min() == 0
+
+
+def test_a_figure_that_is_changed_in_place_looks_like_one_that_is_drawn_anew() -> None:
+    view, rest = explorables()["transform"], None
+    kept = view()
+    kept.canvas.draw()  # finds the layout
+    plt.close(kept)  # as a notebook does after it has shown a figure
+    for place in ((1.0, 0.0, 1.0), (-2.0, 20.0, -1.0)):
+        values = dict(zip(("shift", "rotation", "contrast"), place, strict=True))
+        rest = drawing.redraw(kept, view.change(kept, **values), rest)
+        anew = view(**values)
+        anew.canvas.draw()
+        assert kept.alt == anew.alt
+        differ = (np.asarray(kept.canvas.buffer_rgba()) != np.asarray(anew.canvas.buffer_rgba())).any(axis=2)
+        assert differ.sum() < 20  # pixels: a line may cross the frame of its panel
 
 
 def test_offsets_read_where_they_point() -> None:

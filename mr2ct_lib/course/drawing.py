@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colors, patheffects, transforms
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -65,17 +66,16 @@ def style() -> dict[str, Any]:
 def picture(fig: Figure, sharpness: int = 2) -> tuple[bytes, dict[str, Any]] | None:
     """Return a figure as PNG, and what a viewer should know of it: its width on the page and its alternative text.
 
-    A figure with the attribute `laid_out` is drawn once, as it stands, with one pixel per pixel of the page. Any other
-    is drawn twice, to find its frame, which is too slow below a slider.
+    A figure with the attribute `laid_out` is taken as it has been drawn, with one pixel per pixel of the page. Any
+    other is drawn twice, to find its frame, which is too slow below a slider.
 
     sharpness: pixels of the PNG per pixel of the page; 2 is sharp on any screen. A figure's own `sharpness` goes first.
     """
     from IPython.core.pylabtools import print_figure
 
     if hasattr(fig, "laid_out"):
-        times, stored, canvas = 1, BytesIO(), FigureCanvasAgg(fig)
-        canvas.draw()
-        plt.imsave(stored, np.asarray(canvas.buffer_rgba()), format="png", pil_kwargs={"compress_level": 1})
+        times, stored = 1, BytesIO()
+        plt.imsave(stored, np.asarray(fig.canvas.buffer_rgba()), format="png", pil_kwargs={"compress_level": 1})
         png = stored.getvalue()
     else:
         times = getattr(fig, "sharpness", sharpness)
@@ -84,6 +84,22 @@ def picture(fig: Figure, sharpness: int = 2) -> tuple[bytes, dict[str, Any]] | N
         return None
     width = int.from_bytes(png[16:20], "big") // times  # bytes 16 to 19 of a PNG; a height would distort on phones
     return png, {"width": width, "alt": alternative_text(fig)}
+
+
+def redraw(fig: Figure, changed: Sequence[Artist], rest: Any = None) -> Any:
+    """Draw the changed artists of a figure over the picture of the `rest`, which is made where it is not given, and
+    return that picture. The figure keeps its layout."""
+    if rest is None:
+        FigureCanvasAgg(fig)  # a figure that pyplot has closed has lost its own
+        fig.set_layout_engine("none")
+        for artist in changed:
+            artist.set_animated(True)
+        fig.canvas.draw()
+        rest = fig.canvas.copy_from_bbox(fig.bbox)
+    fig.canvas.restore_region(rest)
+    for artist in changed:
+        fig.draw_artist(artist)
+    return rest
 
 
 def show_sharp() -> None:

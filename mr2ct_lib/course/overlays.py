@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colors, patches
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from skimage.feature import canny
 
@@ -114,6 +115,20 @@ def misalignment(
         draw_curves(ax, positions, lines if isinstance(lines, Mapping) else {"": lines}, title, marker)
         ax.set_xlabel(xlabel)
     return describe(fig, f"The image is now at {marker:.3g}. {alt_text.read_off(fig)}")
+
+
+def change_misalignment(fig: Figure, moved: Any, curves: Mapping[str, Any], title: str, marker: float) -> list[Artist]:
+    """Change a figure of `misalignment` with one line per panel in place; return the artists that have changed."""
+    right, *panels_below = fig.axes[1:]
+    right.images[0].set_data(as_image(moved))
+    right.title.set_text(title)
+    for ax, values in zip(panels_below, curves.values(), strict=True):
+        line, lowest, place = ax.lines
+        line.set_ydata(values)
+        lowest.set_data(*([line.get_data()[axis][np.nanargmin(values)]] for axis in (0, 1)))
+        place.set_xdata([marker, marker])
+    describe(fig, f"The image is now at {marker:.3g}. {alt_text.read_off(fig)}")
+    return [right, *(line for ax in panels_below for line in ax.lines)]
 
 
 @styled

@@ -25,10 +25,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython import get_ipython
 from IPython.display import display
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from mr2ct_lib.course import charts, figures, overlays
+from mr2ct_lib.course import charts, drawing, figures, overlays
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import Window
 from mr2ct_lib.images.volumes import Volume, plane_axes, slices_of
@@ -46,10 +47,14 @@ LABELS = {  # of sliders whose argument's name does not say it all
 
 @dataclass(frozen=True)
 class Explorable:
-    """A drawing with the ranges of its sliders. Called with values, it draws: `view(slice=30)` returns a Figure."""
+    """A drawing with the ranges of its sliders. Called with values, it draws: `view(slice=30)` returns a Figure.
+
+    `change(figure, **values)` does the same in a drawn figure and returns the changed artists: the rest stays.
+    """
 
     draw: Callable[..., Figure]
     sliders: Mapping[str, Any] = field(default_factory=dict)
+    change: Callable[..., list[Artist]] | None = None
 
     def __call__(self, **values: Any) -> Figure:
         return self.draw(**values)
@@ -66,7 +71,7 @@ def explore(draw: Callable[..., Figure] | Explorable, **sliders: Any) -> ipywidg
             Explorable's own.
     """
     known = dict(draw.sliders) if isinstance(draw, Explorable) else {}
-    function = draw.draw if isinstance(draw, Explorable) else draw
+    function, change = (draw.draw, draw.change) if isinstance(draw, Explorable) else (draw, None)
     arguments = inspect.signature(function).parameters
     controls = {}
     for name, choice in {**known, **sliders}.items():
@@ -85,18 +90,22 @@ def explore(draw: Callable[..., Figure] | Explorable, **sliders: Any) -> ipywidg
         controls[name] = control
 
     places: list[Any] = []  # of the axes, found once: a new layout for each move takes half of the time
+    kept: list[Any] = []  # where `change` serves: the figure, and its picture without what changes
 
     def show(**values: Any) -> None:
+        if kept:
+            kept[1] = drawing.redraw(kept[0], change(kept[0], **values), kept[1])
+            return display(kept[0])
         fig = function(**values)
         if isinstance(fig, Figure):
             fig.laid_out = True
-            if not places:
-                fig.canvas.draw()
-                places.extend(ax.get_position() for ax in fig.axes)
-            elif len(places) == len(fig.axes):
+            if len(places) == len(fig.axes):
                 fig.set_layout_engine("none")
                 for ax, place in zip(fig.axes, places, strict=True):
                     ax.set_position(place)
+            fig.canvas.draw()
+            places[:] = places or [ax.get_position() for ax in fig.axes]
+            kept[:] = (fig, None) if change else ()
         plt.show()
 
     output = ipywidgets.interactive_output(show, controls)
@@ -184,12 +193,16 @@ def transform_explorer(
         margins = {name: 0.05 * float(np.ptp(values)) or 1.0 for name, values in found.items()}
         return {name: (values.min() - margins[name], values.max() + margins[name]) for name, values in found.items()}
 
-    def draw(shift: float = 0.0, rotation: float = 0.0, contrast: float = 1.0) -> Figure:
+    def at(shift: float, rotation: float, contrast: float) -> tuple[np.ndarray, dict[str, list[float]], str]:
         title = f"shift {shift:g} px, rotation {rotation:g}°, contrast {contrast:g}"
-        here = moved(image, shift, rotation, contrast)
-        titles, limits = ("reference", title), (-brightest, brightest)
-        curves = curves_at(rotation, contrast)
-        settings = {"titles": titles, "plane": plane, "limits": limits}
+        return moved(image, shift, rotation, contrast), curves_at(rotation, contrast), title
+
+    def change(fig: Figure, shift: float, rotation: float, contrast: float) -> list[Artist]:
+        return overlays.change_misalignment(fig, *at(shift, rotation, contrast), shift)
+
+    def draw(shift: float = 0.0, rotation: float = 0.0, contrast: float = 1.0) -> Figure:
+        here, curves, title = at(shift, rotation, contrast)
+        settings = {"titles": ("reference", title), "plane": plane, "limits": (-brightest, brightest)}
         fig = overlays.misalignment(reference, here, positions, curves, shift, **settings)
         for ax in fig.axes:
             if ax.get_title() in losses:
@@ -199,6 +212,7 @@ def transform_explorer(
     return Explorable(
         draw,
         {"shift": (-float(reach), float(reach), 0.5), "rotation": (-20.0, 20.0, 1.0), "contrast": (-1.0, 1.0, 0.25)},
+        change,
     )
 
 

@@ -86,10 +86,11 @@ def ellipsoid_depth(points: np.ndarray, centre: tuple, radii: tuple) -> np.ndarr
     >>> ellipsoid_depth(np.array([[0.0, 0, 0], [9, 0, 0], [12, 0, 0]]), (0, 0, 0), (10, 10, 10)).round(3).tolist()
     [10.0, 1.0, -2.0]
     """
-    scaled = (points - np.asarray(centre, points.dtype)) / np.asarray(radii, points.dtype)
-    rho = np.sqrt(np.einsum("...j,...j->...", scaled, scaled))
-    steep = scaled / np.asarray(radii, points.dtype)
-    slope = np.sqrt(np.einsum("...j,...j->...", steep, steep))
+    middle, (a, b, c) = np.asarray(centre, points.dtype), np.asarray(radii, points.dtype)
+    x, y, z = ((points[..., axis] - middle[axis]) / half for axis, half in enumerate((a, b, c)))
+    rho = np.sqrt(x * x + y * y + z * z)
+    x, y, z = x / a, y / b, z / c
+    slope = np.sqrt(x * x + y * y + z * z)
     return np.where(rho > 1e-3, (1 - rho) * rho / np.maximum(slope, 1e-9), np.float32(min(radii)))
 
 
@@ -204,5 +205,5 @@ class Waves:
         """Return values (n,) and the length of their gradient (n,) per mm; `phase` (n, waves) replaces the phases."""
         angle = points @ self.k.T + (self.phase if phase is None else phase)
         scale = np.float32(np.sqrt(2 / len(self.phase)))
-        slope = (np.sin(angle) @ self.k) * scale
-        return np.cos(angle).sum(1) * scale, np.sqrt(np.einsum("ij,ij->i", slope, slope))
+        x, y, z = ((np.sin(angle) @ self.k) * scale).T
+        return np.cos(angle).sum(1) * scale, np.sqrt(x * x + y * y + z * z)

@@ -528,6 +528,15 @@ def test_an_output_never_takes_the_place_of_an_input_a_link_or_a_result(chain, m
     assert mr2ct("synthesize", chain / "run", scan, "--out", result, "--overwrite")[0] == 0
 
 
+def test_an_output_in_a_folder_that_is_a_link_to_nothing_is_refused_before_the_work(chain, mr2ct, tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "gone").symlink_to("nowhere")
+    for folder in ("loop", "gone"):
+        out = tmp_path / folder / "ct.nii.gz"
+        code, _, err = mr2ct("synthesize", chain / "run", chain / "cohort/source/s0001.nii.gz", "--out", out)
+        assert code == 2 and f"{folder} takes no files" in err
+
+
 def test_prepared_slices_are_replaced_only_when_that_is_meant(chain, mr2ct, tmp_path):
     shutil.copytree(chain / "prepared", tmp_path / "prepared")
     before = files(tmp_path)

@@ -83,11 +83,11 @@ def _check_place(out: Path, inputs: list[Path]) -> None:
             f"{out}: is a link to {os.readlink(out)}; expected no link. Give another name, or the place that it "
             "leads to"
         )
+    folder = next(parent for parent in out.absolute().parents if parent.exists() or parent.is_symlink())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):  # a link to nothing or to itself is no folder
+        raise InputError(f"{out}: {folder} takes no files; expected a folder that you may write to. Choose another one")
     for path in inputs:
         if path.resolve().is_relative_to(out.resolve()):
             raise InputError(
                 f"{out}: is the input {path} or holds it; expected another place. Choose another name for the output"
             )
-    folder = next(parent for parent in out.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"{out}: {folder} takes no files; expected a folder that you may write to. Choose another one")

@@ -537,6 +537,15 @@ def test_an_output_in_a_folder_that_is_a_link_to_nothing_is_refused_before_the_w
         assert code == 2 and f"{folder} takes no files" in err
 
 
+def test_a_series_with_other_files_beside_it_is_refused_before_the_work(chain, mr2ct, tmp_path, monkeypatch):
+    scan = chain / "cohort/source/s0001.nii.gz"
+    assert mr2ct("synthesize", chain / "run", scan, "--out", f"{tmp_path}/d/")[0] == 0
+    (tmp_path / "d/mine.txt").write_text("x")
+    monkeypatch.setattr("mr2ct_lib.cli.synthesizing.synthesize", None)
+    code, _, err = mr2ct("synthesize", chain / "run", scan, "--out", f"{tmp_path}/d/", "--overwrite")
+    assert code == 2 and "holds mine.txt" in err and (tmp_path / "d/mine.txt").exists()
+
+
 def test_prepared_slices_are_replaced_only_when_that_is_meant(chain, mr2ct, tmp_path):
     shutil.copytree(chain / "prepared", tmp_path / "prepared")
     before = files(tmp_path)

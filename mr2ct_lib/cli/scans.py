@@ -115,7 +115,10 @@ def synthesize(
         if scheduler is not None:
             raise InputError(f"--scheduler: {scan} is one scan; expected a folder of scans. Leave --scheduler out")
         if out.endswith("/") or place.is_dir():
+            from mr2ct_lib.images.dicom import check_series_folder
+
             check_folder(place, [scan], "*.dcm", overwrite)
+            check_series_folder(place)
         else:
             check_file(place, [scan], overwrite, also=", or a folder's name with / at its end for a DICOM series")
     elif is_nifti_name(place):

@@ -211,7 +211,10 @@ def _synthesize_listed(synthesis: Synthesis, scan: Path, result: Path) -> list[s
     for ending in (SPREAD, PICTURE):  # of an earlier scan
         with_ending(result, ending).unlink(missing_ok=True)
     if synthesis.dicom and result.exists():
+        from mr2ct_lib.images.dicom import check_series_folder
+
         check_folder(result, [scan], "*.dcm", overwrite=True)
+        check_series_folder(result)
     with kept_warnings() as messages:
         synthesize_one(synthesis, scan, result)
     return messages

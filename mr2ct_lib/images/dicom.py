@@ -78,12 +78,17 @@ def write_dicom_series(
 
 def _check_writable(volume: Volume, folder: Path) -> None:
     """Raise InputError for a volume that is no CT, and for a folder that holds anything but a series of ours."""
-    import pydicom
-
     if volume.unit != "HU" or not np.isfinite(volume.array).all():
         raise InputError(
             f"{folder}: the volume's unit is {volume.unit}, or it holds NaN; expected a CT in HU. Write it as NIfTI"
         )
+    check_series_folder(folder)
+
+
+def check_series_folder(folder: Path) -> None:
+    """Raise InputError for a folder that holds anything but a series that `write_dicom_series` wrote."""
+    import pydicom
+
     if not (folder.exists() or folder.is_symlink()):
         return
     problem = None if folder.is_dir() and not folder.is_symlink() else "is no folder"

@@ -76,6 +76,14 @@ def check_folder(out: Path, inputs: list[Path], marker: str, overwrite: bool = F
         )
 
 
+def check_series(out: Path, inputs: list[Path], overwrite: bool = False) -> None:
+    """As `check_folder`, for the folder of a DICOM series, which may hold nothing but an earlier synthetic CT."""
+    from mr2ct_lib.images.dicom import check_series_folder
+
+    check_folder(out, inputs, "*.dcm", overwrite)
+    check_series_folder(out)
+
+
 def _check_place(out: Path, inputs: list[Path]) -> None:
     """Raise InputError for a link, for an input or a folder around it, and for a folder that takes no files."""
     if out.is_symlink():

@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from mr2ct_lib.cli.entry import Out, Overwrite, Scheduler, app, segmenting, spoken_warnings
-from mr2ct_lib.cli.outputs import check_file, check_folder, is_nifti_name, with_ending
+from mr2ct_lib.cli.outputs import check_file, check_series, is_nifti_name, with_ending
 from mr2ct_lib.files import InputError, write_json
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -115,10 +115,7 @@ def synthesize(
         if scheduler is not None:
             raise InputError(f"--scheduler: {scan} is one scan; expected a folder of scans. Leave --scheduler out")
         if out.endswith("/") or place.is_dir():
-            from mr2ct_lib.images.dicom import check_series_folder
-
-            check_folder(place, [scan], "*.dcm", overwrite)
-            check_series_folder(place)
+            check_series(place, [scan], overwrite)
         else:
             check_file(place, [scan], overwrite, also=", or a folder's name with / at its end for a DICOM series")
     elif is_nifti_name(place):

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from mr2ct_lib import cores
 from mr2ct_lib.cli.entry import check_encoding, kept_warnings, speak
-from mr2ct_lib.cli.outputs import check_folder, is_nifti_name, with_ending
+from mr2ct_lib.cli.outputs import check_folder, check_series, is_nifti_name, with_ending
 from mr2ct_lib.course.recorded import find_translator
 from mr2ct_lib.files import InputError, read_json, write_json
 from mr2ct_lib.images.dicom_reading import holds_images
@@ -211,10 +211,7 @@ def _synthesize_listed(synthesis: Synthesis, scan: Path, result: Path) -> list[s
     for ending in (SPREAD, PICTURE):  # of an earlier scan
         with_ending(result, ending).unlink(missing_ok=True)
     if synthesis.dicom and result.exists():
-        from mr2ct_lib.images.dicom import check_series_folder
-
-        check_folder(result, [scan], "*.dcm", overwrite=True)
-        check_series_folder(result)
+        check_series(result, [scan], overwrite=True)
     with kept_warnings() as messages:
         synthesize_one(synthesis, scan, result)
     return messages

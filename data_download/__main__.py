@@ -11,7 +11,7 @@ from data_download.archives import MARK, sweep, unpack, unpack_cases
 from data_download.layouts import arrange, expected
 from data_download.names import as_json
 from data_download.registry import DATASETS, DataSet, Remote, dataset
-from data_download.transfer import alone, fetch, require_space
+from data_download.transfer import alone, fetch, in_words, require_space
 from mr2ct_lib.cores import sigterm_exits
 from mr2ct_lib.files import InputError, write_json
 
@@ -145,9 +145,7 @@ def _chosen(data: DataSet, cases: list[str]) -> list[Remote]:
 
 
 def _size(data: DataSet) -> str:
-    if not data.size:
-        return data.size_hint
-    return f"{data.size / 1e9:.1f} GB" if data.size > 1e9 else f"{data.size / 1e6:.0f} MB"
+    return in_words(data.size) if data.size else data.size_hint
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from tqdm.auto import tqdm
 
 from data_download import names
-from mr2ct_lib.files import InputError, atomic, write_json
+from mr2ct_lib.files import InputError, atomic, counted, write_json
 from mr2ct_lib.images.dicom import open_series
 from mr2ct_lib.images.volumes import read_volume, write_volume
 
@@ -234,7 +234,7 @@ def _write(out: Path, sides: Sides, known: dict[int, str], paired: bool) -> Path
             (temporary / domain).mkdir(parents=True)
             labelled = [scan for scan in scans if scan.labels]
             if labelled and len(labelled) < len(scans):
-                tqdm.write(f"{len(scans) - len(labelled)} scans without labels are left out of {out / domain}")
+                tqdm.write(f"left out of {out / domain}: {counted(len(scans) - len(labelled), 'scan')} without labels")
             for scan in tqdm(labelled or scans, desc=f"{out / domain}", unit="scan"):
                 try:
                     if scan.labels:

@@ -38,6 +38,14 @@ class Broken(ConnectionError):
 class _Patience(Retry):
     """urllib3's retries: they honour Retry-After, with a message, but not beyond LONGEST_WAIT."""
 
+    where = "the server"  # and its file; the answer itself knows no host
+
+    def increment(self, method: str | None = None, url: str | None = None, *more: object, **named: object) -> Retry:
+        left = super().increment(method, url, *more, **named)
+        pool = named.get("_pool")
+        left.where = f"{pool.scheme}://{pool.host}:{pool.port}{url}" if pool else self.where
+        return left
+
     def get_retry_after(self, response: HTTPResponse) -> float | None:
         try:
             seconds = super().get_retry_after(response)
@@ -47,7 +55,7 @@ class _Patience(Retry):
             return None
         if seconds and seconds > LONGEST_WAIT:
             raise InputError(
-                f"{response.geturl() or 'server'}: asks to wait {seconds:.0f} s; "
+                f"{self.where}: the server asks to wait {seconds:.0f} s; "
                 f"expected at most {LONGEST_WAIT} s. Try again later; what has arrived is kept"
             )
         if seconds:
@@ -82,12 +90,24 @@ def open_session(url: str) -> requests.Session:
     return session
 
 
+def in_words(size: int) -> str:
+    """A number of bytes in the largest unit of which there is one.
+
+    >>> in_words(23_581_218_285), in_words(4_700), in_words(12)
+    ('23.6 GB', '4.7 kB', '12 B')
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} B"
+
+
 def require_space(folder: Path, size: int, what: str) -> None:
     """Raise InputError when the disk that holds `folder` (which need not exist yet) has less than `size` bytes free."""
     free = shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free
     if free < size:
         raise InputError(
-            f"{folder}: {free / 1e9:.2f} GB are free; expected {size / 1e9:.2f} GB for {what}. Make room or use --to"
+            f"{folder}: {in_words(free)} are free; expected {in_words(size)} for {what}. Make room or use --to"
         )
 
 

@@ -76,6 +76,15 @@ def _locked(file: IO) -> bool:
     return True
 
 
+def counted(count: int, what: str) -> str:
+    """A number with its noun in the right form.
+
+    >>> counted(1, "scan"), counted(0, "source slice")
+    ('1 scan', '0 source slices')
+    """
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def read_json(path: str | Path) -> Any:
     """Return what the JSON file at `path` holds. Raises InputError when it is missing or is not JSON."""
     path = Path(path)

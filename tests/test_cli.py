@@ -563,7 +563,7 @@ def test_labelled_slices_unlike_the_translators_are_refused(chain, mr2ct, tmp_pa
     meta["preparation"]["windows"]["target"]["high"] = 1500.0
     (tmp_path / "prepared/prepared.json").write_text(json.dumps(meta))
     words = ["segment", "train", chain / "run", tmp_path / "prepared", "--out", tmp_path / "seg"]
-    refused(mr2ct(*words), "its windows")
+    refused(mr2ct(*words), "its target window is -150 to 1500 HU, the translator's -150 to 350 HU")
     labels = tmp_path / "prepared/labels_target.npy"
     np.save(labels, np.zeros_like(np.load(labels)))
     refused(mr2ct(*words), "none of its labels is above 0")

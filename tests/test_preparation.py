@@ -284,7 +284,7 @@ def test_blank_slices_are_dropped(tmp_path, capsys):
     row = slices.meta["patients"]["source"][0]
     places = [np.array(row["affine"]) @ [0, number, 0, 1] for number in row["slices"]]
     np.testing.assert_allclose(places, [scan.affine @ [0, number, 0, 1] for number in range(1, 6)])
-    assert "source: 1 slices that show nothing are dropped" in capsys.readouterr().out
+    assert "source: 1 slice dropped: nothing shows there" in capsys.readouterr().out
 
 
 def test_real_unpaired_folders_of_unlike_grids(real_data, tmp_path):
@@ -372,7 +372,7 @@ def test_an_mr_below_zero_gives_the_slices_of_the_mr_that_it_was(tmp_path, capsy
             write_volume(scan.replace(array=function(values).astype(np.float32)), path)
     before, after = (PreparedSlices(prepare(one, one / "p", n4=False, progress=False)) for one in cohorts)
     np.testing.assert_allclose(before.source, after.source, atol=1e-3)
-    assert "source: 2 scans reach below zero" in capsys.readouterr().out
+    assert "source: values of 2 scans reach below zero" in capsys.readouterr().out
 
 
 def offset_ct(cohort):

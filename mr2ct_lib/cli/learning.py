@@ -10,7 +10,7 @@ import typer
 
 from mr2ct_lib.cli.entry import Out, Overwrite, Scheduler, app, check_encoding, segmenting
 from mr2ct_lib.cli.outputs import check_folder, quoted
-from mr2ct_lib.files import InputError, read_json
+from mr2ct_lib.files import InputError, counted, read_json
 
 
 @app.command(epilog="Example: mr2ct cohort hip --patients 20 --seed 1 --out cohorts/hip20")
@@ -40,7 +40,7 @@ def cohort(
         anatomy, out, patients, seed, paired, profile, labels, names, body, distort_target, scheduler=scheduler
     )
     print(
-        f"{len(scans.source)} source and {len(scans.target)} target scans in {out}. "
+        f"{len(scans.source)} source and {counted(len(scans.target), 'target scan')} in {out}. "
         f"Next: mr2ct prepare {quoted(out)} --out {quoted(f'prepared/{out.name}')}"
     )
 
@@ -86,7 +86,8 @@ def prepare(
     slices = PreparedSlices(out)
     height, width = slices.preparation.shape
     print(
-        f"{len(slices.source)} source and {len(slices.target)} target slices of {height} x {width} pixels in {out}. "
+        f"{len(slices.source)} source and {counted(len(slices.target), 'target slice')} of {height} x {width} pixels "
+        f"in {out}. "
         f"Next: mr2ct train cyclegan --data {quoted(out)} --out {quoted(f'runs/{out.name}')}"
     )
 
@@ -194,6 +195,6 @@ def segment_train(
     save_segmenter(segmenter, out)
     seen = sum(value in labels for value in names)
     print(
-        f"{seen} of {len(names)} named structures learned from {len(channels)} slices, in {out}. "
+        f"{seen} of {len(names)} named structures learned from {counted(len(channels), 'slice')}, in {out}. "
         f"Next: mr2ct segment apply {quoted(out)} scan.nii.gz --translator {quoted(translator)} --out labels.nii.gz"
     )

@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mr2ct_lib.files import atomic
-from mr2ct_lib.images.intensity import Window
 from mr2ct_lib.images.volumes import Volume
 from mr2ct_lib.methods.translator import Translator
 
@@ -30,7 +29,7 @@ def write_qa(scan: Volume, translator: Translator, reverse: bool, path: Path) ->
     error = np.abs(slices - translator.translate(synthetic, back)) * 50
     numbers = np.unique(np.linspace(0, len(slices) - 1, ROWS + 2).round().astype(int)[1:-1])
     units = [translator.preparation.windows[name] for name in ((domain, "source" if reverse else "target"))]
-    titles = [f"scan, {_range(units[0])}", f"synthetic, {_range(units[1])}", "overlay", "cycle error, % of the window"]
+    titles = [f"scan, {units[0]}", f"synthetic, {units[1]}", "overlay", "cycle error, % of the window"]
     fig = Figure(figsize=(14, 3.6 * len(numbers)), layout="constrained")
     axes = fig.subplots(len(numbers), 4, squeeze=False)
     for row, number in zip(axes, numbers, strict=True):
@@ -48,10 +47,6 @@ def write_qa(scan: Volume, translator: Translator, reverse: bool, path: Path) ->
     with atomic(path) as temporary:
         fig.savefig(temporary, dpi=100)
     return float(error.mean())
-
-
-def _range(window: Window) -> str:
-    return f"{window.low:g} to {window.high:g} {window.unit}"
 
 
 def _bare(axes: list[Axes]) -> None:

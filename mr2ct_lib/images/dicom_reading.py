@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mr2ct_lib.files import InputError
+from mr2ct_lib.files import InputError, counted
 from mr2ct_lib.images.dicom_geometry import Slice, ordered
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _slices(folder: Path) -> list[Slice]:
     for path, header in _images(folder.rglob("*")):
         series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
     if len(series) != 1:
-        parts = (f"one of {len(files)} files, {files[0][0].relative_to(folder)} the first" for files in series.values())
+        parts = (f"one of {counted(len(f), 'file')}, {f[0][0].relative_to(folder)} the first" for f in series.values())
         listed = f" ({', '.join(parts)})" if series else ""
         raise InputError(
             f"{folder}: holds {len(series)} DICOM series{listed}; expected one, here or in a folder below. Put the "

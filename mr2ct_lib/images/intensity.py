@@ -33,6 +33,9 @@ class Window:
         if not self.low < self.high:
             raise InputError(f"window: [{self.low}, {self.high}]; expected low < high. Exchange or change them")
 
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g} {self.unit}"
+
     def to_network(self, values: np.ndarray) -> np.ndarray:
         """Units -> [-1, 1], clipped."""
         return np.clip((values - self.low) * (2.0 / (self.high - self.low)) - 1.0, -1.0, 1.0)

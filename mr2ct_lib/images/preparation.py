@@ -107,10 +107,11 @@ class Preparation:
             raise InputError(f"pixel {self.pixel} mm, slices {self.slice_spacing} mm; expected 0.001 to 1000 mm")
         if len(self.shape) != 2 or not all(isinstance(n, int) and 1 <= n <= 2**14 for n in self.shape):
             raise InputError(f"shape {self.shape}; expected rows and columns of a slice")
+        windows = " and ".join(map(str, self.windows.values()))
         if any(window.unit not in NORMALISATION for window in self.windows.values()):
-            raise InputError(f"windows {self.windows}; expected one of the units {', '.join(NORMALISATION)}")
+            raise InputError(f"windows {windows}; expected one of the units {', '.join(NORMALISATION)}")
         if not all(np.isfinite([window.low, window.high]).all() for window in self.windows.values()):
-            raise InputError(f"windows {self.windows}; expected finite numbers")
+            raise InputError(f"windows {windows}; expected finite numbers")
         if self.n4_profile not in intensity.N4_PROFILES:
             raise InputError(f"n4_profile {self.n4_profile!r}; expected one of {', '.join(intensity.N4_PROFILES)}")
         if not (self.slab is None or (isinstance(self.slab, int) and self.slab >= 1)):
@@ -238,7 +239,7 @@ def check_window(cut: float, window: Window, what: str) -> None:
     """Raise InputError when a window cuts nearly all of the body. cut: share of the body's values beyond it, 0 to 1."""
     if cut > CUT_AT_MOST:
         raise InputError(
-            f"{what}: {cut:.1%} of the body lies beyond the window of {window.low:g} to {window.high:g} {window.unit}; "
+            f"{what}: {cut:.1%} of the body lies beyond the window of {window}; "
             f"expected at most {CUT_AT_MOST:.0%}. Choose a window that holds the values of tissue"
         )
 

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mr2ct_lib import cores
-from mr2ct_lib.files import InputError, atomic, write_json
+from mr2ct_lib.files import InputError, atomic, counted, write_json
 from mr2ct_lib.images.folders import Cohort, read_cohort
 from mr2ct_lib.images.intensity import (
     ABDOMEN_CT_WINDOW,
@@ -213,15 +213,15 @@ def _report(rows: list[dict[str, dict]], preparation: Preparation, said: list[st
     for domain, window in preparation.windows.items():
         found = [row[domain] for row in rows if domain in row]
         cut = float(np.mean([row["cut"] for row in found]))
-        said.append(
-            f"{domain}: {cut:.1%} of the body lies beyond the window of {window.low:g} to {window.high:g} {window.unit}"
-        )
+        said.append(f"{domain}: {cut:.1%} of the body lies beyond the window of {window}")
         check_window(cut, window, f"{domain}_window")
         dropped, shifted = sum(row["dropped"] for row in found), sum(row["shifted"] for row in found)
         if dropped:
-            said.append(f"{domain}: {dropped} slices that show nothing are dropped")
+            said.append(f"{domain}: {counted(dropped, 'slice')} dropped: nothing shows there")
         if shifted:
-            said.append(f"{domain}: {shifted} scans reach below zero; their values are shifted so that their air is 0")
+            said.append(
+                f"{domain}: values of {counted(shifted, 'scan')} reach below zero; they are shifted so that air is 0"
+            )
 
 
 def _jobs(cohort: Cohort, believed: dict[str, str | None], said: list[str]) -> list[Job]:

@@ -95,8 +95,12 @@ def check_alike(one: Preparation, what: str, translators: Preparation) -> None:
 
     Warns where their pixels differ by more than PIXELS_ALIKE.
     """
-    for name in ("plane", "windows"):
-        here, trained = getattr(one, name), getattr(translators, name)
+    mine, theirs = (
+        {"plane": shown.plane} | {f"{domain} window": window for domain, window in shown.windows.items()}
+        for shown in (one, translators)
+    )
+    for name, here in mine.items():
+        trained = theirs[name]
         if here != trained:
             raise InputError(
                 f"{what}: its {name} is {here}, the translator's {trained}; expected slices like those that "

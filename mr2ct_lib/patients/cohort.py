@@ -18,7 +18,7 @@ import scipy
 from tqdm.auto import tqdm
 
 from mr2ct_lib import __version__, cores
-from mr2ct_lib.files import InputError, read_json, write_json
+from mr2ct_lib.files import InputError, counted, read_json, write_json
 from mr2ct_lib.images.folders import FORMAT, Cohort, read_cohort
 from mr2ct_lib.images.volumes import Volume, write_volume
 from mr2ct_lib.patients.acquisition import Patient
@@ -233,7 +233,8 @@ def _check_folder(folder: Path, settings: dict[str, Any], count: int) -> None:
         )
     if len(held.get("patients", {})) > count:
         raise InputError(
-            f"{folder}: holds {len(held['patients'])} patients, more than the {count} asked for. Choose another folder"
+            f"{folder}: holds {counted(len(held['patients']), 'patient')}, more than the {count} asked for. "
+            "Choose another folder"
         )
 
 

@@ -10,7 +10,7 @@ import typer
 
 from mr2ct_lib.cli.entry import Out, Overwrite, Scheduler, app, segmenting, spoken_warnings
 from mr2ct_lib.cli.outputs import check_file, check_series, is_nifti_name, with_ending
-from mr2ct_lib.files import InputError, counted, write_json
+from mr2ct_lib.files import InputError, write_json
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Strict = Annotated[
@@ -119,9 +119,7 @@ def synthesize(
         else:
             check_file(place, [scan], overwrite, also=", or a folder's name with / at its end for a DICOM series")
     elif is_nifti_name(place):
-        raise InputError(
-            f"{out}: is the name of one NIfTI file; expected a folder for {counted(len(scans), 'scan')}. Rename it"
-        )
+        raise InputError(f"{out}: is the name of one NIfTI file; expected a folder, as {scan} holds scans. Rename it")
     dicom = dicom if scans is not None else not is_nifti_name(place)
     synthesis = synthesizing.load_synthesis(
         folders, reverse, strict=strict, qa=qa, dicom=dicom, keep_patient=keep_patient, spin=spin

@@ -1,20 +1,17 @@
 """A set's own folders turned into cohorts, as `mr2ct prepare` reads them: source/, target/, labels/ and names.json."""
 
 import hashlib
-import os
-import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
-import SimpleITK as sitk
 from tqdm.auto import tqdm
 
 from data_download import names
+from data_download.label_maps import copied, find, link, merged_masks, painted
 from mr2ct_lib.files import InputError, atomic, counted, write_json
-from mr2ct_lib.images.dicom import open_series
+from mr2ct_lib.images.dicom_reading import images_of
 from mr2ct_lib.images.volumes import read_volume, write_volume
 
 ENDINGS = (".nii.gz", ".nii", ".mha")
@@ -22,11 +19,15 @@ ENDINGS = (".nii.gz", ".nii", ".mha")
 
 @dataclass(frozen=True)
 class Scan:
-    """One scan of a set: a file or a DICOM folder. `labels` writes its label map to the path that it is given."""
+    """One scan of a set: a file or a DICOM folder. `labels` writes its label map to the path that it is given.
+
+    series: the scan's own files, where the folder holds those of other scans, too.
+    """
 
     id: str
     path: Path
     labels: Callable[[Path], None] | None = None
+    series: tuple[Path, ...] = ()
 
 
 Sides = tuple[list[Scan], list[Scan]]  # source, target
@@ -75,7 +76,7 @@ def split(people: list[str]) -> dict[str, tuple[list[str], list[str]]]:
 def ixi(folder: Path) -> dict[str, Sides]:
     """PD/IXI002-Guys-0828-PD.nii.gz and T2/IXI002-Guys-0828-T2.nii.gz"""
     pd, t2 = (_named(folder, f"{kind}/**/*-{kind}.nii.gz", f"-{kind}.nii.gz") for kind in ("PD", "T2"))
-    return {"": _both(pd, t2)}
+    return {"": _both(_scans(pd), _scans(t2))}
 
 
 def synthrad2023(folder: Path) -> dict[str, Sides]:
@@ -95,25 +96,25 @@ def chaos(folder: Path) -> dict[str, Sides]:
     The in-phase T1 is a gradient echo, as the second paper's T2*; CT and MR are of different people.
     """
     source = [
-        Scan(f"mr{series.parts[-4]}", series, _painted(series, series.parents[1] / "Ground", 63))
-        for series in sorted(folder.glob("**/MR/*/T1DUAL/DICOM_anon/InPhase"))
+        Scan(f"mr{series.parts[-4]}", series, painted(series, _beside(series.parent, "Ground"), 63))
+        for series in find(folder, "**/MR/*/T1DUAL/DICOM_anon/InPhase")
     ]
     target = [
-        Scan(f"ct{series.parts[-2]}", series, _painted(series, series.parent / "Ground", None))
-        for series in sorted(folder.glob("**/CT/*/DICOM_anon"))
+        Scan(f"ct{series.parts[-2]}", series, painted(series, _beside(series, "Ground"), None))
+        for series in find(folder, "**/CT/*/DICOM_anon")
     ]
     return {"": (source, target)}
 
 
 def totalsegmentator(folder: Path) -> dict[str, Sides]:
     """s0001/ct.nii.gz or s0001/mri.nii.gz, and one mask per structure in s0001/segmentations"""
-    found = {mask.name.removesuffix(".nii.gz") for mask in folder.glob("**/segmentations/*.nii.gz")}
+    found = {mask.name[: -len(".nii.gz")].lower() for mask in find(folder, "**/segmentations/*.nii.gz")}
     if unknown := sorted(found - set(names.TOTALSEGMENTATOR.values())):
         tqdm.write(f"structures without a number here are left out of the label maps: {', '.join(unknown)}")
     sides = tuple(
         [
-            Scan(f"{kind}_{path.parent.name}", path, _merged(path.parent))
-            for path in sorted(folder.glob(f"**/{file}.nii.gz"))
+            Scan(f"{kind}_{path.parent.name}", path, merged_masks(path.parent))
+            for path in find(folder, f"**/{file}.nii.gz")
         ]
         for kind, file in (("mr", "mri"), ("ct", "ct"))
     )
@@ -123,10 +124,11 @@ def totalsegmentator(folder: Path) -> dict[str, Sides]:
 def amos22(folder: Path) -> dict[str, Sides]:
     """imagesTr/amos_0001.nii.gz and labelsTr/amos_0001.nii.gz, the same with Va; numbers from 500 on are MR"""
     sides: Sides = ([], [])
-    for path in sorted(folder.glob("**/images*/amos_[0-9][0-9][0-9][0-9].nii.gz")):
-        labels = path.parent.with_name(path.parent.name.replace("images", "labels")) / path.name
-        id_ = path.name.removesuffix(".nii.gz")
-        sides[0 if int(id_.removeprefix("amos_")) >= 500 else 1].append(Scan(id_, path, _copied(labels)))
+    for path in find(folder, "**/images*/amos_????.nii.gz"):
+        id_, number = path.name[: -len(".nii.gz")], path.name[len("amos_") : -len(".nii.gz")]
+        if number.isdecimal():
+            labels = _beside(path.parent, f"labels{path.parent.name[len('images') :]}/{path.name}")
+            sides[0 if int(number) >= 500 else 1].append(Scan(id_, path, copied(labels)))
     return {"": sides}
 
 
@@ -134,14 +136,14 @@ def ctpelvic1k(folder: Path) -> dict[str, Sides]:
     """dataset6_CLINIC_0001_data.nii.gz and dataset6_CLINIC_0001_mask_4label.nii.gz"""
     masks = _named(folder, "**/*_mask_4label.nii.gz", "_mask_4label.nii.gz")
     scans = _named(folder, "**/*_data.nii.gz", "_data.nii.gz")
-    return {"": ([], [Scan(id_, path, _copied(masks.get(id_))) for id_, path in scans.items()])}
+    return {"": ([], [Scan(id_, path, copied(masks.get(id_))) for id_, path in scans.items()])}
 
 
 def mmwhs(folder: Path) -> dict[str, Sides]:
     """mr_train_1001_image.nii.gz and ct_train_1001_image.nii.gz with _label.nii.gz beside each"""
     sides = tuple(
         [
-            Scan(id_, path, _copied(path.with_name(f"{id_}_label.nii.gz")))
+            Scan(id_, path, copied(_beside(path, f"{id_}_label.nii.gz")))
             for id_, path in _named(folder, f"**/{kind}_train_*_image.nii.gz", "_image.nii.gz").items()
         ]
         for kind in ("mr", "ct")
@@ -152,27 +154,48 @@ def mmwhs(folder: Path) -> dict[str, Sides]:
 def hipmri(folder: Path) -> dict[str, Sides]:
     """semantic_MRs_anon/Case_004_Week0_LFOV.nii.gz and semantic_labels_anon/Case_004_Week0_SEMANTIC_LFOV.nii.gz"""
     scans = _named(folder, "**/semantic_MRs*/*_LFOV.nii.gz", "_LFOV.nii.gz")
-    maps = folder.glob("**/semantic_labels*/*_SEMANTIC*.nii.gz")
-    labels = {path.name.partition("_SEMANTIC")[0]: path for path in maps}
-    return {"": ([Scan(id_, path, _copied(labels.get(id_))) for id_, path in scans.items()], [])}
+    maps = find(folder, "**/semantic_labels*/*_SEMANTIC*.nii.gz")
+    labels = {path.name.lower().partition("_semantic")[0]: path for path in maps}
+    return {"": ([Scan(id_, path, copied(labels.get(id_.lower()))) for id_, path in scans.items()], [])}
 
 
 def lund_probe(folder: Path) -> dict[str, Sides]:
     """<patient>/MR_StorT2/image.nii.gz; the CT of this set is synthetic, so it is no target"""
-    scans = sorted(folder.glob("**/MR_StorT2/image.nii.gz"))
+    scans = find(folder, "**/MR_StorT2/image.nii.gz")
     return {"": ([Scan(path.parts[-3], path) for path in scans], [])}
 
 
 def pelvic_reference(folder: Path) -> dict[str, Sides]:
     """Pelvic-Ref-001/<study>/<series>/1-001.dcm; of several series the longest is taken"""
     scans = []
-    for patient in sorted(path for path in folder.glob("**/Pelvic-Ref-*") if path.is_dir()):
+    for patient in [path for path in find(folder, "**/Pelvic-Ref-*") if path.is_dir()]:
         places = [place for place in (patient, *patient.rglob("*")) if place.is_dir()]
         series = {place: sum(path.is_file() for path in place.iterdir()) for place in places}
         longest = max(series, key=series.__getitem__)
         if series[longest] > 1:
             scans.append(Scan(patient.name, longest))
     return {"": ([], scans)}
+
+
+def gold_atlas(folder: Path) -> dict[str, Sides]:
+    """<1_01_P>/: DICOM files of T1, T2, CT, and the CT that was deformed to the MR (by their Series Description)
+
+    The MR is the source, once T1 and once T2; the deformed CT lies on it and is the target.
+    """
+    found: dict[str, dict[str, Scan]] = {"T1": {}, "T2": {}, "DEFORMED": {}}
+    for patient in [path for path in find(folder, "**/[0-9]_[0-9][0-9]_P") if path.is_dir()]:
+        series: dict[str, list[Path]] = {}
+        described: dict[str, str] = {}
+        for path, header in images_of(patient.iterdir()):
+            uid = str(header.get("SeriesInstanceUID"))
+            series.setdefault(uid, []).append(path)
+            described[uid] = f"{header.get('Modality')} {header.get('SeriesDescription', '')}".upper()
+        for uid, files in sorted(series.items(), key=lambda item: len(item[1])):  # of several the longest stays
+            for kind, scans in found.items():
+                if described[uid].startswith("CT" if kind == "DEFORMED" else "MR") and kind in described[uid]:
+                    scans[patient.name] = Scan(patient.name, patient, series=tuple(files))
+    ct = found.pop("DEFORMED")
+    return {kind.lower(): _both(mr, ct) for kind, mr in found.items()}
 
 
 LAYOUTS: dict[str, tuple[Callable[[Path], dict[str, Sides]], dict[int, str]]] = {
@@ -187,6 +210,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], dict[str, Sides]], dict[int, str]]] = 
     "csiro-hipmri": (hipmri, names.HIPMRI),
     "lund-probe": (lund_probe, {}),
     "pelvic-reference": (pelvic_reference, {}),
+    "gold-atlas": (gold_atlas, {}),
 }
 
 
@@ -207,20 +231,29 @@ def _once(scans: list[tuple[str, Path]]) -> dict[str, Path]:
 
 def _named(folder: Path, pattern: str, ending: str) -> dict[str, Path]:
     """Files by their names without the ending."""
-    return _once([(path.name.removesuffix(ending), path) for path in sorted(folder.glob(pattern))])
+    return _once([(path.name[: -len(ending)], path) for path in find(folder, pattern)])
 
 
-def _both(source: dict[str, Path], target: dict[str, Path]) -> Sides:
+def _beside(path: Path, name: str) -> Path | None:
+    """What lies beside a file or folder under a name in small or capital letters."""
+    return next(iter(find(path.parent, name)), None)
+
+
+def _both(source: dict[str, Scan], target: dict[str, Scan]) -> Sides:
     """The scans of people who have both; a message names the others."""
     ids = [id_ for id_ in source if id_ in target]
     if lone := sorted(source.keys() ^ target.keys()):
         tqdm.write(f"left out, since only one of the two scans is there: {', '.join(lone)}")
-    return [Scan(id_, source[id_]) for id_ in ids], [Scan(id_, target[id_]) for id_ in ids]
+    return [source[id_] for id_ in ids], [target[id_] for id_ in ids]
 
 
 def _folders(folder: Path, pattern: str, ending: str) -> Sides:
-    mr, ct = (sorted(folder.glob(f"{pattern}/{kind}{ending}")) for kind in ("mr", "ct"))
-    return _both(*(_once([(path.parent.name, path) for path in side]) for side in (mr, ct)))
+    mr, ct = (find(folder, f"{pattern}/{kind}{ending}") for kind in ("mr", "ct"))
+    return _both(*(_scans(_once([(path.parent.name, path) for path in side])) for side in (mr, ct)))
+
+
+def _scans(paths: dict[str, Path]) -> dict[str, Scan]:
+    return {id_: Scan(id_, path) for id_, path in paths.items()}
 
 
 def _chosen(source: list[Scan], target: list[Scan], ids: tuple[list[str], list[str]]) -> Sides:
@@ -240,7 +273,7 @@ def _write(out: Path, sides: Sides, known: dict[int, str], paired: bool) -> Path
                     if scan.labels:
                         (temporary / "labels").mkdir(exist_ok=True)
                         scan.labels(temporary / "labels" / f"{scan.id}.nii.gz")
-                    _place(scan.path, temporary / domain / scan.id, unit)
+                    _place(scan, temporary / domain / scan.id, unit)
                     written += 1
                 except InputError as error:
                     (temporary / "labels" / f"{scan.id}.nii.gz").unlink(missing_ok=True)
@@ -255,86 +288,14 @@ def _write(out: Path, sides: Sides, known: dict[int, str], paired: bool) -> Path
     return out
 
 
-def _place(scan: Path, place: Path, unit: str) -> None:
-    if scan.is_dir():
-        write_volume(read_volume(scan, unit=unit), place.with_name(place.name + ".nii.gz"))
-        return
-    ending = next(ending for ending in ENDINGS if scan.name.endswith(ending))
-    _link(scan, place.with_name(place.name + ending))
-
-
-def _link(file: Path, place: Path) -> None:
-    try:
-        os.link(file.resolve(), place)
-    except OSError:  # another disk, or a file system without hard links
-        shutil.copyfile(file, place)
-
-
-def _copied(labels: Path | None) -> Callable[[Path], None] | None:
-    return (lambda place: _link(labels, place)) if labels and labels.exists() else None
-
-
-def _merged(case: Path) -> Callable[[Path], None] | None:
-    """One label map of a case's masks. It is kept beside them, since merging takes seconds per case."""
-    if not (case / "segmentations").is_dir():
-        return None
-
-    def write(place: Path) -> None:
-        kept = case / "labels.nii.gz"
-        if not kept.exists():
-            _merge(case / "segmentations", kept)
-        _link(kept, place)
-
-    return write
-
-
-def _merge(folder: Path, place: Path) -> None:
-    merged = first = None
-    for value, name in names.TOTALSEGMENTATOR.items():
-        path = folder / f"{name}.nii.gz"
-        if not path.exists():
-            continue
-        try:
-            image = nib.load(path)
-            mask = np.asanyarray(image.dataobj) > 0
-        except Exception as error:  # nibabel, gzip and zlib raise many kinds for a damaged file
-            raise InputError(f"{path}: is no readable mask ({error}); expected NIfTI. Download it again") from error
-        if merged is None:
-            merged, first = np.zeros(mask.shape, np.uint8), image
-        if mask.shape != merged.shape:
-            raise InputError(f"{path}: has shape {mask.shape}; expected {merged.shape} as before. Download it again")
-        merged[mask] = value
-    if merged is None:
-        raise InputError(f"{folder}: holds no mask that is known; expected one per structure. Download the case again")
-    header = first.header.copy()
-    header.set_data_dtype(np.uint8)
-    with atomic(place) as temporary:
-        nib.save(nib.Nifti1Image(merged, first.affine, header), temporary)
-
-
-def _painted(series: Path, pictures: Path, step: int | None) -> Callable[[Path], None] | None:
-    """A label map from one PNG per slice, in the order of the DICOM files' names; grey value / `step` is the label."""
-    if not pictures.is_dir():
-        return None
-
-    def write(place: Path) -> None:
-        grey, scan = sorted(pictures.glob("*.png")), open_series(series)
-        files = sorted(image.path for image in scan.slices)
-        if len(grey) != len(files):
-            raise InputError(
-                f"{pictures}: holds {len(grey)} pictures for {len(files)} slices; expected one each. Download it again"
-            )
-        try:
-            painted = [sitk.ReadImage(str(grey[files.index(image.path)])) for image in scan.slices]
-            stack = np.stack([sitk.GetArrayFromImage(picture) for picture in painted]).T
-        except (RuntimeError, ValueError) as error:
-            why = str(error).strip().splitlines()[-1]
-            raise InputError(
-                f"{pictures}: cannot be read ({why}); expected PNG of one size. Download it again"
-            ) from error
-        if stack.shape != scan.shape:
-            raise InputError(f"{pictures}: shape {stack.shape}; expected {scan.shape} as {series}. Download it again")
-        labels = np.rint(stack / step) if step else stack > 0
-        nib.save(nib.Nifti1Image(labels.astype(np.uint8), scan.affine), place)
-
-    return write
+def _place(scan: Scan, place: Path, unit: str) -> None:
+    if scan.series:
+        with tempfile.TemporaryDirectory(dir=place.parent) as room:
+            for file in scan.series:
+                link(file, Path(room, file.name))
+            _place(Scan(scan.id, Path(room)), place, unit)
+    elif scan.path.is_dir():
+        write_volume(read_volume(scan.path, unit=unit), place.with_name(place.name + ".nii.gz"))
+    else:
+        ending = next(ending for ending in ENDINGS if scan.path.name.lower().endswith(ending))
+        link(scan.path, place.with_name(place.name + ending))

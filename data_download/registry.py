@@ -271,8 +271,8 @@ DATASETS: dict[str, DataSet] = {
         "paired MR and CT of the male pelvis",
         "on request",
         "https://zenodo.org/records/583096",
-        by_hand="ask for access on the record's page. Its layout is not known here: a patient's folder holds the DICOM "
-        "files of several series, and one of the two CT is the other deformed to the MR",
+        by_hand="ask for access on the record's page, and unpack each patient's zip into one folder",
+        layout="gold-atlas",
     ),
     "csiro-hipmri": DataSet(
         "MR of the male hip region, labelled",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from typer.testing import CliRunner
@@ -267,6 +268,62 @@ def test_pelvic_reference_takes_the_longest_series(tmp_path):
     assert nib.load(tmp_path / "cohort/unpaired/target/Pelvic-Ref-001.nii.gz").shape == (6, 5, 4)
 
 
+def test_gold_atlas_takes_the_series_of_a_folder_by_what_they_are(tmp_path, capsys):
+    """A patient's files lie in one folder; T1 and T2 each meet the CT that was deformed to them, not the other CT."""
+    for patient in ("1_01_P", "3_04_P", "2_03_P"):
+        kinds = {"T1 TRA": "MR", "t2_tse": "MR", "Pelvis": "CT", "Deformed CT": "CT", "T2 short": "MR"}
+        for number, (described, modality) in enumerate(kinds.items()):
+            if patient == "2_03_P" and described == "Deformed CT":
+                continue
+            low = {"MR": 0, "CT": -1000}[modality] - ("Deformed" in described)
+            dicom(tmp_path / "series", low, modality, slices=2 if "short" in described else 4)
+            (tmp_path / patient).mkdir(exist_ok=True)
+            for path in sorted((tmp_path / "series").iterdir()):
+                image = pydicom.dcmread(path)
+                image.SeriesDescription, image.SeriesInstanceUID = described, f"1.2.3.{number}"
+                image.save_as(tmp_path / patient / f"{modality}{number}.{path.name}")
+                path.unlink()
+            (tmp_path / "series").rmdir()
+        (tmp_path / patient / "read me.txt").write_text("no image")
+    made = layouts.arrange("gold-atlas", tmp_path)
+    assert {place.parent.name for place in made} == {"t1", "t2"}
+    for kind in ("t1", "t2"):
+        scans = [p for place in made if place.parent.name == kind for p in place.glob("*/*.nii.gz")]
+        assert {path.name for path in scans} <= {"1_01_P.nii.gz", "3_04_P.nii.gz"} and scans
+        assert all(nib.load(path).shape == (6, 5, 4) for path in scans)
+        assert {read_volume(p).array.min() for p in scans if p.parent.name == "target"} <= {-1001.0}
+    assert "only one of the two scans is there: 2_03_P" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*tmp*"))
+
+
+@pytest.mark.parametrize("change", [str.upper, str.swapcase], ids=["upper", "swapped"])
+@pytest.mark.parametrize(
+    ("layout", "scans", "labels"),
+    [
+        ("mm-whs", {"mr_train/mr_train_1_image.nii.gz": 0}, {"mr_train/mr_train_1_label.nii.gz": 500}),
+        ("synthrad2023", {"Task1/pelvis/1PA001/mr.nii.gz": 0, "Task1/pelvis/1PA001/ct.nii.gz": -1000}, {}),
+        ("amos22", {"imagesTr/amos_0001.nii.gz": -1000}, {"labelsTr/amos_0001.nii.gz": 8}),
+        ("totalsegmentator", {"s0001/ct.nii.gz": -1000}, {"s0001/segmentations/liver.nii.gz": 1}),
+        ("ctpelvic1k", {"data/d6_0001_data.nii.gz": -1000}, {"masks/d6_0001_mask_4label.nii.gz": 2}),
+        ("csiro-hipmri", {"semantic_MRs/C1_LFOV.nii.gz": 0}, {"semantic_labels/C1_SEMANTIC_LFOV.nii.gz": 5}),
+        ("lund-probe", {"abc/MR_StorT2/image.nii.gz": 0}, {}),
+        ("ixi", {"PD/IXI2-PD.nii.gz": 0, "T2/IXI2-T2.nii.gz": 0}, {}),
+    ],
+    ids=["mm-whs", "synthrad", "amos", "totalsegmentator", "ctpelvic1k", "hipmri", "lund", "ixi"],
+)
+def test_names_in_capitals_are_read_with_their_labels(tmp_path, layout, scans, labels, change):
+    for name, low in scans.items():
+        nifti(tmp_path / name, low)
+    for name, value in labels.items():
+        label_map(tmp_path / name, **{f"v{value}": (1, 1, 1)})
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        path.rename(path.with_name(change(path.name)))
+    found = [listing(place) for place in layouts.arrange(layout, tmp_path)]
+    assert sum(len(one["source"]) + len(one["target"]) for one in found) >= 1
+    assert sum(len(one.get("labels", [])) for one in found) == len(labels)
+    assert all(name.endswith(".nii.gz") for one in found for side in one.values() for name in side)
+
+
 def test_two_scans_of_one_name_are_refused_and_neither_is_touched(tmp_path):
     """A copy of a set inside its folder: a hard link of the first must never be written through by the second."""
     for copy in ("a", "b"):
@@ -306,12 +363,12 @@ def test_a_scan_that_cannot_be_read_is_left_out_and_named(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("gold-atlas", "no layout that is known here.*not known here"),
+        ("gold-atlas", "holds no scans of gold-atlas; expected <1_01_P>/: DICOM files"),
         ("hip-labels", "label maps, which `mr2ct cohort --labels` reads"),
         ("mm-whs", "holds no scans of mm-whs; expected mr_train_1001_image.nii.gz"),
         ("nonsense", "expected one of ixi"),
     ],
-    ids=["unknown-layout", "label-maps", "nothing-there", "unknown"],
+    ids=["empty", "label-maps", "nothing-there", "unknown"],
 )
 def test_what_cannot_be_arranged_is_said(tmp_path, name, words):
     run = CliRunner().invoke(command.app, ["arrange", name, str(tmp_path)])

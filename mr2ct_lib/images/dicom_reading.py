@@ -102,10 +102,10 @@ def open_series(folder: str | Path) -> Series:
 
 def holds_images(folder: Path) -> bool:
     """Return whether DICOM images lie right in a folder, not only in folders below it."""
-    return any(True for _ in _images(folder.iterdir()))
+    return any(True for _ in images_of(folder.iterdir()))
 
 
-def _images(paths: Iterable[Path]) -> "Iterator[tuple[Path, Dataset]]":
+def images_of(paths: Iterable[Path]) -> "Iterator[tuple[Path, Dataset]]":
     """Yield the DICOM images among files, in the order of their names, with their headers."""
     for path in sorted(path for path in paths if path.is_file() and not path.name.startswith((".", "DICOMDIR"))):
         header = _header(path)
@@ -129,7 +129,7 @@ def _is_cut(header: "Dataset") -> bool:
 def _slices(folder: Path) -> list[Slice]:
     """Return the images of the one series in a folder or below it, in the order of their file names."""
     series: dict[str, list[tuple[Path, Dataset]]] = {}
-    for path, header in _images(folder.rglob("*")):
+    for path, header in images_of(folder.rglob("*")):
         series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
     if len(series) != 1:
         parts = (f"one of {counted(len(f), 'file')}, {f[0][0].relative_to(folder)} the first" for f in series.values())

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from urllib3 import HTTPResponse
 
 from data_download.registry import Remote
-from data_download.transfer import BROKEN, Broken, ask, open_session, patiently, require_space
+from data_download.transfer import BROKEN, Broken, ask, in_words, open_session, patiently, require_space
 from mr2ct_lib.files import InputError, atomic, write_json
 
 MARK = "download.json"  # written last: a folder that holds it is complete
@@ -49,8 +49,13 @@ def unpack(archive: Path, remote: Remote, folder: Path) -> None:
     except InputError:
         raise
     except Exception as error:  # a damaged archive makes zipfile and tarfile raise errors of many kinds
-        why = str(error).partition("\n")[0].removesuffix(":")
-        raise InputError(f"{archive}: cannot be unpacked ({why}); delete it and run the command again") from error
+        why = str(error).partition("\n")[0].removesuffix(":") or type(error).__name__
+        advice = "delete it and run the command again"
+        if remote.size is None and remote.checksum is None:  # nothing vouched for it: it may be a piece
+            size = in_words(archive.stat().st_size)
+            archive.unlink()
+            advice = f"{size} came from {remote.url}, which is no whole archive; it was removed. Run the command again"
+        raise InputError(f"{archive}: cannot be unpacked ({why}); {advice}") from error
 
 
 def unpack_cases(remote: Remote, folder: Path, cases: list[str]) -> list[Path]:

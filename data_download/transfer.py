@@ -246,10 +246,12 @@ def fetch(remote: Remote, folder: Path) -> Path:
         try:
             receive(remote, part)
             if not _is_right(part, remote):
+                size = in_words(part.stat().st_size)
                 part.unlink()
+                _note(part).unlink(missing_ok=True)
                 raise InputError(
-                    f"{remote.url}: what arrived has another checksum than {remote.checksum}; it was thrown away. "
-                    "Run the command again; if the same happens, the publisher has changed the file"
+                    f"{remote.url}: what arrived, {size}, has another checksum than {remote.checksum}; it was thrown "
+                    "away. Run the command again; if the same happens, the publisher has changed the file"
                 )
             part.replace(place)
             _note(part).unlink(missing_ok=True)
@@ -294,7 +296,7 @@ def _receive_once(session: requests.Session, remote: Remote, part: Path) -> None
             )
         total = total or expected
         if response.status_code == 416:  # there is nothing after what we have
-            if have and have == total:
+            if have and total in (None, have):
                 return
             raise InputError(
                 f"{part}: holds {have} bytes, more than the file on the server; expected a piece of it. "
@@ -312,6 +314,7 @@ def _receive_once(session: requests.Session, remote: Remote, part: Path) -> None
         else:
             write_json(about, _note(part))
             _append(response, part, start, total)
+            _require_end(response, remote, part, about)
     _require_whole(part, total)
 
 
@@ -321,10 +324,13 @@ def _begin_anew(response: requests.Response, remote: Remote, part: Path, about: 
     try:
         _append(response, new, 0, about["total"])
         _require_whole(new, about["total"])
+        size = new.stat().st_size
+        if size == 0 or (about["total"] is None and not remote.checksum and size < have):
+            raise Broken(f"{in_words(size)} came from {response.url}, less than before")
         right = _is_right(new, remote)
         if not right:
             raise InputError(
-                f"{response.url}: another file than the registry knows came; expected {remote.checksum}. "
+                f"{response.url}: another file than the registry knows came, or a piece; expected {remote.checksum}. "
                 "Try again later; what had arrived before is kept"
             )
     finally:
@@ -353,6 +359,22 @@ def _append(response: requests.Response, part: Path, start: int, total: int | No
 def _require_whole(part: Path, total: int | None) -> None:
     if total is not None and part.stat().st_size != total:
         raise Broken("the connection ended early")
+
+
+def _require_end(response: requests.Response, remote: Remote, part: Path, about: dict[str, object]) -> None:
+    """Raise Broken where an answer without a length may have been cut: empty, or not vouched for.
+
+    Chunks have an end of their own. Otherwise the next question is for the bytes behind what has arrived; where nothing
+    tells the version of the file, they cannot be asked for.
+    """
+    size = part.stat().st_size
+    if size == 0:
+        part.unlink()
+        _note(part).unlink()
+        raise Broken(f"an empty answer {response.status_code} came from {response.url}")
+    ends = about["total"] is not None or response.raw.chunked
+    if not ends and about["validator"] and not (remote.checksum and _is_right(part, remote)):
+        raise Broken(f"the server does not say how long the file is; {in_words(size)} came, asking for what follows")
 
 
 def _note(part: Path) -> Path:

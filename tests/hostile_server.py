@@ -41,6 +41,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Location", deed.removeprefix("to "))
             self.send_header("Content-Length", "0")
             self.end_headers()
+        elif deed == "empty":
+            self.whole(b"", {}, deed)
         elif "other" in deed:  # another file than the one that was asked for
             self.whole(server.body[: len(server.body) // 3], {"ETag": '"other"'}, deed)
         else:

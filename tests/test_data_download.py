@@ -194,6 +194,41 @@ def test_no_length_is_fine_when_whole_and_noticed_when_not(server, tmp_path):
     assert transfer.fetch(remote(server), tmp_path / "b").read_bytes() == BODY
 
 
+@pytest.mark.parametrize("tag", ['"one"', ""], ids=["versioned", "no-version"])
+@pytest.mark.parametrize("known", [True, False], ids=["checksum", "nothing-known"])
+def test_a_cut_of_unknown_size_is_gone_on_from_where_the_version_is_known(server, tmp_path, tag, known):
+    server.tag, server.script = tag, ["no-length cut"]
+    cut = remote(server, size=None, **({} if known else {"checksum": None}))
+    if not tag and known:
+        with pytest.raises(InputError, match=r"what arrived, 150.0 kB, has another checksum.*thrown away"):
+            transfer.fetch(cut, tmp_path)
+        assert names(tmp_path) == []
+    if tag or known:
+        assert transfer.fetch(cut, tmp_path).read_bytes() == BODY and names(tmp_path) == ["set.zip"]
+    else:  # nothing tells that it is a piece; unpacking it will
+        assert transfer.fetch(cut, tmp_path).read_bytes() == BODY[:150_000]
+
+
+def test_a_whole_file_of_unknown_size_is_kept_from_servers_with_and_without_ranges(server, tmp_path):
+    with_ranges, without = ["no-length"], ["no-length", "whole no-length"]
+    for script in (with_ranges, without, ["no-length cut", "whole random cut no-length", "whole"]):
+        server.script = list(script)
+        path = transfer.fetch(remote(server, size=None, checksum=None), tmp_path / str(len(server.requests)))
+        assert path.read_bytes() == BODY and server.script == []
+
+
+@pytest.mark.parametrize("changes", [{"size": None}, {"size": None, "checksum": None}], ids=["checksum", "nothing"])
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "new"])
+def test_an_empty_answer_is_asked_again_and_costs_nothing(server, tmp_path, changes, begun):
+    before = names(half_there(tmp_path, server, total=None).parent) if begun else []
+    server.script = ["empty"] * 6
+    with pytest.raises(InputError, match=f"(empty answer 200|0 B) came from {server.url}set.zip.*6 attempts in a row"):
+        transfer.fetch(remote(server, **changes), tmp_path)
+    assert names(tmp_path) == before
+    server.script = ["empty"] * 2
+    assert transfer.fetch(remote(server, **changes), tmp_path).read_bytes() == BODY and names(tmp_path) == ["set.zip"]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [({"checksum": "md5:" + "0" * 32}, "another checksum"), ({"size": 7}, "offers 300000 bytes; expected 7")],

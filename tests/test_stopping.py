@@ -101,3 +101,20 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(data, t
     ):
         train(settings(), data, tmp_path / "run")
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 3
+
+
+@pytest.mark.parametrize("end, warned", [(0.002, True), (0.02, False)])
+def test_a_run_whose_discriminators_are_hardly_ever_wrong_ends_with_a_warning(
+    end, warned, data, tmp_path, monkeypatch, capsys
+):
+    """What counts is the end of the run, the larger of both losses, and no discriminators are no reason to warn."""
+    planned(
+        monkeypatch,
+        lambda step: {"discriminator_source": 0.0015, "discriminator_target": end if step > 40 else 0.2},
+    )
+    train(settings(iterations=50, log_every=1), data, tmp_path / "run")
+    found = capsys.readouterr().err
+    assert ("far from their domain" in found) is warned
+    assert not warned or "discriminator_source 0.0015, discriminator_target 0.0020" in found
+    assert stopping.ignored_discriminators([{"cycle": 1e-9}] * 20) is None
+    assert stopping.ignored_discriminators([]) is None

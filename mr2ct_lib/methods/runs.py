@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from mr2ct_lib.files import InputError, atomic, read_json, write_json
 from mr2ct_lib.images.slices import DOMAINS, PreparedSlices
 from mr2ct_lib.methods.distributed import check_on_first_process, make_fabric, report_lost_process
 from mr2ct_lib.methods.settings import Settings
+from mr2ct_lib.methods.stopping import ignored_discriminators
 from mr2ct_lib.methods.training import Trainer
 from mr2ct_lib.methods.training_data import describe_training_data
 
@@ -131,6 +133,8 @@ def _train_to_the_end(trainer: Trainer, out: Path, seconds: float, progress: boo
     if first_process:
         trainer.averaged.training_data = describe_training_data(trainer.averaged, trainer.data)
         trainer.averaged.save(out / "translator")
+        if warning := ignored_discriminators(read_log(out)):
+            print(f"{out}: {warning}", file=sys.stderr, flush=True)
 
 
 def _must_read(trainer: Trainer, unread: int) -> bool:

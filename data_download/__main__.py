@@ -12,7 +12,7 @@ from data_download.layouts import arrange, expected
 from data_download.names import as_json
 from data_download.registry import DATASETS, DataSet, Remote, dataset
 from data_download.transfer import alone, fetch, in_words, require_space
-from mr2ct_lib.cores import sigterm_exits
+from mr2ct_lib.cores import open_streams, sigterm_exits
 from mr2ct_lib.files import InputError, write_json
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
@@ -153,6 +153,7 @@ def main() -> None:
 
     SIGTERM ends it with no half-made folder left behind.
     """
+    open_streams()
     try:
         with sigterm_exits():
             app(prog_name="python -m data_download")

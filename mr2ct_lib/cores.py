@@ -24,6 +24,26 @@ def available() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def open_streams() -> None:
+    """Lead closed standard streams nowhere, so that neither print nor a progress bar fails for want of them.
+
+    Their numbers, 0 to 2, would also go to the next files that are opened, and a library's message into an image.
+    """
+    for number in range(3):  # in, out, err
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest free number
+            if nowhere == number:
+                os.set_inheritable(nowhere, True)
+            else:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, it stays open to the end
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The end of one job of `run_jobs`: its `number` in the list, and its `value` or the `error` that stopped it."""

@@ -4,6 +4,7 @@ destroy nothing."""
 import json
 import os
 import shutil
+import subprocess
 import sys
 
 import nibabel as nib
@@ -168,6 +169,14 @@ def test_a_dicom_scan_becomes_a_dicom_ct_on_its_place(chain, mr2ct, tmp_path):
     assert patients == [False, True]
     code, _, err = mr2ct("synthesize", chain / "run", tmp_path / "kept", "--out", f"{tmp_path}/mr2/", "--reverse")
     assert code == 2 and "gives MR in %; expected CT in HU" in err and not (tmp_path / "mr2").exists()
+
+
+def test_the_image_is_written_without_streams_to_speak_to(chain, tmp_path):
+    """A scheduler or a desktop starts commands whose standard streams are closed."""
+    words = ["synthesize", chain / "run", chain / "cohort/source/s0001.nii.gz", "--out", tmp_path / "ct.nii.gz"]
+    closed = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", sys.executable, "-m", "mr2ct_lib.cli", *map(str, words)]
+    assert subprocess.run(closed).returncode == 0
+    assert read_volume(tmp_path / "ct.nii.gz").unit == "HU"
 
 
 # ---- several translators

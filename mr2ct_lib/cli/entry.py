@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mr2ct_lib.cores import sigterm_exits
+from mr2ct_lib.cores import open_streams, sigterm_exits
 from mr2ct_lib.files import InputError
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ def main() -> None:
     operating system, too little memory, a name that cannot be encoded. Output that the terminal cannot show is escaped
     instead of ending the command. SIGTERM ends a command with no half-written file left behind.
     """
+    open_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

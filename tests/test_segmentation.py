@@ -51,6 +51,14 @@ def segmenter() -> Segmenter:
     return train_segmenter(*discs(24, seed=1), NAMES, iterations=60, seed=3, **QUICK)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_few_slices_are_enough_to_learn_them_by_heart(count):
+    """Fewer slices than a step takes, and an odd number of them."""
+    channels, truth = discs(count, seed=1)
+    prediction = predict(train_segmenter(channels, truth, NAMES, iterations=60, seed=3, **QUICK), channels)
+    assert min(dice(prediction, truth, value) for value in (3, 8)) > 0.9
+
+
 def test_learns_unseen_discs_of_an_odd_size(segmenter):
     channels, truth = discs(10, seed=2)
     prediction = predict(segmenter, channels)

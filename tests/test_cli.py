@@ -139,7 +139,7 @@ def test_a_label_map_takes_the_anatomys_place(mr2ct, tmp_path):
         "--paired",
     ]
     code, out, _ = mr2ct(*words, "--out", tmp_path / "cohort")
-    assert code == 0 and out.startswith("1 source and 1 target scans in")
+    assert code == 0 and out.startswith("1 source and 1 target scan in")
     ct, where = (read_volume(tmp_path / f"cohort/{kind}/p0001.nii.gz").array for kind in ("target", "labels"))
     assert ct.max() > 500 and ct.min() < -900 and {1, 2} <= set(np.unique(where))
 

@@ -323,3 +323,5 @@ def test_small_displacements_get_arrows_of_their_own_scale_with_a_length_in_mm()
     assert [key.label for key in keys] == ["10 mm", "2 mm"]  # at most 1.7 * 3 * 2 mm, and a fifth of it
     assert [key.U for key in keys] == [5.0, 1.0]  # pixels
     assert common.axes[1].images[0].get_clim() == own.axes[1].images[0].get_clim() == (0, 6)
+    still = overlays.offset_field(np.zeros((60, 60)), np.zeros((60, 60)))
+    assert "times as long" not in still.alt  # nothing has moved

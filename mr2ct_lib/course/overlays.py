@@ -164,7 +164,7 @@ def offset_field(
     picked = np.ix_(rows, columns)
     end = limit or float(np.nanmax(length)) or 1.0
     usual = (float(np.nanpercentile(length, 90)) or end) if own_arrows else end
-    times = max(1, round(1.3 * step / usual))  # arrows of part of a pixel would be dots
+    times = max(1, round(1.3 * step / usual)) if limit or np.nanmax(length) else 1  # shorter ones are dots
     fig, axes = panels(2, 2, down.shape)
     grey = fields.get("background", np.zeros(down.shape))
     full_title = (title or "where each place is read") + (f" (arrows {times} times as long)" if times > 1 else "")

@@ -7,7 +7,9 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from tiny_runs import settings
+from torch.nn import functional as F
 
+from benchmarks import gpu
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.methods import fast, hardware, layers, losses, offsets
 from mr2ct_lib.methods.captured import Batches
@@ -37,12 +39,16 @@ def losses_of(run, steps):
 
 @pytest.mark.parametrize("method", ["cyclegan", "dicyclegan"])
 def test_captured_updates_give_the_losses_of_plain_ones(method, data):
-    """Twenty steps in float32 agree to 1e-3: the game between the networks enlarges the rounding of the first."""
-    captured, plain = trainer(data, method=method), trainer(data, method=method)
-    for update in plain.updates.values():
-        update.recorder = None
-    np.testing.assert_allclose(losses_of(captured, 20), losses_of(plain, 20), rtol=1e-3, atol=1e-3)
-    assert all(update.replay is not None for update in captured.updates.values())
+    """The first step from one state to 1e-3, the second as well as two plain runs agree in it."""
+    made = []
+
+    def make():
+        made.append(trainer(data, method=method))
+        return made[-1]
+
+    (first, second), (_, of_plain) = gpu.two_steps_apart(make)
+    assert first <= 1e-3 and second <= max(1e-3, 3 * of_plain)
+    assert all(update.replay is not None for update in made[0].updates.values())
 
 
 def test_a_recording_that_breaks_off_leaves_a_run_that_goes_on(data, capsys):
@@ -121,6 +127,29 @@ def test_a_resumed_run_ends_near_one_that_was_never_stopped(data, tmp_path):
     tables = [np.array([[v for k, v in line.items() if k != "seconds"] for line in log]) for log in (whole, again, cut)]
     spread = np.abs(tables[0] - tables[1]).max()
     assert np.abs(tables[0] - tables[2]).max() <= max(3 * spread, 1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 16, 128, 128), (2, 64, 31, 31), (1, 256, 64, 64), (1, 64, 256, 256)])
+def test_kernels_are_the_formulas(shape, dtype):
+    """At the networks' own sizes, in float32 to its rounding and in bf16 to that of bf16."""
+    assert fast._kernels() is not None
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.1}
+    x = (torch.randn(shape, device="cuda") + 3).to(dtype).contiguous(memory_format=torch.channels_last)
+    x[:, 1] = 0.3  # a flat channel
+    upstream = torch.randn((*shape[:2], shape[2] + 6, shape[3] + 6), device="cuda")
+    for function, formula in (
+        (fast.instance_norm_gpu, layers.instance_norm.__wrapped__),
+        (lambda x: fast._kernels().Reflect.apply(x, 3), lambda x: F.pad(x, [3] * 4, mode="reflect")),
+    ):
+        results = []
+        for one in (function, formula):
+            y = x.clone(memory_format=torch.preserve_format).requires_grad_()
+            out = one(y)
+            loss = (out.float() * upstream[..., : out.shape[2], : out.shape[3]]).sum()
+            results.append((out, *torch.autograd.grad(loss, y)))
+        for a, b in zip(*results, strict=True):
+            torch.testing.assert_close(a, b, **tolerance)
 
 
 @pytest.mark.parametrize("name", sorted(fast.FORMS["cuda"]))

@@ -1,6 +1,6 @@
 """Recorded results: train, measure and write down every experiment of the catalogue, the most important first.
 
-    python -m tools.record [--profile full] [--budget 120] [--threads 1] [--only hip] [--again]
+    python -m tools.record [--profile full] [--budget 120] [--threads 1] [--workers 1] [--only hip] [--again]
     python -m tools.record missing [--profile full]
     python -m tools.record tables [--profile full]
 
@@ -19,6 +19,8 @@ import platform
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from concurrent.futures import as_completed
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,15 +28,23 @@ from typing import Any
 import pandas as pd
 import torch
 
-from mr2ct_lib import __version__
+from mr2ct_lib import __version__, cores
 from mr2ct_lib.course import experiments
 from mr2ct_lib.course.catalogue import COHORTS, RECORDED, SEEDS, SHOWN, TRAININGS, training_settings
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
+from mr2ct_lib.methods.captured import shared_gpu
 from mr2ct_lib.methods.runs import read_log
 from mr2ct_lib.methods.segmentation import Segmenter, save_segmenter
 from mr2ct_lib.methods.settings import PROFILES
 from mr2ct_lib.methods.translator import Translator, load_translator
-from tools.measuring import finished_translator, measure_frames, measure_mean, measure_segmentation, measure_translator
+from tools.measuring import (
+    SPLITS,
+    finished_translator,
+    measure_frames,
+    measure_mean,
+    measure_segmentation,
+    measure_translator,
+)
 from tools.result_tables import write_tables
 
 KEYS = [
@@ -48,10 +58,11 @@ KEYS = [
     "structure",
 ]  # columns that say what a row is
 Job = tuple[str, str, int]  # kind, name, seed: see catalogue.RECORDED
+Result = tuple[dict[str, pd.DataFrame], dict[str, Any]]  # {file: new rows}, provenance
 
 
-class OutOfTime(Exception):
-    """The budget is used up."""
+class OutOfTime(BaseException):
+    """The budget is used up. Like Ctrl-C, nothing may take it for an error of a job."""
 
 
 # --- what was measured, with what, on what ---
@@ -130,7 +141,7 @@ def place(job: Job) -> tuple[str, str]:
     return section, f"{name}:{seed}" if seed else name
 
 
-def do(job: Job, profile: str) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+def do(job: Job, profile: str) -> Result:
     """Train and measure; returns {file: new rows} and the provenance."""
     kind, name, seed = job
     stamp = {"date": datetime.date.today().isoformat(), "processor": processor(), "commit": commit()}
@@ -182,39 +193,74 @@ def half(model: Translator | Segmenter) -> Translator | Segmenter:
     return model
 
 
-def record(profile: str, results: Path, budget: float | None = None, only: str = "", again: bool = False) -> bool:
-    """Do all jobs that are not recorded, within a budget in minutes; returns whether all are done."""
+def record(
+    profile: str, results: Path, budget: float | None = None, only: str = "", again: bool = False, workers: int = 1
+) -> bool:
+    """Do all jobs that are not recorded, within a budget in minutes; returns whether all are done.
+
+    workers: so many translators are trained and measured side by side, in processes of their own.
+    """
     folder = results / profile
     notes = folder / "provenance.json"
     content = read_json(notes) if notes.is_file() else {}
     started = time.monotonic()
+    pending = [job for job in jobs(only) if again or place(job)[1] not in content.get(place(job)[0], {})]
     if budget is not None:
         signal.signal(signal.SIGALRM, _stop)
         signal.setitimer(signal.ITIMER_REAL, 60 * budget)
     try:
-        for job in jobs(only):
+        for job, minutes, (tables, about) in outcomes(pending, profile, workers):
             section, key = place(job)
-            if not again and key in content.get(section, {}):
-                continue
-            begun = time.monotonic()
-            try:
-                tables, about = do(job, profile)
-            except InputError as error:  # the next job may go well
-                print(f"{section} {key}: left out. {error}", flush=True)
-                continue
             add(tables, folder)
             counts = {name: plan.patients[profile] for name, plan in COHORTS.items()} | {"few": PROFILES[profile].few}
             content |= provenance_of_machine(profile) | {"patients": counts}
             content[section] = dict(sorted((content.get(section, {}) | {key: about}).items()))
             write_json(content, notes)
             keep(job, profile, results)
-            print(log_line(job, tables, (time.monotonic() - begun) / 60), flush=True)
+            print(log_line(job, tables, minutes), flush=True)
     except OutOfTime:
         print(f"stopped after {(time.monotonic() - started) / 60:.1f} minutes, the budget", flush=True)
     finally:
         if budget is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
     return report_missing(profile, results)
+
+
+def outcomes(pending: list[Job], profile: str, workers: int) -> Iterator[tuple[Job, float, Result]]:
+    """Yield (job, minutes, result) of those jobs that end well; say why the others do not."""
+    side_by_side = [job for job in pending if job[0] == "translator"] if workers > 1 else []
+    if side_by_side:
+        with shared_gpu(), cores.pool(workers) as pool:
+            numbers = {}
+            for job in side_by_side:
+                training = TRAININGS[job[1]]
+                for data in (training.data(job[2]), *(f"{training.tested_on}_{split}" for split in SPLITS)):
+                    experiments.prepared(data, profile)  # here, so that no two workers make the same
+                numbers[pool.submit(_timed, job, profile)] = job
+                for ended in [future for future in numbers if future.done()]:
+                    yield from _if_well(numbers.pop(ended), *ended.result())
+            for ended in as_completed(list(numbers)):
+                yield from _if_well(numbers.pop(ended), *ended.result())
+    for job in pending:
+        if job not in side_by_side:
+            yield from _if_well(job, *_timed(job, profile))
+
+
+def _timed(job: Job, profile: str) -> tuple[float, Result | InputError]:
+    """Do a job; returns its minutes, and its result or why there is none."""
+    begun = time.monotonic()
+    try:
+        result: Result | InputError = do(job, profile)
+    except InputError as error:  # the next job may go well
+        result = error
+    return (time.monotonic() - begun) / 60, result
+
+
+def _if_well(job: Job, minutes: float, result: Result | InputError) -> Iterator[tuple[Job, float, Result]]:
+    if isinstance(result, InputError):
+        print(f"{' '.join(place(job))}: left out. {result}", flush=True)
+    else:
+        yield job, minutes, result
 
 
 def _stop(*_: object) -> None:
@@ -258,6 +304,7 @@ def main() -> None:
     parser.add_argument("--profile", default="full", choices=["quick", "full", "paper"])
     parser.add_argument("--budget", type=float, help="minutes after which it stops")
     parser.add_argument("--threads", type=int, help="of the processor; by default all")
+    parser.add_argument("--workers", type=int, default=1, help="translators to train at a time, on one core each")
     parser.add_argument("--only", default="", help="names that begin so, such as hip or head_distorted")
     parser.add_argument(
         "--again", action="store_true", help="measure anew what is recorded; finished runs stay trained"
@@ -266,7 +313,8 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if arguments.what == "runs":
-        record(arguments.profile, experiments.RESULTS, arguments.budget, arguments.only, arguments.again)
+        how = (arguments.budget, arguments.only, arguments.again, arguments.workers)
+        record(arguments.profile, experiments.RESULTS, *how)
     if arguments.what == "missing":
         report_missing(arguments.profile, experiments.RESULTS)
     else:

@@ -24,7 +24,7 @@ from mr2ct_lib.course.supervised import SupervisedTrainer
 from mr2ct_lib.files import InputError, atomic, read_json
 from mr2ct_lib.images.prepare import prepare
 from mr2ct_lib.images.slices import DOMAINS, PreparedSlices
-from mr2ct_lib.methods.captured import memory_of_run, runs_at_once
+from mr2ct_lib.methods.captured import memory_of_run, runs_at_once, shared_gpu
 from mr2ct_lib.methods.distributed import choose_device
 from mr2ct_lib.methods.runs import AnotherRun, train
 from mr2ct_lib.methods.segmentation import (
@@ -297,7 +297,8 @@ def side_by_side(*jobs: tuple, profile: str = "quick", seed: int = 7, root: Path
             if function is segmenter and _needs_run(names[0]):
                 run(names[0], profile, seed, root)
         threads = cores.available() // at_once
-        with _announced(f"{len(missing)} trainings, {at_once} at once"), cores.pool(at_once, threads) as pool:
+        announced = _announced(f"{len(missing)} trainings, {at_once} at once")
+        with announced, shared_gpu(), cores.pool(at_once, threads) as pool:
             for done in [pool.submit(_in_own_process, *job, profile, seed, root) for job in missing]:
                 done.result()
     return [function(*names, profile, seed, root) for function, *names in jobs]

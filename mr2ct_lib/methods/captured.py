@@ -6,8 +6,13 @@ the recorded ones, and outputs are overwritten by the next call.
 """
 
 import gc
+import os
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +23,9 @@ from mr2ct_lib.methods.settings import Settings
 
 WARM_UP = 3  # calls before recording, in which libraries choose their kernels and optimisers make their state
 SHARE_OF_MEMORY = 0.25  # of the GPU's free memory that the prepared slices may fill
+
+MPS, MPS_FOLDER = "nvidia-cuda-mps-control", "CUDA_MPS_PIPE_DIRECTORY"  # NVIDIA's Multi-Process Service
+USE_GPU = "import torch; torch.zeros(1, device='cuda')"
 
 Slices = dict[str, Tensor]
 
@@ -170,3 +178,41 @@ def runs_at_once(jobs: int, cores: int, memory: int | None = None, per_run: int 
     """
     at_once = min(jobs, cores)
     return max(1, at_once if memory is None else min(at_once, memory // per_run))
+
+
+@contextmanager
+def shared_gpu() -> Iterator[bool]:
+    """Let processes that start inside the block compute on the GPU at the same time; yield whether they do.
+
+    Without NVIDIA's MPS, processes take turns on a GPU. On an H200, a step of the full profile took 4 times as long in
+    each of four trainings side by side; with MPS, 2.2 times as long in each of ten. It is started here where it is
+    installed and works, and ended with the block. An MPS that runs already (CUDA_MPS_PIPE_DIRECTORY is set) is used.
+    """
+    if MPS_FOLDER in os.environ or not torch.cuda.device_count() or not shutil.which(MPS):
+        yield MPS_FOLDER in os.environ
+        return
+    with tempfile.TemporaryDirectory(prefix="mps") as folder:
+        variables = {MPS_FOLDER: folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        os.environ.update(variables)
+        works = _succeeds([MPS, "-d"]) and _succeeds([sys.executable, "-c", USE_GPU])
+        if not works:
+            _forget(variables)
+        try:
+            yield works
+        finally:
+            _succeeds([MPS], input="quit\n", env=os.environ | variables)
+            _forget(variables)
+
+
+def _succeeds(command: list[str], **options: Any) -> bool:
+    """Whether a command ends well within a minute; it says nothing."""
+    quiet = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    try:
+        return subprocess.run(command, timeout=60, text=True, **quiet, **options).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _forget(variables: dict[str, str]) -> None:
+    for name in variables:
+        os.environ.pop(name, None)

@@ -7,7 +7,8 @@ computes the same results, more slowly.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import lru_cache, wraps
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -83,14 +84,32 @@ def to_one_channel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return sum(columns[:, i : i + 1, :, i : i + width] for i in range(k)) + bias.view(1, 1, 1, 1)
 
 
-def padded_convolution_gpu(x: Tensor, weight: Tensor, bias: Tensor, borders: str) -> Tensor:
+@lru_cache
+def _kernels() -> ModuleType | None:
+    """The kernels in Triton, which comes with PyTorch for GPUs on Linux."""
+    try:
+        from mr2ct_lib.methods import kernels
+    except ImportError:
+        return None
+    return kernels
+
+
+def _suits_kernels(x: Tensor) -> bool:
+    """Whether x is a feature map that `kernels` can read: channels-last, not float64, more than one channel."""
+    layout = x.shape[1] > 1 and x.is_contiguous(memory_format=CHANNELS_LAST)
+    return layout and x.dtype != torch.float64 and _kernels() is not None
+
+
+def padded_convolution_gpu(x: Tensor, weight: Tensor, bias: Tensor | None, borders: str) -> Tensor:
     """`layers.padded_convolution` on a GPU: padding keeps the channels-last layout, one channel comes out as float32.
 
-    F.pad of an image copies it to the contiguous layout first. Here the channel counts as a third spatial dimension
-    that is not padded, so that PyTorch's kernel for volumes reads and writes the memory as it is.
+    F.pad of an image copies it to the contiguous layout first. Without a kernel for it, the channel counts as a third
+    spatial dimension that is not padded, so that PyTorch's kernel for volumes reads and writes the memory as it is.
     """
     k = weight.shape[-1] // 2
-    if x.shape[1] > 1 and x.is_contiguous(memory_format=CHANNELS_LAST):
+    if borders == "reflect" and k < min(x.shape[2:]) and _suits_kernels(x):
+        x = _kernels().Reflect.apply(x, k)
+    elif x.shape[1] > 1 and x.is_contiguous(memory_format=CHANNELS_LAST):
         volume = x.permute(0, 2, 3, 1).unsqueeze(1)  # (n, 1, h, w, c), contiguous
         x = F.pad(volume, [0, 0, k, k, k, k], mode=borders).squeeze(1).permute(0, 3, 1, 2)
     else:
@@ -99,13 +118,26 @@ def padded_convolution_gpu(x: Tensor, weight: Tensor, bias: Tensor, borders: str
     return out.to(torch.promote_types(out.dtype, torch.float32)) if len(weight) == 1 else out
 
 
+def bias_before_norm(bias: Tensor) -> Tensor | None:
+    """The bias of a convolution in front of an instance normalisation, which takes it away again: none on a GPU.
+
+    There its sum, its gradient and their conversions cost a tenth of a step. A CPU keeps it, and its bits.
+    """
+    return None if bias.is_cuda and not _switched_off else bias
+
+
+def instance_norm_gpu(x: Tensor) -> Tensor:
+    """`layers.instance_norm` on a GPU, by the kernels where they can read x."""
+    return _kernels().InstanceNorm.apply(x, EPS, FLAT) if _suits_kernels(x) else _InstanceNorm.apply(x)
+
+
 def instance_norm(x: Tensor) -> Tensor:
     """`layers.instance_norm`, in the type and layout of x.
 
-    Without gradient on a CPU: group normalisation with one channel per group. Its own gradient is slow in the
-    channels-last layout (15 ms where a convolution takes 11), and on a GPU autocast would run it in float32.
+    Without gradient: group normalisation with one channel per group. Its own gradient is slow in the channels-last
+    layout (15 ms where a convolution takes 11).
     """
-    if x.device.type == "cpu" and not (x.requires_grad and torch.is_grad_enabled()):
+    if not (x.requires_grad and torch.is_grad_enabled()):
         return F.group_norm(x, x.shape[1], eps=EPS)
     return _InstanceNorm.apply(x)
 
@@ -270,4 +302,4 @@ FORMS["cpu"] = {
     "read_displaced": read_displaced,
     "joint_histogram": joint_histogram,
 }
-FORMS["cuda"] = FORMS["cpu"] | {"padded_convolution": padded_convolution_gpu}
+FORMS["cuda"] = FORMS["cpu"] | {"padded_convolution": padded_convolution_gpu, "instance_norm": instance_norm_gpu}

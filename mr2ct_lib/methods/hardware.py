@@ -33,9 +33,11 @@ def lower_precision(device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Run networks in `precision`; weights, losses and optimisers stay float32. It may be captured on a GPU."""
-    dtype, lower = TYPES.get(precision, torch.bfloat16), precision != "float32"
-    return torch.autocast(device.type, dtype, enabled=lower, cache_enabled=device.type == "cpu")
+    """Run networks in `precision`; weights, losses and optimisers stay float32.
+
+    Each weight is converted once per block. A block may be captured as a whole, since what it converts ends with it.
+    """
+    return torch.autocast(device.type, TYPES.get(precision, torch.bfloat16), enabled=precision != "float32")
 
 
 def memory_format(device: torch.device, precision: str) -> torch.memory_format:

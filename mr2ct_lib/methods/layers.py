@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mr2ct_lib.methods.fast import EPS, FLAT, has_fast_form
+from mr2ct_lib.methods.fast import EPS, FLAT, bias_before_norm, has_fast_form
 
 
 @has_fast_form
@@ -33,14 +33,36 @@ def instance_norm(x: Tensor) -> Tensor:
 
 
 class PaddedConvolution(nn.Conv2d):
-    """`padded_convolution` with weights to learn: (n, c_in, h, w) -> (n, c_out, h, w)."""
+    """`padded_convolution` with weights to learn: (n, c_in, h, w) -> (n, c_out, h, w).
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, borders: str = "reflect"):
+    normalised: an instance normalisation follows, see `fast.bias_before_norm`.
+    """
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, borders: str = "reflect", normalised: bool = False):
         super().__init__(c_in, c_out, kernel, padding=kernel // 2, padding_mode=borders)
+        self.normalised = normalised
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c_in, h, w) -> (n, c_out, h, w)."""
-        return padded_convolution(x, self.weight, self.bias, self.padding_mode)
+        bias = bias_before_norm(self.bias) if self.normalised else self.bias
+        return padded_convolution(x, self.weight, bias, self.padding_mode)
+
+
+class NormalisedConvolution(nn.Conv2d):
+    """A convolution with zero padding that an instance normalisation follows, see `fast.bias_before_norm`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c_in, h, w) -> (n, c_out, about h / stride, about w / stride)."""
+        return self._conv_forward(x, self.weight, bias_before_norm(self.bias))
+
+
+class NormalisedTransposedConvolution(nn.ConvTranspose2d):
+    """A transposed convolution that an instance normalisation follows, see `fast.bias_before_norm`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c_in, h, w) -> (n, c_out, stride h, stride w)."""
+        bias = bias_before_norm(self.bias)
+        return F.conv_transpose2d(x, self.weight, bias, self.stride, self.padding, self.output_padding)
 
 
 class InstanceNorm(nn.Module):

@@ -7,16 +7,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mr2ct_lib.methods.layers import InstanceNorm, PaddedConvolution
+from mr2ct_lib.methods.layers import (
+    InstanceNorm,
+    NormalisedConvolution,
+    NormalisedTransposedConvolution,
+    PaddedConvolution,
+)
 from mr2ct_lib.methods.offsets import SmoothField, offset_layer
 
 
 def convolution(c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """Convolution, instance normalisation, ReLU: (n, c_in, h, w) -> (n, c_out, h / stride, w / stride)."""
     return nn.Sequential(
-        PaddedConvolution(c_in, c_out, kernel)
+        PaddedConvolution(c_in, c_out, kernel, normalised=True)
         if stride == 1
-        else nn.Conv2d(c_in, c_out, kernel, stride, padding=kernel // 2),
+        else NormalisedConvolution(c_in, c_out, kernel, stride, padding=kernel // 2),
         InstanceNorm(),
         nn.ReLU(inplace=True),
     )
@@ -29,7 +34,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             convolution(channels, channels, 3),
-            PaddedConvolution(channels, channels, 3),
+            PaddedConvolution(channels, channels, 3, normalised=True),
             InstanceNorm(),
         )
 
@@ -43,12 +48,13 @@ def up(c_in: int, c_out: int, kind: str) -> nn.Module:
 
     kind: "transposed", a transposed 3x3 convolution as in Zhu et al. 2017, whose kernel overlaps itself unevenly and so
     leaves a checkerboard; or "resize", each pixel repeated, then a 3x3 convolution (Odena et al. 2016), which treats
-    all pixels alike. Raises ValueError for any other word.
+    all pixels alike. An instance normalisation follows either. Raises ValueError for any other word.
     """
     if kind == "transposed":
-        return nn.ConvTranspose2d(c_in, c_out, 3, stride=2, padding=1, output_padding=1)
+        return NormalisedTransposedConvolution(c_in, c_out, 3, stride=2, padding=1, output_padding=1)
     if kind == "resize":
-        return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), PaddedConvolution(c_in, c_out, 3))
+        convolution = PaddedConvolution(c_in, c_out, 3, normalised=True)
+        return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), convolution)
     raise ValueError(f"upsampling is {kind!r}; expected 'transposed' or 'resize'")
 
 
@@ -153,7 +159,7 @@ class Discriminator(nn.Module):
         modules: list[nn.Module] = [nn.Conv2d(1, f, 4, stride=2, padding=1), nn.LeakyReLU(0.2, inplace=True)]
         for k in range(1, layers + 1):
             stride = 2 if k < layers else 1
-            modules += [nn.Conv2d(widths[k - 1], widths[k], 4, stride, padding=1), InstanceNorm()]
+            modules += [NormalisedConvolution(widths[k - 1], widths[k], 4, stride, padding=1), InstanceNorm()]
             modules += [nn.LeakyReLU(0.2, inplace=True)]
         self.body = nn.Sequential(*modules, nn.Conv2d(widths[-1], 1, 4, padding=1))
         self.to(memory_format=torch.channels_last)

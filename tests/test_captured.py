@@ -4,6 +4,7 @@ There is no GPU in these tests: a recorder that calls again what it was given st
 """
 
 import copy
+import os
 
 import numpy as np
 import pytest
@@ -230,3 +231,31 @@ def test_how_many_runs_share_a_gpu():
     )
     assert 2 * 2**30 < small < 3 * 2**30 < large < 16 * 2**30
     assert memory_of_run(make_settings("dicyclegan", "paper"), (256, 256)) > large
+
+
+@pytest.mark.parametrize("fails", ["", "-d", "-c"])
+def test_processes_share_a_gpu_where_the_service_starts_and_works(fails, tmp_path, monkeypatch):
+    """A service that does not start, or with which nothing computes, is as none; it ends with the block."""
+    said = []
+
+    def succeeds(command, **options):
+        said.append(command[1] if len(command) > 1 else options["input"].strip())
+        return said[-1] != fails
+
+    monkeypatch.setattr(captured, "_succeeds", succeeds)
+    monkeypatch.setattr(captured.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv(captured.MPS_FOLDER, raising=False)
+    with pytest.raises(KeyError), captured.shared_gpu() as works:
+        assert works == (not fails) == (captured.MPS_FOLDER in os.environ)
+        raise KeyError
+    assert captured.MPS_FOLDER not in os.environ and said[-1] == "quit"
+    said.clear()
+    monkeypatch.setenv(captured.MPS_FOLDER, "/of/the/cluster")
+    with captured.shared_gpu() as works:
+        assert works
+    monkeypatch.delenv(captured.MPS_FOLDER)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with captured.shared_gpu() as works:
+        assert not works
+    assert said == []

@@ -1,5 +1,10 @@
 """Each fast form equals its formula in value and gradient, in both layouts."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +13,26 @@ from torch.nn import functional as F
 from mr2ct_lib.methods import fast, layers, losses, offsets
 from mr2ct_lib.methods.networks import Generator, initialise
 
+INTERPRETED = """
+import sys
+import torch
+from torch.nn import functional as F
+sys.path.insert(0, "tests")
+from test_fast import assert_same, noise
+from mr2ct_lib.methods import fast, kernels, layers
+
+kernels.TILE, kernels.MOST_BLOCKS = 256, 4  # several tiles per program, several programs per image
+assert torch.cuda.device_count() == 0
+for n, c, h, w in ((1, 3, 8, 9), (2, 16, 20, 23), (1, 70, 9, 7)):
+    x = (noise(n, c, h, w, dtype=torch.float32) + 3).contiguous(memory_format=torch.channels_last)
+    x[:, 1] = 2.7  # a flat channel
+    assert_same(fast.instance_norm_gpu, layers.instance_norm.__wrapped__, x, rtol=1e-4, atol=1e-5)
+    weight = noise(2, c, 7, 7, dtype=torch.float32)
+    convolve = lambda function: lambda x: function(x, weight, None, "reflect")
+    forms = fast.padded_convolution_gpu, layers.padded_convolution.__wrapped__
+    assert_same(*map(convolve, forms), x, rtol=1e-4, atol=1e-4)
+"""
+IDLE = (layers.NormalisedConvolution, layers.NormalisedTransposedConvolution)
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
@@ -37,6 +62,29 @@ def test_each_fast_form_belongs_to_a_formula_and_switching_off_leaves_the_formul
         with fast.switched_off():
             assert layers.instance_norm(x).abs().max() > 1
         assert layers.instance_norm(x).abs().max() == 0
+
+
+def test_kernels_for_a_gpu_are_the_formulas():
+    """Triton's interpreter computes them without a GPU; with one, test_gpu.py does. Skipped without Triton."""
+    pytest.importorskip("triton")
+    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-c", INTERPRETED], check=True, env=environment, cwd=Path(__file__).parents[1])
+
+
+def test_a_bias_in_front_of_a_normalisation_changes_nothing(monkeypatch):
+    """So a GPU leaves it out: same slices without it, and its gradient is rounding."""
+    generator = initialise(Generator(4, 1, upsampling="transposed"), seed=0).double()
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            if parameter.dim() == 1:
+                parameter.normal_()
+    x = noise(1, 1, 16, 16)
+    expected = generator(x)
+    expected.square().sum().backward()
+    idle = [m.bias for m in generator.modules() if getattr(m, "normalised", isinstance(m, IDLE))]
+    assert len(idle) == 7 and all(bias.grad.abs().max() < 1e-10 for bias in idle)
+    monkeypatch.setattr(layers, "bias_before_norm", lambda bias: None)
+    torch.testing.assert_close(generator(x), expected)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -1,12 +1,14 @@
 """Recording: what is done, in which order, what is kept, and that tables follow from the values of each patient."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from mr2ct_lib.course import catalogue, experiments
+from mr2ct_lib.course.catalogue import Training
 from mr2ct_lib.files import InputError, read_json
 from mr2ct_lib.measures import metrics
 from mr2ct_lib.methods.networks import Generator
@@ -78,6 +80,31 @@ def test_recording_continues_where_it_stopped(plan, tmp_path, capsys):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.csv")}
     assert record.record("full", tmp_path, again=True) and len(plan) == 6
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.csv")}
+
+
+def test_translators_side_by_side_are_recorded_as_one_by_one(plan, tmp_path, monkeypatch, capsys):
+    """Their data are prepared first and once; one that cannot be done stops no other, and the budget ends all."""
+    prepared, do = [], record.do
+    monkeypatch.setattr(record.cores, "pool", lambda workers: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(record.experiments, "prepared", lambda name, profile: prepared.append(name))
+    known = Training("hip", "cyclegan")
+    monkeypatch.setattr(record, "TRAININGS", {"a": known, "b": known})
+    assert record.record("full", tmp_path / "one") and record.record("full", tmp_path / "two", workers=2)
+    assert prepared[:3] == ["hip", "hip_test", "hip_validation"]
+    tables = [(tmp_path / name / "full" / "hip.csv").read_bytes() for name in ("one", "two")]
+    assert tables[0] == tables[1] and sorted(plan[:3]) == sorted(plan[3:])
+
+    def refuse(job, profile):
+        if job[1:] == ("a", 1):
+            raise InputError("cohort: disk is full")
+        return do(job, profile)
+
+    monkeypatch.setattr(record, "do", refuse)
+    assert not record.record("full", tmp_path / "three", workers=2)
+    assert "runs a:1: left out. cohort: disk is full" in capsys.readouterr().out
+    monkeypatch.setattr(record, "do", lambda *_: time.sleep(3))
+    assert not record.record("full", tmp_path / "four", budget=0.3 / 60, workers=2)
+    assert "the budget" in capsys.readouterr().out
 
 
 def test_what_cannot_be_done_is_named_and_does_not_stop_the_rest(plan, tmp_path, monkeypatch, capsys):

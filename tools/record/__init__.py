@@ -320,6 +320,3 @@ def main() -> None:
     else:
         write_tables(experiments.RESULTS / arguments.profile)
 
-
-if __name__ == "__main__":
-    main()

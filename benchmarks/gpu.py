@@ -6,6 +6,7 @@ named and does not stop the others.
 
 import copy
 import gc
+import statistics
 import sys
 import tempfile
 import time
@@ -22,7 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import DEVICE, SIZES, now, prepared, show, trainer
 from benchmarks.plain import PlainCycleGAN
 from benchmarks.throughput import about, peak, record, row
+from mr2ct_lib import cores
 from mr2ct_lib.methods import fast, hardware, layers
+from mr2ct_lib.methods.captured import shared_gpu
 from mr2ct_lib.methods.runs import read_log
 from mr2ct_lib.methods.settings import make_settings
 from mr2ct_lib.methods.training import Trainer
@@ -100,6 +103,11 @@ def cudnn_tries_all() -> Iterator[None]:
 def compiled_norm() -> AbstractContextManager:
     """The formula of the normalisation fused by torch.compile."""
     return patch.dict(fast.FORMS[DEVICE.type], instance_norm=torch.compile(layers.instance_norm.__wrapped__))
+
+
+def no_kernels() -> AbstractContextManager:
+    """PyTorch's kernels alone, as where Triton is missing."""
+    return patch.object(fast, "_kernels", lambda: None)
 
 
 def contiguous() -> AbstractContextManager:
@@ -188,6 +196,21 @@ def killed_and_resumed(kills: int = 5) -> None:
     show("after resume : between two unkilled runs, losses", max(apart) / max(between, 1e-6), "about 1", detail)
 
 
+def side_by_side(runs: int = 8, steps: int = 400) -> None:
+    """Milliseconds per step of all runs together, of runs side by side in processes of their own."""
+    with shared_gpu() as shared, cores.pool(runs) as pool:
+        each = [done.result() for done in [pool.submit(seconds_per_step, seed, steps) for seed in range(runs)]]
+    each_one = 1e3 * statistics.median(each)
+    how = f"{'with' if shared else 'without'} MPS, {each_one:.1f} ms in each run"
+    alone = 1e3 * took["cyclegan", "quick", 1]
+    show(f"{runs} runs side by side: ms per step of all", each_one / runs, f"{alone:.1f} alone", how)
+
+
+def seconds_per_step(seed: int, steps: int) -> float:
+    """Seconds per step of one run at quick size, in a process of its own."""
+    return per_step(trainer("cyclegan", "quick", seed=seed).step, steps=steps)
+
+
 def losses_in(run: Path) -> np.ndarray:
     """The loss terms in a run's log, (lines, terms)."""
     other = ("step", "seconds", "learning_rate")
@@ -203,8 +226,10 @@ PARTS: list[Callable[[], None]] = [
     *(partial(captured_against_plain, method) for method in METHODS),
     killed_and_resumed,
     precision_curves,
+    side_by_side,
     partial(another_way, "float32", nullcontext, precision="float32"),
     partial(another_way, "float32", nullcontext, "quick", precision="float32"),
+    *(partial(another_way, "without Triton", no_kernels, profile) for profile in ("quick", "paper")),
     partial(another_way, "contiguous", contiguous),
     partial(another_way, "cuDNN tries all algorithms", cudnn_tries_all),
     *(partial(speed, method, profile, 4) for profile in ("quick", "paper") for method in METHODS),

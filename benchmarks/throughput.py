@@ -15,7 +15,7 @@ from benchmarks.measure import DEVICE, seconds, show, trainer
 from mr2ct_lib.course.experiments import RESULTS
 from mr2ct_lib.files import atomic
 from mr2ct_lib.methods import hardware
-from tools.record import processor
+from tools.record import commit, processor
 
 GPU = DEVICE.type == "cuda"
 BATCHES = (1, 2, 4, 8, 16) if GPU else (1, 2)
@@ -34,7 +34,8 @@ def peak(precision: str) -> float:
 def about(precision: str) -> dict[str, str]:
     """Where and when a row was measured."""
     where = {"processor": f"{processor()}, {torch.get_num_threads()} threads", "precision": precision}
-    return where | {"date": datetime.date.today().isoformat(), "torch": torch.__version__.split("+")[0]}
+    when = {"date": datetime.date.today().isoformat(), "torch": torch.__version__.split("+")[0], "commit": commit()}
+    return where | when
 
 
 def row(method: str, profile: str, batch: int, took: float, operations: int, best: float) -> dict[str, object]:

@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mr2ct_lib import methods
 from mr2ct_lib.methods import fast, layers, losses, offsets
 from mr2ct_lib.methods.networks import Generator, initialise
 
@@ -69,6 +71,32 @@ def test_kernels_for_a_gpu_are_the_formulas():
     pytest.importorskip("triton")
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([sys.executable, "-c", INTERPRETED], check=True, env=environment, cwd=Path(__file__).parents[1])
+
+
+def test_kernels_that_do_not_work_are_named_once_and_done_without(monkeypatch, capsys):
+    """Triton may find no compiler, or not know the GPU; PyTorch's own kernels then give the same."""
+
+    class Broken:
+        @staticmethod
+        def apply(*_):
+            raise RuntimeError("Failed to find C compiler\nand more of it")
+
+    monkeypatch.setitem(
+        sys.modules, "mr2ct_lib.methods.kernels", SimpleNamespace(InstanceNorm=Broken, Reflect=Broken)
+    )
+    monkeypatch.setattr(methods, "kernels", sys.modules["mr2ct_lib.methods.kernels"], raising=False)
+    fast._kernels.cache_clear()
+    x = noise(1, 3, 8, 9, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
+    for _ in range(2):
+        assert_same(fast.instance_norm_gpu, layers.instance_norm.__wrapped__, x, rtol=1e-4, atol=1e-5)
+    said = capsys.readouterr().err
+    assert said.count("Triton") == 1 and "(Failed to find C compiler)" in said
+    monkeypatch.setitem(sys.modules, "mr2ct_lib.methods.kernels", None)  # as where Triton is not installed
+    monkeypatch.delattr(methods, "kernels")
+    fast._kernels.cache_clear()
+    assert_same(fast.instance_norm_gpu, layers.instance_norm.__wrapped__, x, rtol=1e-4, atol=1e-5)
+    assert capsys.readouterr().err == ""
+    fast._kernels.cache_clear()
 
 
 def test_a_bias_in_front_of_a_normalisation_changes_nothing(monkeypatch):

@@ -133,14 +133,15 @@ def test_a_resumed_run_ends_near_one_that_was_never_stopped(data, tmp_path):
 @pytest.mark.parametrize("shape", [(1, 16, 128, 128), (2, 64, 31, 31), (1, 256, 64, 64), (1, 64, 256, 256)])
 def test_kernels_are_the_formulas(shape, dtype):
     """At the networks' own sizes, in float32 to its rounding and in bf16 to that of bf16."""
-    assert fast._kernels() is not None
+    kernels = fast._kernels(torch.device("cuda", 0), dtype)
+    assert kernels is not None
     tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.1}
     x = (torch.randn(shape, device="cuda") + 3).to(dtype).contiguous(memory_format=torch.channels_last)
     x[:, 1] = 0.3  # a flat channel
     upstream = torch.randn((*shape[:2], shape[2] + 6, shape[3] + 6), device="cuda")
     for function, formula in (
         (fast.instance_norm_gpu, layers.instance_norm.__wrapped__),
-        (lambda x: fast._kernels().Reflect.apply(x, 3), lambda x: F.pad(x, [3] * 4, mode="reflect")),
+        (lambda x: kernels.Reflect.apply(x, 3), lambda x: F.pad(x, [3] * 4, mode="reflect")),
     ):
         results = []
         for one in (function, formula):

@@ -5,6 +5,7 @@ below, on the devices listed there. Tests hold both forms to equal values and gr
 computes the same results, more slowly.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, wraps
@@ -85,11 +86,23 @@ def to_one_channel(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 @lru_cache
-def _kernels() -> ModuleType | None:
-    """The kernels in Triton, which comes with PyTorch for GPUs on Linux."""
+def _kernels(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
+    """The kernels in Triton, which comes with PyTorch for GPUs on Linux; None where it is missing or does not work.
+
+    It needs a C compiler, for example, and a GPU that it knows.
+    """
     try:
         from mr2ct_lib.methods import kernels
+
+        x = torch.ones((1, 16, 8, 8), device=device, dtype=dtype).contiguous(memory_format=CHANNELS_LAST)
+        with torch.inference_mode(False), torch.enable_grad():
+            x = kernels.Reflect.apply(kernels.InstanceNorm.apply(x.clone().requires_grad_(), EPS, FLAT), 1)
+            x.sum().backward()
     except ImportError:
+        return None
+    except Exception as error:  # of any kind: what a run can do without must not end it
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        print(f"Triton: does not work here ({reason}); PyTorch's kernels are used, which are slower", file=sys.stderr)
         return None
     return kernels
 
@@ -97,7 +110,7 @@ def _kernels() -> ModuleType | None:
 def _suits_kernels(x: Tensor) -> bool:
     """Whether x is a feature map that `kernels` can read: channels-last, not float64, more than one channel."""
     layout = x.shape[1] > 1 and x.is_contiguous(memory_format=CHANNELS_LAST)
-    return layout and x.dtype != torch.float64 and _kernels() is not None
+    return layout and x.dtype != torch.float64 and _kernels(x.device, x.dtype) is not None
 
 
 def padded_convolution_gpu(x: Tensor, weight: Tensor, bias: Tensor | None, borders: str) -> Tensor:
@@ -108,7 +121,7 @@ def padded_convolution_gpu(x: Tensor, weight: Tensor, bias: Tensor | None, borde
     """
     k = weight.shape[-1] // 2
     if borders == "reflect" and k < min(x.shape[2:]) and _suits_kernels(x):
-        x = _kernels().Reflect.apply(x, k)
+        x = _kernels(x.device, x.dtype).Reflect.apply(x, k)
     elif x.shape[1] > 1 and x.is_contiguous(memory_format=CHANNELS_LAST):
         volume = x.permute(0, 2, 3, 1).unsqueeze(1)  # (n, 1, h, w, c), contiguous
         x = F.pad(volume, [0, 0, k, k, k, k], mode=borders).squeeze(1).permute(0, 3, 1, 2)
@@ -128,7 +141,9 @@ def bias_before_norm(bias: Tensor) -> Tensor | None:
 
 def instance_norm_gpu(x: Tensor) -> Tensor:
     """`layers.instance_norm` on a GPU, by the kernels where they can read x."""
-    return _kernels().InstanceNorm.apply(x, EPS, FLAT) if _suits_kernels(x) else _InstanceNorm.apply(x)
+    if _suits_kernels(x):
+        return _kernels(x.device, x.dtype).InstanceNorm.apply(x, EPS, FLAT)
+    return _InstanceNorm.apply(x)
 
 
 def instance_norm(x: Tensor) -> Tensor:

@@ -61,6 +61,7 @@ def plan(monkeypatch):
         return {"hip": table}, {"minutes": 1}
 
     monkeypatch.setattr(record, "do", do)
+    monkeypatch.setattr(record.experiments, "jobs_at_once", lambda *_: 1)  # in this process
     return done
 
 
@@ -85,7 +86,7 @@ def test_recording_continues_where_it_stopped(plan, tmp_path, capsys):
 def test_translators_side_by_side_are_recorded_as_one_by_one(plan, tmp_path, monkeypatch, capsys):
     """Their data are prepared first and once; one that cannot be done stops no other, and the budget ends all."""
     prepared, do = [], record.do
-    monkeypatch.setattr(record.cores, "pool", lambda workers: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(record.cores, "pool", lambda workers, threads: ThreadPoolExecutor(workers))
     monkeypatch.setattr(record.experiments, "prepared", lambda name, profile: prepared.append(name))
     known = Training("hip", "cyclegan")
     monkeypatch.setattr(record, "TRAININGS", {"a": known, "b": known})

@@ -289,7 +289,7 @@ def side_by_side(*jobs: tuple, profile: str = "quick", seed: int = 7, root: Path
     """
     root = root or RUNS
     missing = [job for job in jobs if not _is_done(*job, base=root / profile, seed=seed)]
-    at_once = runs_at_once(len(missing), cores.available(), *_gpu_memory(missing, profile))
+    at_once = jobs_at_once(missing, profile)
     if at_once > 1:
         for function, *names in missing:  # data that two jobs need are made once
             for data in [known(TRAININGS, names[0]).data(seed)] if function is run else ["hip_labelled", "hip_test"]:
@@ -302,6 +302,11 @@ def side_by_side(*jobs: tuple, profile: str = "quick", seed: int = 7, root: Path
             for done in [pool.submit(_in_own_process, *job, profile, seed, root) for job in missing]:
                 done.result()
     return [function(*names, profile, seed, root) for function, *names in jobs]
+
+
+def jobs_at_once(jobs: list[tuple], profile: str) -> int:
+    """Return how many jobs, as of `side_by_side`, this machine does best at a time: its cores, its GPU's memory."""
+    return runs_at_once(len(jobs), cores.available(), *_gpu_memory(jobs, profile))
 
 
 def _gpu_memory(jobs: list[tuple], profile: str) -> tuple[int | None, int]:

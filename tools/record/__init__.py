@@ -1,6 +1,6 @@
 """Recorded results: train, measure and write down every experiment of the catalogue, the most important first.
 
-    python -m tools.record [--profile full] [--budget 120] [--threads 1] [--workers 1] [--only hip] [--again]
+    python -m tools.record [--profile full] [--budget 120] [--workers 2] [--only hip] [--again]
     python -m tools.record missing [--profile full]
     python -m tools.record tables [--profile full]
 
@@ -194,11 +194,17 @@ def half(model: Translator | Segmenter) -> Translator | Segmenter:
 
 
 def record(
-    profile: str, results: Path, budget: float | None = None, only: str = "", again: bool = False, workers: int = 1
+    profile: str,
+    results: Path,
+    budget: float | None = None,
+    only: str = "",
+    again: bool = False,
+    workers: int | None = None,
 ) -> bool:
     """Do all jobs that are not recorded, within a budget in minutes; returns whether all are done.
 
-    workers: so many translators are trained and measured side by side, in processes of their own.
+    workers: so many translators are trained and measured side by side, in processes of their own; None: as many as the
+    cores, or a GPU's memory, allow.
     """
     folder = results / profile
     notes = folder / "provenance.json"
@@ -226,11 +232,14 @@ def record(
     return report_missing(profile, results)
 
 
-def outcomes(pending: list[Job], profile: str, workers: int) -> Iterator[tuple[Job, float, Result]]:
+def outcomes(pending: list[Job], profile: str, workers: int | None) -> Iterator[tuple[Job, float, Result]]:
     """Yield (job, minutes, result) of those jobs that end well; say why the others do not."""
-    side_by_side = [job for job in pending if job[0] == "translator"] if workers > 1 else []
+    side_by_side = [job for job in pending if job[0] == "translator"]
+    workers = workers or experiments.jobs_at_once([(experiments.run, name) for _, name, _ in side_by_side], profile)
+    if workers == 1:
+        side_by_side = []
     if side_by_side:
-        with shared_gpu(), cores.pool(workers) as pool:
+        with shared_gpu(), cores.pool(workers, max(1, cores.available() // workers)) as pool:
             numbers = {}
             for job in side_by_side:
                 training = TRAININGS[job[1]]
@@ -303,15 +312,12 @@ def main() -> None:
     parser.add_argument("what", nargs="?", choices=["runs", "missing", "tables"], default="runs")
     parser.add_argument("--profile", default="full", choices=["quick", "full", "paper"])
     parser.add_argument("--budget", type=float, help="minutes after which it stops")
-    parser.add_argument("--threads", type=int, help="of the processor; by default all")
-    parser.add_argument("--workers", type=int, default=1, help="translators to train at a time, on one core each")
+    parser.add_argument("--workers", type=int, help="translators at a time; by default as many as the machine holds")
     parser.add_argument("--only", default="", help="names that begin so, such as hip or head_distorted")
     parser.add_argument(
         "--again", action="store_true", help="measure anew what is recorded; finished runs stay trained"
     )
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     if arguments.what == "runs":
         how = (arguments.budget, arguments.only, arguments.again, arguments.workers)
         record(arguments.profile, experiments.RESULTS, *how)

@@ -63,6 +63,7 @@ def configuration() -> dict[str, object]:
         "myst_dmath_double_inline": True,
         "default_role": "literal",
         "autodoc_member_order": "bysource",
+        "autodoc_mock_imports": ["triton"],  # comes with PyTorch for GPUs alone
         "autodoc_typehints": "signature",
         "napoleon_google_docstring": True,
         "napoleon_numpy_docstring": False,

@@ -30,9 +30,11 @@ SHOWN = {
 }
 HEAD = """# Gallery: the median, the best and the worst patient
 
-Three test patients of each anatomy, chosen by number and not by beauty: the one with the median, the lowest and the
-highest MAE of the recorded translator (seed {seed}, full profile). Each row shows the middle slice of the patient. Red
-in the error map is too bright, blue too dark. `python -m tools.gallery` makes this page again.
+Three test patients of each anatomy, chosen by their error and not by their looks: those with the median, the lowest and
+the highest MAE of the recorded translator (seed {seed}, full profile). Each row shows the middle slice of the patient.
+Red in the error map is too bright, blue too dark. A grey level is 1/255 of the window. If the MAE of another seed is
+far larger, that run failed ([notebook 5](../notebooks/05_evaluation.ipynb#the-second-paper-aligned-synthesis) shows
+one), so the pictures do not show how safe the method is. `python -m tools.gallery` makes this page again.
 """
 
 

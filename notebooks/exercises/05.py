@@ -3,7 +3,7 @@
 import numpy as np
 
 # %% [markdown] 1
-# ### Exercise 1 (recall): how many witnesses?
+# ### Exercise 1 (recall): how many independent values?
 #
 # Ten test patients of twelve slices each, three seeds of both methods. You ask whether one method has the lower MAE
 # *for other patients*. What is n in the paired test?

@@ -30,7 +30,7 @@ check("06.2", stray_pixels)
 # falls on them. For a small structure HD95 is nearly the maximum again.
 
 # %% [markdown] 3
-# ## Exercise 3 (build): what one pixel costs
+# ### Exercise 3 (build): what one pixel costs
 #
 # A band `width` pixels wide is found in the right shape, but moved sideways by `shift` pixels. Write its Dice as a
 # function of both. The check measures such bands with the library's Dice. Then ask which Dice a network can hope for

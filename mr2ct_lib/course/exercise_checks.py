@@ -220,14 +220,14 @@ def composition(function: Callable) -> str:
         torch.allclose(again[..., :5, :], twice[..., :5, :], atol=1e-4),
         "reading along the result must equal reading twice.",
     )
-    return "displacements do not simply add up: the first field counts where the second has led."
+    return "displacements do not simply add up: the first field must be read where the second has led."
 
 
 def witnesses(answer: int) -> str:
     """05.1: n of ten patients, twelve slices each, three seeds."""
     _filled(answer, "no number yet; replace None.")
     why = {
-        120: "120 counts slices, and slices of one patient err together",
+        120: "120 counts slices, and slices of one patient have similar errors",
         3: "3 counts networks; this question is about patients",
     }
     why |= {
@@ -268,7 +268,7 @@ def invented(answer: Mapping[str, str]) -> str:
         "test": ("CT", "the patient was scanned by MR, so here the CT was made by the translator"),
     }
     _predictions(answer, truth)
-    return "one channel is real and one is made, and they exchange their parts between training and test."
+    return "one channel is real and one is synthetic, and they change roles between training and test."
 
 
 def strays(count: int) -> str:
@@ -282,8 +282,8 @@ def strays(count: int) -> str:
         return label_metrics.hausdorff_95(spotted, square, {1: "square"}, (5.0, 5.0))["square"]
 
     _require(1 <= count <= 10, f"{count} stray pixels; try 1 to 10.")
-    _require(hd95(count) > 0, f"with {count} stray HD95 is still 0 mm; add some.")
-    _require(hd95(count - 1) == 0, f"HD95 is {hd95(count):.0f} mm, but it already notices {count - 1}; remove some.")
+    _require(hd95(count) > 0, f"with stray pixels: {count}, HD95 is still 0 mm; add some.")
+    _require(hd95(count - 1) == 0, f"HD95 already notices {count - 1} stray pixels; remove some.")
     return f"HD95 jumps from 0 to {hd95(count):.0f} mm when stray pixels are more than a twentieth of the surface."
 
 

@@ -16,9 +16,9 @@ check("06.1", made_by_translator)
 # scanned by MR.
 
 # %% [markdown] 2
-# ### Exercise 2 (change and see): when does HD95 wake up?
+# ### Exercise 2 (change and see): when does HD95 react?
 #
-# A square of 10 x 10 pixels of 5 mm is found exactly, plus some single stray pixels far away. HD95 forgives one. What
+# A square of 10 x 10 pixels of 5 mm is found exactly, plus some single stray pixels far away. HD95 ignores one. What
 # is the smallest number of stray pixels that it notices?
 # %%
 stray_pixels = 1  # change it  #| stub
@@ -34,7 +34,7 @@ check("06.2", stray_pixels)
 #
 # A band `width` pixels wide is found in the right shape, but moved sideways by `shift` pixels. Write its Dice as a
 # function of both. The check measures such bands with the library's Dice. Then ask which Dice a network can hope for
-# on each structure when its borders are good to one pixel.
+# on each structure when its borders are accurate to one pixel.
 # %%
 def dice_after_shift(width: float, shift: float) -> float:
     """Dice of a long band with itself, moved across by `shift`."""

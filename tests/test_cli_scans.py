@@ -367,6 +367,18 @@ def test_a_stripped_head_as_bright_as_soft_tissue_plus_1024_is_an_mr():
     assert values_look_like(Volume(head, np.eye(4))) == "MR"
 
 
+def test_inspect_tells_a_ct_on_another_scale(mr2ct, chain, tmp_path):
+    ct = read_volume(chain / "cohort/target/t0001.nii.gz")
+    for name, factor in {"tenth": 0.1, "inverted": -1}.items():
+        path = tmp_path / f"{name}.nii.gz"
+        write_volume(ct.replace(array=factor * ct.array, unit="a.u."), path)
+        code, out, _ = mr2ct("inspect", path, "--translator", chain / "run")
+        assert code == 0 and "values look like                      CT that is not in Hounsfield units" in out
+        assert " no: the values look like CT that is not" in out
+        code, _, err = mr2ct("synthesize", chain / "run", path, "--reverse", "--out", tmp_path / "mr.nii.gz")
+        assert code == 2 and "the scan looks like a" in err and not (tmp_path / "mr.nii.gz").exists()
+
+
 def test_an_mr_of_8_bits_is_no_label_map():
     rng = np.random.default_rng(0)
     mr = np.round(rng.uniform(0, 255, (20, 20, 5)))
@@ -485,6 +497,14 @@ def test_what_no_scanner_measured_is_left_out_of_the_truth(padding, pair, mr2ct)
     assert code == 0 and "count in full" in err
 
 
+def test_a_truth_that_is_not_in_hu_is_doubted(pair, mr2ct):
+    truth = read_volume(pair / "truth.nii.gz")
+    write_volume(truth.replace(array=truth.array / 10), pair / "tenth.nii.gz", dtype=np.float32)
+    code, _, err = mr2ct("evaluate", pair / "made.nii.gz", pair / "tenth.nii.gz")
+    assert code == 0 and "tenth.nii.gz: may not be in Hounsfield units (soft tissue spans less than 25)" in err
+    assert "Hounsfield" not in mr2ct("evaluate", pair / "made.nii.gz", pair / "truth.nii.gz")[2]
+
+
 def test_a_small_mask_costs_ssim_alone(pair, mr2ct):
     mask = np.zeros((16, 16, 16), np.uint8)
     mask[2, 2, 2] = 1
@@ -536,6 +556,22 @@ def test_an_output_never_takes_the_place_of_an_input_a_link_or_a_result(chain, m
         assert code == 2 and words in err and files(tmp_path) == before
     assert mr2ct("synthesize", chain / "run", scan, "--out", scan, "--overwrite")[0] == 2 and files(tmp_path) == before
     assert mr2ct("synthesize", chain / "run", scan, "--out", result, "--overwrite")[0] == 0
+
+
+def test_no_result_lies_inside_a_series_that_could_then_not_be_read(chain, mr2ct, tmp_path):
+    write_dicom_series(read_volume(chain / "cohort/target/t0001.nii.gz"), tmp_path / "ct")
+    before = files(tmp_path)
+    for out in ("ct/mr.nii.gz", "ct/below/mr.nii.gz"):
+        code, _, err = mr2ct("synthesize", chain / "run", tmp_path / "ct", "--reverse", "--out", tmp_path / out)
+        assert code == 2 and "lies inside the input" in err and files(tmp_path) == before
+
+
+def test_results_inside_the_folder_of_scans_are_no_scans(chain, scans, mr2ct):
+    (scans / "carl.nii.gz").unlink()
+    words = ["synthesize", chain / "run", scans, "--out", scans / "results"]
+    assert mr2ct(*words)[0] == 0
+    code, out, _ = mr2ct(*words)
+    assert code == 0 and "0 synthesized, 2 there already, 0 failed" in out
 
 
 def test_an_output_in_a_folder_that_is_a_link_to_nothing_is_refused_before_the_work(chain, mr2ct, tmp_path):

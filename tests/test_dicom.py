@@ -199,6 +199,18 @@ def padding_without_a_word(slices):
         image.PixelData = values.tobytes()
 
 
+def far_localizer(slices):
+    """Parallel to the others, at the next place."""
+    slices.append(ct_slice((-5, -10, 30 + 3 * SLICES)))
+    everywhere(ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])(slices)
+    slices[-1].ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+
+
+def two_echoes_side_by_side(slices):
+    for k, image in enumerate(slices):
+        image.EchoTime = 2.3 + 2.3 * (k % 2)
+
+
 BAD_SERIES = {
     "no position": (put(ImagePositionPatient=None), r"IM30\.dcm: its Image Position \(Patient\) is absent"),
     "empty position": (put(ImagePositionPatient=""), r"IM30\.dcm: its Image Position \(Patient\) is absent"),
@@ -236,6 +248,17 @@ BAD_SERIES = {
     "cut pixels": (put(PixelData=b"\0\0"), r"IM30\.dcm: its pixels cannot be decoded"),
     "no pixels": (put(PixelData=None), r"IM30\.dcm: its pixels cannot be decoded"),
     "mosaic": (put(ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]), r"IM30\.dcm: is a mosaic of slices"),
+    "localizer in line": (far_localizer, r"another kind of image \((AXIAL|LOCALIZER)\) than .*without localizers"),
+    "phase image in line": (put(ImageType=["O", "P", "P", "PHASE"]), r"another kind of image \(P PHASE\) than"),
+    "two echoes in line": (as_mr(two_echoes_side_by_side), r"another echo time \(\d\.\d\) than"),
+    "two patients": (put(PatientID="P8"), r"another patient \(P8\) than .*\(P7\)"),
+    "one MR slice": (put(Modality="MR"), r"another modality \(MR\) than"),
+    "slope 2 of one": (put(RescaleSlope=2), r"IM30\.dcm: its values are not Hounsfield units, unlike those of other"),
+    "a tenth": (everywhere(RescaleSlope=0.1, RescaleIntercept=-102.4), "soft tissue spans less than 25"),
+    "tenfold": (everywhere(RescaleSlope=10, RescaleIntercept=-10240), "not Hounsfield units"),
+    "three samples": (everywhere(SamplesPerPixel=3, PlanarConfiguration=0), "holds colours"),
+    "pixels of 32 bits": (put(PixelData=bytes(4 * ROWS * COLUMNS)), r"IM30\.dcm: its pixels cannot be decoded"),
+    "two padding values": (put(PixelPaddingValue=[0, 1]), r"IM30\.dcm: its Pixel Padding Value is .*expected 1 number"),
     "film": (put(NumberOfFrames=3), r"IM30\.dcm: holds 3 frames, of which 0 have a place"),
 }
 
@@ -257,6 +280,38 @@ def test_a_lone_slice_has_its_thickness_or_is_refused(tmp_path):
     del image.SliceThickness
     with pytest.raises(InputError, match="single slice without Slice Thickness"):
         read_volume(save([image], tmp_path / "ct"))
+
+
+def test_pixels_at_the_upper_bits_are_shifted_down(tmp_path):
+    slices = ct_slices()
+    for image in slices:
+        image.PixelData = (np.frombuffer(image.PixelData, "<u2") << 4).astype("<u2").tobytes()
+        image.BitsStored, image.HighBit = 12, 15
+    assert_phantom(read_volume(save(slices, tmp_path / "unsigned")))
+    for image in slices:
+        values = (np.frombuffer(image.PixelData, "<u2") >> 4).astype("<i2") - 1024
+        image.PixelData, image.PixelRepresentation, image.RescaleIntercept = (values << 4).tobytes(), 1, 0
+    assert_phantom(read_volume(save(slices, tmp_path / "signed")))
+
+
+def test_bits_that_are_not_stored_mean_nothing(tmp_path):
+    """Old overlays lie there; a negative number of 12 bits has zeros there."""
+    slices = ct_slices()
+    for image in slices:
+        image.PixelData = (np.frombuffer(image.PixelData, "<u2") | 0x1000).astype("<u2").tobytes()
+        image.BitsStored, image.HighBit = 12, 11
+    assert_phantom(read_volume(save(slices, tmp_path / "overlay")))
+    for image in slices:
+        values = ((np.frombuffer(image.PixelData, "<u2") & 0xFFF).astype(int) - 1024) & 0xFFF
+        image.PixelData, image.PixelRepresentation, image.RescaleIntercept = values.astype("<u2").tobytes(), 1, 0
+    assert_phantom(read_volume(save(slices, tmp_path / "signed")))
+
+
+def test_echo_times_may_be_rounded_otherwise(tmp_path):
+    slices = ct_slices()
+    for k, image in enumerate(slices):
+        image.EchoTime = 2.34 + 0.01 * (k % 2)
+    assert_phantom(read_volume(save(slices, tmp_path / "ct")))
 
 
 def test_monochrome1_concerns_the_display_only(tmp_path):

@@ -375,6 +375,20 @@ def test_an_mr_below_zero_gives_the_slices_of_the_mr_that_it_was(tmp_path, capsy
     assert "source: values of 2 scans reach below zero" in capsys.readouterr().out
 
 
+def test_zeros_around_an_mr_that_was_z_scored_in_a_mask_are_air():
+    """They would otherwise be as bright as its middle tissue."""
+    rng = np.random.default_rng(0)
+    mr = np.zeros((24, 24, 6), np.float32)
+    mr[4:20, 4:20] = rng.uniform(50, 300, (16, 16, 6))
+    inside = mr > 0
+    masked = np.where(inside, (mr - mr[inside].mean()) / mr[inside].std(), 0)
+    preparation = Preparation("axial", 2.0, (24, 24), 3.0, {"source": MR_WINDOW, "target": CT_WINDOW})
+    slices, place = preparation.to_slices(Volume(masked, np.diag([2.0, 2, 3, 1])), "source")
+    assert place.shifted
+    body = np.moveaxis(inside, 2, 0)
+    assert (slices[~body] == -1).all() and slices[body].mean() > -0.2
+
+
 def offset_ct(cohort):
     """The cohort with HU + 1024 in its target scans: air at 24, tissue around 1064, a bit of bone."""
     for path in (cohort / "target").iterdir():

@@ -12,6 +12,7 @@ from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW
 from mr2ct_lib.images.preparation import Preparation
 from mr2ct_lib.images.prepare import write_record
 from mr2ct_lib.images.slices import PreparedSlices
+from mr2ct_lib.images.volumes import Volume
 from mr2ct_lib.methods.training_data import (
     better_turned,
     check_scan,
@@ -54,6 +55,21 @@ def test_the_record_by_hand(translator):
     assert record["histogram"][:6] == [0] * 6 and sum(record["histogram"]) == pytest.approx(1, abs=1e-4)
     assert record["coverage"] == 1.0
     assert record["cycle"] == pytest.approx(0.05 / 1.35 * 0.025, rel=0.1)  # 0.025 lost on average above 0.5
+
+
+def test_a_body_far_wider_than_the_scans_of_training_is_told(translator):
+    """As where voxels of 5 mm are said to measure 10 mm. The length of a scan says nothing."""
+    block = np.zeros((32, 4, 32), np.float32)
+    block[1:-1, :, 1:-1] = np.random.default_rng(0).uniform(100, 775, (30, 4, 30))
+    found = {}
+    for name, mm in {"right": (5, 5, 5), "long": (5, 5, 10), "wide": (10, 5, 5)}.items():
+        scan, place = translator.preparation.to_slices(Volume(block, np.diag([*mm, 1.0])), "source")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            check_scan(scan[place.training], translator, "source", place=place)
+        found[name] = " ".join(str(warning.message) for warning in caught)
+    assert "1.9 times as wide as the field of view of training" in found["wide"]
+    assert "as wide" not in found["right"] + found["long"]
 
 
 def test_the_distance_of_a_shift_is_the_shift():

@@ -341,6 +341,38 @@ def test_a_result_lies_on_its_scan_in_every_viewer(forms, scan, tmp_path):
     np.testing.assert_array_equal(again.array, np.round(-volume.array))
 
 
+LARGER = oblique() @ np.diag([2.0, 2, 2, 1])
+CONTRADICTIONS = {
+    "mirrored": ((oblique(), 1, oblique() @ np.diag([-1, 1, 1, 1]), 1), "mirror images"),
+    "turned": ((oblique(), 1, oblique() @ np.array([[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]), 1),
+               "sform and qform turn the scan differently .RAS and"),
+    "other sizes": ((LARGER, 1, oblique(), 1), "sform gives voxels of 3 x 4 x 6, its pixdim 1.5 x 2 x 3"),
+    "other sizes, no qform": ((LARGER, 1, oblique(), 0), "sform gives voxels of 3 x 4 x 6, its pixdim 1.5 x 2 x 3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("forms, message", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_forms_that_contradict_each_other_get_a_warning(forms, message, scan, tmp_path):
+    with_forms(tmp_path / "scan.nii.gz", scan, *forms)
+    with pytest.warns(UserWarning, match=message):
+        volume = read_volume(tmp_path / "scan.nii.gz")
+    corner = np.linalg.inv(volume.affine) @ forms[0] @ [0, 0, 0, 1]  # the sform is believed
+    assert volume.array[tuple(np.round(corner[:3]).astype(int))] == scan[0, 0, 0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_tilted_gantry_is_no_contradiction(scan, tmp_path):
+    tilted = np.array([[1.5, 0, 0, 0], [0, 2, 3 * np.tan(np.radians(20)), 0], [0, 0, 3, 0], [0, 0, 0, 1]])
+    with_forms(tmp_path / "scan.nii.gz", scan, tilted, 1, np.diag([1.5, 2, 3, 1]), 1)
+    np.testing.assert_allclose(read_volume(tmp_path / "scan.nii.gz").affine, tilted, atol=1e-6)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "scan.nii.gz")
+    with pytest.raises(InputError, match=r"scan\.nii\.gz: is no file"):
+        read_volume(tmp_path / "scan.nii.gz")
+
+
 def test_itk_and_nibabel_agree_about_a_scan_and_its_result(scan, tmp_path):
     """ITK believes the qform where nibabel believes the sform: both must see the result on the scan."""
     with_forms(tmp_path / "scan.nii.gz", scan, moved(oblique(), [10, 20, 30]), 2, oblique(), 1)

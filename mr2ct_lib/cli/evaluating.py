@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from mr2ct_lib.files import InputError, read_json
-from mr2ct_lib.images.intensity import UNMEASURED_HU, normalise_mr, without_unmeasured
+from mr2ct_lib.images.hounsfield import UNMEASURED_HU, wrong_scale
+from mr2ct_lib.images.intensity import normalise_mr, without_unmeasured
 from mr2ct_lib.images.same_grid import check_same_grid
 from mr2ct_lib.images.volumes import Volume, read_volume, reslice
 from mr2ct_lib.measures.evaluation import compare_volumes, errors_by_label, synthrad
@@ -26,15 +27,17 @@ def evaluate_files(
         resliced: bring what lies on another grid to the prediction's, and leave out voxels that the truth does not
             cover; else another grid is refused.
 
-    What the scanner of a true CT did not measure (below -1200 HU) is left out, with a warning; a warning also says
-    where the prediction holds such values. Returns "unit"; "measures", name -> value; for CT "SynthRAD", the
-    challenge's measures; with labels "structures", name -> measures. Raises InputError for scans that cannot be read or
-    compared, and for a mask or a label map that marks nothing.
+    What the scanner of a true CT did not measure (below -1200 HU) is left out, with a warning; warnings also say where
+    the prediction holds such values, and whether the true CT looks as if it were not in HU. Returns "unit"; "measures",
+    name -> value; for CT "SynthRAD", the challenge's measures; with labels "structures", name -> measures. Raises
+    InputError for scans that cannot be read or compared, and for a mask or a label map that marks nothing.
     """
     made = read_volume(prediction)
     real = _as_kind_of(made, read_volume(truth), prediction, truth)
     measured = np.ones(real.array.shape, np.uint8)
     if real.unit == "HU":
+        if problem := wrong_scale(real.array.ravel()[:: max(1, real.array.size // 1_000_000)]):
+            warnings.warn(f"{truth}: may not be in Hounsfield units ({problem}); look at its values", stacklevel=2)
         measured = (real.array >= UNMEASURED_HU).astype(np.uint8)
         real = without_unmeasured(real)
         _say_share(truth, measured == 0, "were not measured by the scanner, and are left out")

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 
 from mr2ct_lib.course.recorded import find_translator
+from mr2ct_lib.files import InputError
 from mr2ct_lib.images.dicom_reading import open_series
 from mr2ct_lib.images.folders import guess_modality, is_offset_ct
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, WHOLE_BODY_WINDOW, Window, body_mask, mr_scale
@@ -16,6 +17,7 @@ from mr2ct_lib.images.volumes import Volume, read_volume
 from mr2ct_lib.methods.training_data import check_scan
 from mr2ct_lib.methods.translator import load_translator
 
+NO_HU = "CT that is not in Hounsfield units; convert it again"
 OFFSET_CT = "CT stored with an offset of 1024; subtract it first"
 LABELS_AT_MOST = 256  # different whole numbers; a scan has more
 
@@ -63,7 +65,10 @@ def values_look_like(volume: Volume) -> str:
             return "a mask"
         if _equal_neighbours(volume.array) > 0.4:
             return "a label map"
-    return guess_modality(volume.replace(unit="a.u."))
+    try:
+        return guess_modality(volume.replace(unit="a.u."))
+    except InputError:  # inverted, or on another scale
+        return NO_HU
 
 
 def _equal_neighbours(array: np.ndarray) -> float:
@@ -90,7 +95,7 @@ def fitness(path: Path, folder: Path) -> str:
         return f"no{direction}: the window cuts everything, so no slice shows anything"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        check_scan(slices[place.training], translator, domains[0])
+        check_scan(slices[place.training], translator, domains[0], place=place)
     if caught:
         return f"doubtful{direction}: {caught[0].message}"
     scan = " x ".join(f"{mm:.4g}" for mm in volume.spacing)

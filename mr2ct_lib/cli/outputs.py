@@ -85,7 +85,7 @@ def check_series(out: Path, inputs: list[Path], overwrite: bool = False) -> None
 
 
 def _check_place(out: Path, inputs: list[Path]) -> None:
-    """Raise InputError for a link, for an input or a folder around it, and for a folder that takes no files."""
+    """Raise InputError for a link, for an input, a folder around or inside it, and for a folder that takes no files."""
     if out.is_symlink():
         raise InputError(
             f"{out}: is a link to {os.readlink(out)}; expected no link. Give another name, or the place that it "
@@ -98,4 +98,9 @@ def _check_place(out: Path, inputs: list[Path]) -> None:
         if path.resolve().is_relative_to(out.resolve()):
             raise InputError(
                 f"{out}: is the input {path} or holds it; expected another place. Choose another name for the output"
+            )
+        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+            raise InputError(
+                f"{out}: lies inside the input {path}, which could not be read again; expected another place. Choose "
+                "another folder for the output"
             )

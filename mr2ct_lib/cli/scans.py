@@ -40,7 +40,7 @@ def inspect(
     if as_json:
         print(json.dumps({"scan": str(scan), **facts}, indent=1))
     else:
-        print("\n".join([f"{scan}:", *(f"  {name:<38}{value}" for name, value in facts.items())]))
+        print("\n".join([f"{scan}:", *(f"  {name:<37} {value}" for name, value in facts.items())]))
 
 
 @app.command(epilog="Example: mr2ct register ct.nii.gz mr.nii.gz --out ct_on_mr.nii.gz")

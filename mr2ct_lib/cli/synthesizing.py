@@ -132,7 +132,7 @@ def scans_of(path: Path) -> dict[str, Path] | None:
                 "series into a folder of its own"
             )
         return None
-    scans = scans_in(path)
+    scans = {name: scan for name, scan in scans_in(path).items() if not (scan / RECORD).is_file()}  # earlier results
     if not scans:
         raise InputError(f"{path}: holds no scans; expected NIfTI files or DICOM folders. Choose another folder")
     return None if len(scans) <= 1 and all(scan.is_dir() for scan in scans.values()) else scans

@@ -25,6 +25,12 @@ DISTINCTIONS = {
     "AcquisitionNumber": "acquisitions", "InstanceNumber": "instance numbers",
 }  # fmt: skip
 
+# What all slices of a volume have in common, as people call it
+COMMON = {
+    "Modality": "modality", "PatientID": "patient", "ImageType": "kind of image", "FrameType": "kind of image",
+    "EchoTime": "echo time", "EffectiveEchoTime": "echo time",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -74,6 +80,7 @@ def ordered(slices: list[Slice]) -> tuple[list[Slice], np.ndarray]:
     order = np.argsort(depths, kind="stable")
     slices, positions, depths = [slices[k] for k in order], positions[order], depths[order]
     _check_places(slices, depths)
+    _check_common(slices)
     step = (
         np.cross(row, column) * _thickness(slices[0])
         if len(slices) == 1
@@ -140,6 +147,34 @@ def _check_places(slices: list[Slice], depths: np.ndarray) -> None:
         f"place{'s' * (places > 1)}; expected one slice per place. Export one echo, time point or volume as a series "
         "of its own"
     )
+
+
+def _check_common(slices: list[Slice]) -> None:
+    """Raise InputError for a slice of another patient or kind at a place of its own: a localizer, a phase image."""
+
+    def common(image: Slice, keyword: str) -> str:
+        value = image.header.get(keyword)
+        if keyword.endswith("Type"):  # its first two values say how an image was made, not what it shows
+            value = " ".join(list(value or ())[2:])
+        return str(value or "none")
+
+    for keyword, name in COMMON.items():
+        first = common(slices[0], keyword)
+        for image in slices:
+            other = common(image, keyword)
+            if other != first and not (keyword.endswith("Time") and _near(first, other)):
+                raise InputError(
+                    f"{image.name}: has another {name} ({other}) than {slices[0].name} ({first}); expected slices of "
+                    "one volume. Export each series on its own, without localizers"
+                )
+
+
+def _near(one: str, other: str) -> bool:
+    """Whether two texts are numbers that differ by less than 5 %."""
+    try:
+        return bool(np.isclose(float(one), float(other), rtol=0.05))
+    except ValueError:
+        return False
 
 
 def _check_even(slices: list[Slice], positions: np.ndarray, step: np.ndarray) -> None:

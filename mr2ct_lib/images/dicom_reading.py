@@ -1,5 +1,6 @@
 """Series of DICOM files: one volume, with the place and the values that each file states."""
 
+import math
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ import numpy as np
 
 from mr2ct_lib.files import InputError, counted
 from mr2ct_lib.images.dicom_geometry import Slice, ordered
+from mr2ct_lib.images.hounsfield import looks_shifted, share, wrong_scale
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -20,6 +22,7 @@ PIXEL_ATTRIBUTES = (
     "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
     "NumberOfFrames", "PixelData",
 )  # fmt: skip
+RESCALE = ("RescaleSlope", "RescaleIntercept")
 DAMAGED = "is not a readable DICOM file; expected a whole one. Copy or export the series again"
 HU_TYPES = (None, "", "HU", "US", "HU_MOD")  # Rescale Type of a CT in Hounsfield units; US (unspecified) is common
 
@@ -81,8 +84,8 @@ def open_series(folder: str | Path) -> Series:
         folder: holds one series of single-frame files, or a multi-frame file whose frames form one volume.
 
     Raises InputError, naming the file, when there is not exactly one series of grey images; when a slice has no
-    position, another orientation, size or frame of reference, or the place of another slice; when slices are missing;
-    when the rescale of a slice is incomplete.
+    position, another orientation, size or frame of reference, or the place of another slice; when slices are of several
+    kinds or patients, or missing; when the rescale of a slice is incomplete.
     """
     folder = Path(folder)
     try:
@@ -141,7 +144,8 @@ def _slices(folder: Path) -> list[Slice]:
     (files,) = series.values()
     slices = [image for path, header in files for image in _frames(path, header)]
     for image in slices:
-        if not image.header.get("PhotometricInterpretation", "MONOCHROME2").startswith("MONOCHROME"):
+        grey = image.header.get("PhotometricInterpretation", "MONOCHROME2").startswith("MONOCHROME")
+        if not grey or int(image.header.get("SamplesPerPixel") or 1) != 1:
             raise InputError(f"{image.name}: holds colours; expected grey values. Choose the original series")
         if "MOSAIC" in image.header.get("ImageType", ()):
             raise InputError(f"{image.name}: is a mosaic of slices; expected one slice. Convert it to NIfTI (dcm2niix)")
@@ -203,8 +207,8 @@ def _pixels(path: Path, images: list[Slice]) -> list[np.ndarray]:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     try:
         stored = _stored(dataset).reshape(-1, *images[0].size)
-        return [_measured(stored[image.frame], image.header) for image in images]
-    except MemoryError:
+        return [_measured(stored[image.frame], image) for image in images]
+    except (MemoryError, InputError):
         raise
     except Exception as error:  # decoders raise many kinds
         raise InputError(
@@ -213,7 +217,7 @@ def _pixels(path: Path, images: list[Slice]) -> list[np.ndarray]:
         ) from error
 
 
-def _measured(stored: np.ndarray, header: "Dataset") -> np.ndarray:
+def _measured(stored: np.ndarray, image: Slice) -> np.ndarray:
     """Return the rescaled values of an image; pixels outside of what the scanner measured become air.
 
     They hold the Pixel Padding Value, or one up to its Range Limit. A padding value among those of tissue is not
@@ -221,10 +225,13 @@ def _measured(stored: np.ndarray, header: "Dataset") -> np.ndarray:
     """
     from pydicom.pixels import apply_modality_lut
 
+    header = image.header
     values = np.array(apply_modality_lut(stored, header), dtype=np.float32)
     if header.get("PixelPaddingValue") is None:
         return values
-    ends = [header.PixelPaddingValue, header.get("PixelPaddingRangeLimit") or header.PixelPaddingValue]
+    ends = [image.numbers("PixelPaddingValue", 1)[0]] * 2
+    if header.get("PixelPaddingRangeLimit") is not None:
+        ends[1] = image.numbers("PixelPaddingRangeLimit", 1)[0]
     low, high = sorted(np.array([int(end) for end in ends]).astype(stored.dtype))  # some write 63536 for -2000
     padding = (stored >= low) & (stored <= high)
     if not padding.any() or padding.all():
@@ -248,7 +255,12 @@ def _stored(dataset: "Dataset") -> np.ndarray:
 
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_compressed or syntax == RLELossless:
-        return dataset.pixel_array
+        _check_length(dataset)
+        unused = int(dataset.get("HighBit") or 0) + 1 - int(dataset.get("BitsStored") or 64)  # of the low bits
+        if unused <= 0:
+            return dataset.pixel_array
+        dataset.BitsStored += unused
+        return dataset.pixel_array >> unused
     bare = Dataset()
     for keyword in PIXEL_ATTRIBUTES:
         if keyword in dataset:
@@ -261,6 +273,13 @@ def _stored(dataset: "Dataset") -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         bare.save_as(f"{folder}/pixels.dcm", enforce_file_format=True)
         return sitk.GetArrayFromImage(sitk.ReadImage(f"{folder}/pixels.dcm"))
+
+
+def _check_length(dataset: "Dataset") -> None:
+    """Raise ValueError when the pixels of a file take twice the room that its header states, or more."""
+    bits = math.prod(int(dataset.get(key) or 1) for key in ("Rows", "Columns", "NumberOfFrames", "BitsAllocated"))
+    if not dataset.file_meta.TransferSyntaxUID.is_compressed and len(dataset.get("PixelData") or b"") >= bits // 4:
+        raise ValueError(f"{len(dataset.PixelData)} bytes for {bits // 8}")
 
 
 def _check_rescale(slices: list[Slice]) -> None:
@@ -277,9 +296,9 @@ def _is_rescaled(image: Slice) -> bool:
     """Whether a slice has a rescale. Raises InputError when slope or intercept are missing, or the slope is 0."""
     if "ModalityLUTSequence" in image.header:
         return True
-    if "RescaleSlope" not in image.header and "RescaleIntercept" not in image.header:
+    if not any(keyword in image.header for keyword in RESCALE):
         return False
-    slope, _ = (image.numbers(keyword, 1)[0] for keyword in ("RescaleSlope", "RescaleIntercept"))
+    slope, _ = (image.numbers(keyword, 1)[0] for keyword in RESCALE)
     if slope == 0:
         raise InputError(
             f"{image.name}: its Rescale Slope is 0, which makes all values equal; expected another number. "
@@ -288,39 +307,28 @@ def _is_rescaled(image: Slice) -> bool:
     return True
 
 
-def _share(values: np.ndarray, low: float, high: float) -> float:
-    return float(((values >= low) & (values < high)).mean())
-
-
-def looks_shifted(values: np.ndarray) -> bool:
-    """Whether CT values show soft tissue plus 1024, or inverted air, where cortical bone would be.
-
-    Cortical bone is rarer than less dense bone.
-    """
-    dense = _share(values, 824, 1324)
-    return dense > 0.1 and dense > 2 * _share(values, 324, 824)
-
-
 def _check_hounsfield(array: np.ndarray, series: Series) -> None:
     """Raise InputError when the values (slices, rows, columns) of a CT cannot be HU.
 
-    Where slices have intercepts of their own, each slice is looked at by itself.
+    Where slices have a rescale of their own, each slice is looked at by itself.
     """
     slices, sample = series.slices, array[:, ::2, ::2]
     rescaled = _is_rescaled(slices[0])  # as all are
-    if len({str(image.header.get("RescaleIntercept")) for image in slices}) > 1:
+    if len({tuple(str(image.header.get(key)) for key in RESCALE) for image in slices}) > 1:
         for image, values in zip(slices, sample, strict=True):
             if looks_shifted(values):
                 raise InputError(
-                    f"{image.name}: its values are not Hounsfield units, unlike those of other slices (Rescale "
-                    f"Intercept {image.header.get('RescaleIntercept')}); expected soft tissue near 40. Export the "
-                    "series again"
+                    f"{image.name}: its values are not Hounsfield units, unlike those of other slices (Rescale Slope "
+                    f"and Intercept {' and '.join(str(image.header.get(key)) for key in RESCALE)}); expected soft "
+                    "tissue near 40. Export the series again"
                 )
-    has_air, has_soft_tissue = _share(sample, -1100, -200) > 0.001, _share(sample, -200, 300) > 0.005
-    has_fat = _share(sample, -200, -20) > 0.001  # also where all of the field of view is body
-    unsigned = _share(sample, 31000, np.inf) > 0.001  # more than metal on the widest scale of scanners
+    has_air, has_soft_tissue = share(sample, -1100, -200) > 0.001, share(sample, -200, 300) > 0.005
+    has_fat = share(sample, -200, -20) > 0.001  # also where all of the field of view is body
+    unsigned = share(sample, 31000, np.inf) > 0.001  # more than metal on the widest scale of scanners
+    reason = wrong_scale(sample)
     if unsigned or looks_shifted(sample) or not has_soft_tissue or not (has_air or (has_fat and rescaled)):
         reason = "its rescale is wrong" if rescaled else "it has no rescale"
+    if reason:
         raise InputError(
             f"{series.folder}: is a CT, but its values {array.min():g} to {array.max():g} are not Hounsfield units "
             f"({reason}); expected air near -1000 and soft tissue near 40. Export it again with Rescale Slope and "

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from mr2ct_lib.files import InputError, read_json
-from mr2ct_lib.images.dicom_reading import SUFFIXES, looks_shifted
+from mr2ct_lib.images.dicom_reading import SUFFIXES
+from mr2ct_lib.images.hounsfield import looks_shifted, wrong_scale
 from mr2ct_lib.images.volumes import Volume, read_volume
 
 FORMAT = 1
@@ -74,7 +75,8 @@ def guess_modality(volume: Volume) -> str:
 def modality_and_reason(volume: Volume) -> tuple[str, str]:
     """Return "CT" or "MR", and why. CT: in HU, or one voxel in 200 is at most -100, as air and fat are.
 
-    Raises InputError when the values look like CT that was stored with an offset of 1024, or inverted.
+    Raises InputError when the values look like CT that was stored with an offset of 1024, inverted, or on another
+    scale than HU.
     """
     if is_offset_ct(volume):
         raise InputError(
@@ -82,17 +84,24 @@ def modality_and_reason(volume: Volume) -> tuple[str, str]:
             "air near 0, soft tissue near 1060); expected Hounsfield units. Subtract 1024, or name the modality if it "
             "is MR"
         )
-    if volume.unit == "HU":
-        return "CT", "it is in HU"
-    low, high = np.percentile(_sample(volume), (0.5, 99.5))
-    if low <= -100:
-        values = _sample(volume)
+    values = _sample(volume)
+    low, high = np.percentile(values, (0.5, 99.5))
+    if volume.unit == "HU" or low <= -100:
         if looks_shifted(values) and (values < -500).mean() < 0.001:
             raise InputError(
                 f"looks like an inverted CT (values {low:.4g} to {high:.4g}, many near 1000, none near -1000); "
                 "expected Hounsfield units, air near -1000. Convert it again"
             )
-        return "CT", f"its values, {low:.4g} to {high:.4g}, reach down to air or fat in HU"
+        reason = "none is below -20" if volume.array.min() > -20 else wrong_scale(values)
+        if reason:
+            raise InputError(
+                f"looks like a CT that is not in Hounsfield units (values {low:.4g} to {high:.4g}, {reason}); expected "
+                "fat near -100 and muscle near 50. Convert it again, or name the modality if it is MR"
+            )
+        why = "it is in HU" if volume.unit == "HU" else (
+            f"its values, {low:.4g} to {high:.4g}, reach down to air or fat in HU"
+        )
+        return "CT", why
     if np.isin(volume.array, (low, high)).all():
         return "MR", f"its values are {low:.4g} and {high:.4g} alone, as those of a mask"
     return "MR", f"its values, {low:.4g} to {high:.4g}, do not reach down to air or fat in HU"

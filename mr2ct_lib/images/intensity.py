@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from mr2ct_lib.files import InputError
+from mr2ct_lib.images.hounsfield import UNMEASURED_HU
 from mr2ct_lib.images.volumes import Volume, one_thread, to_sitk
 
 
@@ -70,7 +71,7 @@ WHOLE_BODY_WINDOW = Window(-1024.0, 1500.0, "HU")  # air to cortical bone
 # Stripped heads: the background lies at about -0.5, the 99.99 % quantile of the brain at 3.2 (PD) and 5.9 (T2). In one
 # window for both, PD's whole brain would fill a third of the networks' range.
 HEAD_WINDOWS = {"source": Window(-0.6, 3.6, "SD"), "target": Window(-1.0, 6.0, "SD")}
-UNMEASURED_HU = -1200.0  # lower, there is no tissue: scanners write -2000 or less where they measured nothing
+ZEROS_AROUND = 0.05  # share of exact zeros that no scanner gives in an MR that also has values below
 MASK_MM = 3.0  # of voxels on which the body is found: finer ones take minutes and show the same outline
 BOX_MM2 = 100.0  # of the body in the first and last plane of its box: less is noise
 COIL_MM = 110.0  # over which a coil's sensitivity may bend: shorter, and N4 takes muscles for it
@@ -91,11 +92,17 @@ class Body:
 def without_negative(volume: Volume) -> Volume:
     """Return an MR whose air is 0: one that was z-scored, or lost its mean, is shifted by its 0.5th percentile.
 
-    A few values below zero, as of interpolation, stay.
+    A few values below zero, as of interpolation, stay. Where exact zeros fill a part of such a scan, its mean was taken
+    inside a mask and the zeros lie around it: they are air too.
     """
     values = volume.array.ravel()[:: max(1, volume.array.size // 1_000_000)]
     low, high = np.percentile(values, (0.5, 99.5))
-    return volume if low >= -0.02 * high else volume.replace(array=volume.array - np.float32(low))
+    if low >= -0.02 * high:
+        return volume
+    array = volume.array
+    if (values == 0).mean() > ZEROS_AROUND:
+        array = np.where(array == 0, np.float32(low), array)
+    return volume.replace(array=array - np.float32(low))
 
 
 def without_unmeasured(volume: Volume) -> Volume:

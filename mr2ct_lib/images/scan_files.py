@@ -31,6 +31,7 @@ FORM_FIELDS = (
     "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
     "srow_x", "srow_y", "srow_z", "xyzt_units",
 )  # fmt: skip
+SIZES_ALIKE = 0.1  # a tilted gantry makes voxels up to so much longer in the sform than in pixdim
 DEFLATE = 1100  # no gzip file holds more than about 1032 times its own size
 
 
@@ -64,6 +65,8 @@ def open_scan(path: Path) -> ScanFile:
     if path.is_dir():
         series = open_series(path)
         file = ScanFile(series.shape, series.affine, series.unit, series.read)
+    elif not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path}: is no file; expected a NIfTI file or a DICOM folder. Copy the scan to the disk")
     elif path.name.lower().endswith(NIFTI):
         file = _open_nifti(path)
     elif path.name.lower().endswith(META):
@@ -115,18 +118,15 @@ def _open_nifti(path: Path) -> ScanFile:
         image = nib.load(path)
         _check_size(image, path)
         affine, forms = _nifti_grid(image)
+        _check_affine(affine, path)
         if not image.header["sform_code"] and not image.header["qform_code"]:
             warnings.warn(
                 f"{path}: has neither sform nor qform; it is read as if its first axis pointed to the patient's left. "
                 "Find out where the patient's right side is",
                 stacklevel=2,
             )
-        elif forms_are_mirrored(image.header):
-            warnings.warn(
-                f"{path}: its sform and qform are mirror images of each other; the sform is believed. Find out where "
-                "the patient's right side is",
-                stacklevel=2,
-            )
+        elif difference := _forms_differ(image.header):
+            warnings.warn(f"{path}: its {difference}", stacklevel=2)
         unit = image.header["descrip"].item().decode("latin-1").partition(UNIT_MARK)[2].strip("\0 ")
     dtype = image.get_data_dtype()
     if dtype.names or dtype.kind == "c":
@@ -184,6 +184,35 @@ def forms_are_mirrored(header: "nib.Nifti1Header") -> bool:
     if not header["sform_code"] or not header["qform_code"]:
         return False
     return bool(np.linalg.det(header.get_sform()[:3, :3]) * np.linalg.det(header.get_qform()[:3, :3]) < 0)
+
+
+def _forms_differ(header: "nib.Nifti1Header") -> str | None:
+    """Say how sform and qform, or sform and voxel sizes, contradict each other; another origin or a tilt is usual."""
+    from nibabel.orientations import aff2axcodes
+
+    if forms_are_mirrored(header):
+        return (
+            "sform and qform are mirror images of each other; the sform is believed. Find out where the patient's "
+            "right side is"
+        )
+    if not header["sform_code"]:
+        return None
+    sform, sizes = header.get_sform(), np.array(header["pixdim"][1:4], float)
+    if header["qform_code"]:
+        codes = ["".join(map(str, aff2axcodes(form))) for form in (sform, header.get_qform())]
+        if codes[0] != codes[1]:
+            return (
+                f"sform and qform turn the scan differently ({' and '.join(codes)}); the sform is believed. Find out "
+                "which of them is right"
+            )
+    said = np.linalg.norm(sform[:3, :3], axis=0)
+    if (sizes > 0).all() and np.abs(said / sizes - 1).max() > SIZES_ALIKE:
+        texts = (" x ".join(f"{mm:.3g}" for mm in form) for form in (said, sizes))
+        return (
+            f"sform gives voxels of {next(texts)}, its pixdim {next(texts)}; the sform is believed. Find out which of "
+            "them is right"
+        )
+    return None
 
 
 def _open_meta(path: Path) -> ScanFile:

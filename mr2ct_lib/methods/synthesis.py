@@ -45,7 +45,7 @@ def synthesize(
     check_window(place.cut, preparation.windows[here], "the scan")
     if not len(slices):
         raise InputError("the scan: shows nothing in the window; expected a patient. Choose another scan")
-    check_scan(slices[place.training], translator, here, strict)
+    check_scan(slices[place.training], translator, here, strict, place)
     options = {"progress": progress, "precision": precision, "spin": spin}
     translated = translator.translate(slices, f"{here}_to_{there}", deform, **options)
     window = preparation.windows[there]
@@ -55,9 +55,14 @@ def synthesize(
 
 
 def check_kind(volume: Volume, window: Window, domain: str) -> None:
-    """Raise InputError for a CT in place of an MR, and the reverse. window: of the domain that the scan should be of.
+    """Raise InputError for a CT in place of an MR, and the reverse, and for a CT that is not in HU.
+
+    window: of the domain that the scan should be of.
     """
-    looks_like_ct = guess_modality(volume) == "CT"
+    try:
+        looks_like_ct = guess_modality(volume) == "CT"
+    except InputError as error:
+        raise InputError(f"the scan {error}") from error
     if looks_like_ct != (window.unit == "HU"):
         kind, expected = ("CT", "MR") if looks_like_ct else ("MR", "CT")
         raise InputError(

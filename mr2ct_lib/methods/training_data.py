@@ -1,9 +1,9 @@
 """What a translator has seen in training, and whether a scan is like it.
 
-A network gives an image for any input. Three signs tell a scan that is unlike the training scans: its values are
-distributed otherwise, it does not come back when it is translated there and back, and it is more like the training
-scans when it is turned. A fourth, of mirrored scans, exists only where the anatomy itself is lopsided, as liver and
-spleen are: a mirrored hip is a hip.
+A network gives an image for any input. Four signs tell a scan that is unlike the training scans: its values are
+distributed otherwise, it does not come back when it is translated there and back, it is more like the training scans
+when it is turned, and it is far too wide, as where a header gives voxels of the wrong size. A fifth, of mirrored scans,
+exists only where the anatomy itself is lopsided, as liver and spleen are: a mirrored hip is a hip.
 """
 
 import warnings
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from mr2ct_lib.files import InputError
-from mr2ct_lib.images.preparation import Preparation
+from mr2ct_lib.images.preparation import Place, Preparation
 from mr2ct_lib.images.slices import DOMAINS, PreparedSlices
+from mr2ct_lib.images.volumes import plane_axes
 from mr2ct_lib.methods.translator import DIRECTIONS, Translator
 
 BINS = np.linspace(-1, 1, 65)  # of histograms of network values
@@ -25,6 +26,7 @@ SLICES = 32  # of which cycles are computed, evenly spread
 # turn 0.2 to 1 less.
 VALUES_APART = 0.2
 CYCLE_TIMES = 1.6
+TOO_WIDE = 1.6  # width over that of the field of view, which is that of the source scans; a real, wide hip: 1.3
 TURNED_BETTER, ALIKE = 0.1, 0.2  # a turn counts when the turned slices are like those of training at all
 COARSE = 16  # pixels per side of mean slices
 # Lopsidedness of unseen patients against that of training: virtual abdomens 0.4 to 0.8 (MR), 0.8 to 0.9 (CT), hips -0.7
@@ -58,7 +60,9 @@ def describe_training_data(translator: Translator, prepared: PreparedSlices) -> 
     return record
 
 
-def check_scan(slices: np.ndarray, translator: Translator, domain: str, strict: bool = False) -> None:
+def check_scan(
+    slices: np.ndarray, translator: Translator, domain: str, strict: bool = False, place: Place | None = None
+) -> None:
     """Warn, in one sentence that names the signs, when a scan is unlike the training scans.
 
     Args:
@@ -66,6 +70,7 @@ def check_scan(slices: np.ndarray, translator: Translator, domain: str, strict: 
         translator: a warning says so where it has no record of its training data.
         domain: "source" or "target".
         strict: raise InputError in place of the warning.
+        place: of the scan's slices; tells how wide the body is.
     """
     if not translator.training_data:
         warnings.warn("the translator has no record of its training data, so the scan is not compared", stacklevel=3)
@@ -83,6 +88,9 @@ def check_scan(slices: np.ndarray, translator: Translator, domain: str, strict: 
         signs.append(f"its slices are more like those of training when they are turned {turn}")
     if known.get("lopsided", 0) > 0 and lopsidedness(coarse_mean(slices), known["mean"]) < MIRRORED:
         signs.append("its left and right are exchanged")
+    wide = 0.0 if place is None else _width(place, translator.preparation.plane)
+    if wide > TOO_WIDE and domain == "source":  # CT of training may be wider than their field of view
+        signs.append(f"its body is {wide:.1f} times as wide as the field of view of training; are its voxels so large?")
     if signs:
         sentence = f"this scan is unlike the training scans: {' and '.join(signs)}; do not trust the result"
         if strict:
@@ -132,6 +140,12 @@ def _known(record: Any, domain: str) -> dict[str, Any]:
             "wrote. Copy the translator again"
         ) from error
     return known
+
+
+def _width(place: Place, plane: str) -> float:
+    """How many fields of view of training a body is wide: across the patient, as a scan may be of any length."""
+    _, *in_plane, _ = plane_axes(plane)
+    return max(place.grid[0][axis] / place.field[0][axis] for axis in in_plane if axis != 2)
 
 
 def cycle_error(translator: Translator, slices: np.ndarray, domain: str) -> float:

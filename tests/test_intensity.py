@@ -45,6 +45,12 @@ def test_a_window_upside_down_is_refused():
         Window(350, -150, "HU")
 
 
+@pytest.mark.parametrize("ends", [(-np.inf, np.inf), (0, np.inf), (np.nan, 1)])
+def test_a_window_has_finite_ends(ends):
+    with pytest.raises(InputError, match="expected finite numbers"):
+        Window(*ends, "HU")
+
+
 def phantom(shape=(40, 32, 24), gain=1.0, bias=0.0) -> tuple[Volume, np.ndarray, np.ndarray]:
     """An MR of a body with three tissues in noise, its field, and where the body is."""
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")

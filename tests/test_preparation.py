@@ -220,7 +220,11 @@ def test_windows_can_be_given_in_the_right_unit_only(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"profile": "fast"}, "profile"), ({"plane": "oblique"}, "plane"), ({"size": 8}, "size")],
+    [
+        ({"profile": "fast"}, "profile"), ({"plane": "oblique"}, "plane"), ({"size": 8}, "size"),
+        ({"size": 0}, "size: 0; expected 16 to"), ({"size": 100_000}, "size: 100000; expected 16 to"),
+        ({"size": (64, 0)}, "size"),
+    ],  # fmt: skip
 )
 def test_bad_arguments_are_named_and_leave_nothing(tmp_path, arguments, message):
     cohort = make_cohort(tmp_path / "c")

@@ -276,6 +276,38 @@ def test_metaimage_is_read(scan, tmp_path):
     np.testing.assert_allclose(again.affine, volume.affine, atol=1e-6)
 
 
+META = """ObjectType = Image\nNDims = 3\nBinaryData = True\nOffset = 1 2 3\nElementSpacing = 2 2 2\nDimSize = 3 3 3
+ElementType = MET_SHORT\nElementDataFile = {}\n"""
+NRRD = "NRRD0004\ntype: int16\ndimension: 3\nsizes: 3 3 3\nendian: little\nencoding: raw\n{}\n"
+
+
+@pytest.mark.parametrize("where, size, message", [
+    ("LIST", 54, "several files"), ("a%02d.raw 1 3 1", 54, "several files"), ("a.raw", 20, "a.raw holds 20 bytes, exp"),
+    ("a.raw", 108, "holds 108 bytes, expected 54"), ("b.raw", 54, "not a readable"), ("a.raw", 54, None),
+])  # fmt: skip
+def test_a_header_leads_to_all_its_voxels_and_to_no_others(where, size, message, tmp_path):
+    """ITK reads what it finds, or returns whatever lies in the memory."""
+    (tmp_path / "a.raw").write_bytes(np.arange(size // 2, dtype="<i2").tobytes())
+    (tmp_path / "a.mhd").write_text(META.format(where))
+    if message is None:
+        np.testing.assert_array_equal(np.sort(read_volume(tmp_path / "a.mhd").array, axis=None), np.arange(27))
+    else:
+        with pytest.raises(InputError, match=message):
+            read_volume(tmp_path / "a.mhd")
+
+
+@pytest.mark.parametrize("line, known", [
+    ("spacings: 2 2 2\n", True), ("", False), ("space dimension: 3\nspace directions: (2,0,0) (0,2,0) none\n", False),
+])  # fmt: skip
+def test_a_nrrd_file_states_the_size_of_its_voxels(line, known, tmp_path):
+    (tmp_path / "a.nrrd").write_bytes(NRRD.format(line).encode() + np.arange(27, dtype="<i2").tobytes())
+    if known:
+        np.testing.assert_allclose(read_volume(tmp_path / "a.nrrd").spacing, 2)
+    else:
+        with pytest.raises(InputError, match="states no size of its voxels"):
+            read_volume(tmp_path / "a.nrrd")
+
+
 def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(scan, tmp_path, monkeypatch):
     volume = Volume(scan, np.eye(4))
     write_volume(volume, tmp_path / "a.nii.gz")

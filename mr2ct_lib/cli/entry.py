@@ -24,7 +24,8 @@ segmenting = typer.Typer(
 )
 app.add_typer(segmenting, name="segment")
 
-OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")  # in PyTorch's RuntimeError
+# in the RuntimeErrors of PyTorch and SimpleITK
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "failed to allocate memory")
 Out = Annotated[Path, typer.Option(help="where the result goes")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace an earlier result that lies at --out")]
 Scheduler = Annotated[
@@ -112,7 +113,7 @@ def _sentence(error: Exception) -> str | None:
         return f"{error.filename or 'writing'}: {error.strerror}" if error.strerror else str(error)
     if isinstance(error, UnicodeError):
         return f"{error}; expected names of UTF-8 characters. Rename the file or folder"
-    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY):
         reason = " ".join(str(error).split())[:200] or "no memory is left"
         return (
             f"memory: {reason}; expected a scan and a batch that fit. Take a smaller one or a machine with more memory"

@@ -39,7 +39,7 @@ def wrong_scale(values: np.ndarray) -> str | None:
     if inverted_air > 0.01 and inverted_air > share(values, 400, 850):  # bone is mostly less dense
         return "more of it lies near 1000 than bone can"
     zeros, near = float((values == 0).mean()), float(((np.abs(values) <= 3) & (values != 0)).mean())
-    if zeros > 0.1 and 0 < near < zeros / 3:
+    if zeros > 0.03 and 0 < near < zeros / 3:
         return f"{zeros:.0%} are exactly 0, water: fill with -1000 what was padded or masked"
     low, high = np.percentile(values, (0.5, 99.5))
     if low < UNMEASURED_HU and len(body) and np.median(body) > 200:

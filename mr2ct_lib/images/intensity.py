@@ -31,8 +31,10 @@ class Window:
     unit: str
 
     def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise InputError(f"window: [{self.low}, {self.high}]; expected low < high. Exchange or change them")
+        if not (self.low < self.high and math.isfinite(self.low) and math.isfinite(self.high)):
+            raise InputError(
+                f"window: [{self.low}, {self.high}]; expected finite numbers, low < high. Exchange or change them"
+            )
 
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g} {self.unit}"

@@ -30,6 +30,7 @@ ARRAYS = (
     *("source", "target", "labels_source", "labels_target"),
     *("valid", "truth_source_to_target", "truth_target_to_source"),
 )
+LARGEST = 2**14  # pixels of a side
 _PLANE_OF = {"hip": "coronal", "head": "axial", "abdomen": "axial"}
 _CT_WINDOW_OF = {"hip": CT_WINDOW, "abdomen": ABDOMEN_CT_WINDOW}
 
@@ -77,9 +78,9 @@ def prepare(
         scheduler: address of a Dask scheduler whose workers prepare the patients (see `cores.run_jobs`). Finished
             patients are then kept in the folder `<out>.unfinished` until all are done, and not prepared again.
 
-    Raises InputError for an unknown plane or profile, a size below 16, a window of another unit, a scan that cannot be
-    read, a domain that is blank throughout, and an `out` that holds other things. A patient without a slice that shows
-    anything is left out and named.
+    Raises InputError for an unknown plane or profile, a size below 16 or above 16384, a window of another unit, a scan
+    that cannot be read, a domain that is blank throughout, and an `out` that holds other things. A patient without a
+    slice that shows anything is left out and named.
     """
     if profile not in N4_PROFILES:
         raise InputError(f"profile: {profile!r}; expected one of {', '.join(N4_PROFILES)}. Choose one of them")
@@ -165,6 +166,9 @@ def _plan(
     number, *in_plane, _ = plane_axes(plane)
     view = [float(median((shapes * spacings)[:, axis])) for axis in in_plane]  # mm of rows and columns
     pixel = float(median(spacings[:, in_plane].ravel()))
+    asked = () if size is None else (size,) if isinstance(size, int) else size
+    if any(not 16 <= pixels <= LARGEST for pixels in asked):
+        raise InputError(f"size: {size}; expected 16 to {LARGEST} pixels. Choose another one")
     if isinstance(size, int):
         pixel = max(view) / size
     elif size is not None:

@@ -215,6 +215,33 @@ def _forms_differ(header: "nib.Nifti1Header") -> str | None:
     return None
 
 
+def _check_fields(path: Path, voxels: int, kind: int) -> None:
+    """Raise ValueError when a NRRD file states no voxel sizes, or when a .mhd file does not lead to its voxels.
+
+    ITK would take 1 mm, or return whatever lies in the memory.
+    """
+    import SimpleITK as sitk
+
+    with open(path, "rb") as file:
+        lines = file.read(2**16).decode("latin-1").splitlines()
+    head = lines[: lines.index("")] if "" in lines else lines
+    pairs = (line.partition("=") for line in lines)
+    fields = {name.strip().lower(): value.strip() for name, mark, value in pairs if mark}
+    if path.name.lower().endswith(".nrrd"):
+        sizes = [line.lower() for line in head if line.lower().startswith(("space directions:", "spacings:"))]
+        if not sizes or "none" in sizes[0] or "nan" in sizes[0]:
+            raise ValueError("it states no size of its voxels")
+        return
+    where = fields.get("elementdatafile", "")
+    if where.upper().startswith("LIST") or "%" in where:
+        raise ValueError("its voxels lie in several files")
+    if where.upper() == "LOCAL" or fields.get("compresseddata", "").lower() == "true" or "headersize" in fields:
+        return
+    size, expected = (path.parent / where).stat().st_size, voxels * sitk.Image(1, 1, kind).GetSizeOfPixelComponent()
+    if size != expected:
+        raise ValueError(f"{where} holds {size} bytes, expected {expected}")
+
+
 def _open_meta(path: Path) -> ScanFile:
     import SimpleITK as sitk
 
@@ -225,6 +252,7 @@ def _open_meta(path: Path) -> ScanFile:
     with _readable(path, kind):
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
+        _check_fields(path, math.prod(reader.GetSize()) * reader.GetNumberOfComponents(), reader.GetPixelID())
     if reader.GetNumberOfComponents() != 1 or reader.GetDimension() != 3:
         shape = (*reader.GetSize(), reader.GetNumberOfComponents())
         raise InputError(

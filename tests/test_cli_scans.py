@@ -449,6 +449,22 @@ def test_evaluate_tells_the_error_of_each_structure(pair, mr2ct):
     assert code == 2 and "no name for the values [2]" in err
 
 
+def test_no_structure_is_lost_by_its_name(pair, mr2ct):
+    words = ["evaluate", pair / "made.nii.gz", pair / "truth.nii.gz", "--labels", pair / "labels.nii.gz", "--names"]
+    (pair / "names.json").write_text('{"1": "thigh", "2": "thigh"}')
+    structures = json.loads(mr2ct(*words, pair / "names.json", "--json")[1])["structures"]
+    assert {name: row["mean error"] for name, row in structures.items()} == {"thigh (1)": -5, "thigh (2)": 20}
+    (pair / "names.json").write_text('{"1": "muscle", "2": "bone", "01": "fat"}')
+    code, _, err = mr2ct(*words, pair / "names.json")
+    assert code == 2 and "two names for one value" in err
+
+
+def test_json_of_equal_scans_is_json(pair, mr2ct):
+    """Their PSNR is infinite, which JSON does not know."""
+    out = mr2ct("evaluate", pair / "truth.nii.gz", pair / "truth.nii.gz", "--json")[1]
+    assert "Infinity" not in out and json.loads(out)["SynthRAD"]["PSNR (dB)"] is None
+
+
 def test_evaluate_reslices_only_when_asked(pair, mr2ct):
     truth = read_volume(pair / "truth.nii.gz")
     wide = np.pad(truth.array, 4, constant_values=-1000.0)  # the same patient in a larger field of view

@@ -1,5 +1,6 @@
 """What `mr2ct evaluate` does: files in, both scans on one grid and in one unit, measures out."""
 
+import math
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -71,10 +72,10 @@ def _say_share(path: Path, voxels: np.ndarray, what: str) -> None:
 
 
 def without_nan(result: Any) -> Any:
-    """`result` with None, which JSON knows, in place of NaN: measures that are not defined."""
+    """`result` with None, which JSON knows, in place of NaN and infinity: measures that are not defined."""
     if isinstance(result, dict):
         return {name: without_nan(value) for name, value in result.items()}
-    return None if result != result else result
+    return None if isinstance(result, float) and not math.isfinite(result) else result
 
 
 def lines(result: dict[str, Any]) -> Iterable[str]:
@@ -147,7 +148,10 @@ def _in_unit_of(made: Volume, real: Volume) -> Volume:
 
 
 def _names(path: Path | None, values: np.ndarray) -> dict[int, str]:
-    """Label value -> name of the structures in a label map. Raises InputError for a value without a name."""
+    """Label value -> name of the structures in a label map; a name that several values share ends with the value.
+
+    Raises InputError for a value without a name, or with two.
+    """
     present = [int(value) for value in values if value]
     if path is None:
         return {value: f"label {value}" for value in present}
@@ -157,6 +161,8 @@ def _names(path: Path | None, values: np.ndarray) -> dict[int, str]:
         raise InputError(f'{path}: is no table of label values and names; expected {{"1": "pelvis"}}. Correct it')
     known = {int(value): name for value, name in content.items()}
     missing = [value for value in present if value not in known]
-    if missing:
-        raise InputError(f"{path}: has no name for the values {missing}; expected one for each. Add them")
-    return known
+    if missing or len(known) < len(content):
+        problem = f"no name for the values {missing}" if missing else "two names for one value"
+        raise InputError(f"{path}: has {problem}; expected one for each. Correct it")
+    shared = {name for value, name in known.items() if list(known.values()).count(name) > 1}
+    return {value: f"{name} ({value})" if name in shared else name for value, name in known.items()}

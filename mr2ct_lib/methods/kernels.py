@@ -195,7 +195,7 @@ def _fold(g, out, pixels, channels, height, width, K: tl.constexpr, P: tl.conste
 
 
 class Reflect(torch.autograd.Function):
-    """F.pad(x, [k] * 4, mode="reflect") of channels-last x (n, c, h, w), k < h, w, in its own type and layout."""
+    """Reflection by k pixels on each side, as by F.pad, of channels-last x (n, c, h, w), k < h, w, in its own type."""
 
     @staticmethod
     def forward(ctx, x: Tensor, k: int) -> Tensor:

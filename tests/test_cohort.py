@@ -180,12 +180,14 @@ def test_other_settings_are_refused(tmp_path, spheres):
 def test_distorted_heads_hold_their_truth(tmp_path, spheres):
     plain = make_cohort("head", tmp_path / "plain", 1, seed=1, paired=True, workers=1)
     bent = make_cohort("head", tmp_path / "bent", 1, seed=1, paired=True, distort_target=True, workers=1)
+    otherwise = make_cohort("head", tmp_path / "otherwise", 1, seed=1, paired=True, distort_target=3, workers=1)
 
     def load(made, kind):
         return read_volume(made.folder / kind / "p0001.nii.gz", "a.u.").array
 
     np.testing.assert_array_equal(load(plain, "source"), load(bent, "source"))
     assert np.abs(load(plain, "target") - load(bent, "target")).mean() > 0.05 * load(plain, "target").mean()
+    assert np.abs(load(otherwise, "target") - load(bent, "target")).mean() > 0.05 * load(plain, "target").mean()
     np.testing.assert_array_equal(load(bent, "truth_source_to_target"), load(plain, "target"))  # T2 without distortion
     truth, labels = load(bent, "truth_target_to_source"), load(bent, "labels_target")
     assert ((truth > 0) == (labels > 0)).all()  # PD of the distorted head

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mr2ct_lib.course import experiments
-from mr2ct_lib.course.catalogue import COHORTS, SEEDS, TRAININGS
+from mr2ct_lib.course.catalogue import SEEDS, TRAININGS, cohort_plan
 from mr2ct_lib.course.tables import in_aorta, truth_of
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.measures import evaluation
@@ -37,13 +37,14 @@ def measure_images(cohort: str, translate: Translate, profile: str, seed: int, r
 
     "MI": mutual information in nats of a synthesis and its source, the mean over slices (Hiasa et al., Fig. 4(a)).
     """
-    anatomy = COHORTS[cohort].arguments["anatomy"]
+    named = cohort.split("_people")[0]
+    anatomy = cohort_plan(f"{cohort}_test").arguments["anatomy"]
     errors, tissue_rows = [], []
     for split in SPLITS:
         data = experiments.prepared(f"{cohort}_{split}", profile)
         for direction in DIRECTIONS:
             synthetic = translate(data, direction)
-            keys = {"run": run, "seed": seed, "cohort": cohort, "split": split, "direction": direction}
+            keys = {"run": run, "seed": seed, "cohort": named, "split": split, "direction": direction}
             table = evaluation.measure(synthetic, data, direction)
             table = table.merge(evaluation.measure_contrast(synthetic, data, direction), on="patient")
             source = np.asarray(getattr(data, direction.split("_to_")[0]))
@@ -99,7 +100,7 @@ def measure_mean(name: str, profile: str, seeds: Sequence[int]) -> dict[str, pd.
         source = np.asarray(getattr(data, direction.split("_to_")[0]))
         return np.mean([one.translate(source, direction, spin=True) for one in networks], axis=0, dtype=np.float32)
 
-    return measure_images(TRAININGS[name].tested_on, translate, profile, 0, f"{name}_mean")
+    return measure_images(TRAININGS[name].tested_on(seeds[0]), translate, profile, 0, f"{name}_mean")
 
 
 def tissues(data: PreparedSlices) -> dict[str, list[int]]:

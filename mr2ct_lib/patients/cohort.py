@@ -49,7 +49,7 @@ class CohortSettings:
     labels: tuple[Path, ...] = ()
     names: tuple[Path, ...] = ()
     body: tuple[Path, ...] = ()
-    distort_target: bool = False
+    distort_target: bool | int = False
     whole_ct: bool = False
     sha256: dict[str, list[str]] = field(init=False)
 
@@ -90,7 +90,7 @@ class CohortSettings:
     @property
     def shapes_differ(self) -> bool:
         """Whether a paired patient has another shape in each scan, so that the truth is a scan of its own."""
-        return self.distort_target or self.postures_differ
+        return bool(self.distort_target) or self.postures_differ
 
     @property
     def scanners(self) -> dict[str, Scanner]:
@@ -162,13 +162,13 @@ def make_patient(settings: CohortSettings, folder: Path, atlas: Atlas, id_: str)
     people = {domain: build_patient(anatomy, seed, domain, domain, template, as_is) for domain in domains}
     centres = {domain: tuple(np.asarray(person.landmarks["centre"]) + moved) for domain, person in people.items()}
 
-    def scan_in(domain: str, person: Patient, centre: tuple, distort: bool) -> tuple[Volume, Volume]:
+    def scan_in(domain: str, person: Patient, centre: tuple, distort: bool | int) -> tuple[Volume, Volume]:
         around = None if settings.whole_ct else settings.grids["source"]
         return scan(person, settings.scanners[domain], settings.grids[domain], seed, centre, distort, around)
 
     entry: dict[str, Any] = {"seed": seed, "domains": list(domains)}
     for domain, person in people.items():
-        image, labels = scan_in(domain, person, centres[domain], settings.distort_target and domain == "target")
+        image, labels = scan_in(domain, person, centres[domain], domain == "target" and settings.distort_target)
         write_volume(image, folder / domain / f"{id_}.nii.gz")
         first = domain == domains[0]
         if first or settings.shapes_differ:
@@ -248,7 +248,7 @@ def make_cohort(
     labels: Files = None,
     names: str | Path | None = None,
     body: Files = None,
-    distort_target: bool = False,
+    distort_target: bool | int = False,
     whole_ct: bool = False,
     workers: int | None = None,
     progress: bool = True,
@@ -269,7 +269,7 @@ def make_cohort(
         labels, names, body: a NIfTI label map, the JSON of its structures and an optional body mask take the anatomy's
             place. The first patient (of source, when unpaired) is the map itself, the others are random smooth
             invertible deformations of it. Several maps (with as many masks, or none) take turns.
-        distort_target: one fixed distortion on every target scan (head).
+        distort_target: one fixed distortion on every target scan (head); True for the course's, or the seed of another.
         whole_ct: keep the CT's whole field of view, of which training sees only the part around the MR's.
         workers: local processes (None: one per core).
         progress: show a progress bar, at a terminal only.
@@ -281,7 +281,7 @@ def make_cohort(
     ids, folder = _ids(patients, paired), Path(out)
     settings = CohortSettings(
         anatomy, seed, bool(paired), profile, _paths(labels), _paths(names), _paths(body),
-        bool(distort_target), bool(whole_ct),
+        distort_target, bool(whole_ct),
     )  # fmt: skip
     described, index = settings.as_dict(), folder / "cohort.json"
     _check_folder(folder, described, len(ids))

@@ -13,7 +13,7 @@ import numpy as np
 from mr2ct_lib.images.volumes import Volume
 from mr2ct_lib.patients.abdomen import abdomen_patient
 from mr2ct_lib.patients.acquisition import Patient, acquire_ct, acquire_mr
-from mr2ct_lib.patients.faults import thin_plate_distortion
+from mr2ct_lib.patients.faults import DISTORTION_SEED, Distortion, thin_plate_distortion
 from mr2ct_lib.patients.head import head_patient
 from mr2ct_lib.patients.hip import hip_patient
 from mr2ct_lib.patients.physics import SEQUENCES
@@ -167,7 +167,7 @@ def scan(
     grid: Grid,
     seed: int,
     centre: tuple[float, float, float] | None = None,
-    distort: bool = False,
+    distort: bool | int = False,
     around: Grid | None = None,
 ) -> tuple[Volume, Volume]:
     """Scan a patient.
@@ -178,7 +178,7 @@ def scan(
         grid: the voxels of the scan.
         seed: the scan's own: gain, coil and noise.
         centre: middle of the field of view in mm; by default the patient's landmark "centre".
-        distort: distort an MR by the fixed distortion of the head's target domain.
+        distort: distort an MR by the fixed distortion of the head's target domain; a number, by that of this seed.
         around: keep only the part of a CT that covers this grid, which has the same centre, and MARGIN_MM beyond it.
 
     Returns:
@@ -196,11 +196,14 @@ def scan(
     displacement = None
     if distort:
         isocentre = affine @ [*(np.asarray(grid.shape) - 1) / 2, 1]
-        displacement = partial(_distortion_around, isocentre=isocentre)
+        distortion = thin_plate_distortion(DISTORTION_SEED if distort is True else distort)
+        displacement = partial(_distortion_around, distortion=distortion, isocentre=isocentre)
     sequence = SEQUENCES[scanner.sequence]
     options |= {"strip": scanner.strip, "displacement": displacement}
     return acquire_mr(patient, grid.shape, affine, sequence, seed, **options)
 
 
-def _distortion_around(x: np.ndarray, y: np.ndarray, isocentre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return thin_plate_distortion()(x - isocentre[0], y - isocentre[1])
+def _distortion_around(
+    x: np.ndarray, y: np.ndarray, distortion: Distortion, isocentre: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    return distortion(x - isocentre[0], y - isocentre[1])

@@ -150,7 +150,7 @@ def do(job: Job, profile: str) -> Result:
     if kind == "mean":
         return measure_mean(name, profile, SEEDS[:3]), stamp | {"seeds": SEEDS[:3]}
     if kind in ("translator", "spin"):
-        cohort = TRAININGS[name].tested_on
+        cohort = TRAININGS[name].tested_on(seed)
         translator = finished_translator(name, profile, seed)
         if torch.cuda.device_count():
             translator = translator.cuda()
@@ -243,7 +243,7 @@ def outcomes(pending: list[Job], profile: str, workers: int | None) -> Iterator[
             numbers = {}
             for job in side_by_side:
                 training = TRAININGS[job[1]]
-                for data in (training.data(job[2]), *(f"{training.tested_on}_{split}" for split in SPLITS)):
+                for data in (training.data(job[2]), *(f"{training.tested_on(job[2])}_{split}" for split in SPLITS)):
                     experiments.prepared(data, profile)  # here, so that no two workers make the same
                 numbers[pool.submit(_timed, job, profile)] = job
                 for ended in [future for future in numbers if future.done()]:

@@ -10,7 +10,7 @@ import pytest
 
 matplotlib.use("Agg")
 
-from mr2ct_lib.course import drawing, widgets  # noqa: E402
+from mr2ct_lib.course import drawing, figures, overlays, widgets  # noqa: E402
 from mr2ct_lib.files import InputError  # noqa: E402
 from mr2ct_lib.images.intensity import CT_WINDOW  # noqa: E402
 from mr2ct_lib.images.volumes import Volume  # noqa: E402
@@ -135,6 +135,52 @@ def test_a_figure_that_is_changed_in_place_looks_like_one_that_is_drawn_anew() -
         assert kept.alt == anew.alt
         differ = (np.asarray(kept.canvas.buffer_rgba()) != np.asarray(anew.canvas.buffer_rgba())).any(axis=2)
         assert differ.sum() < 20  # pixels: a line may cross the frame of its panel
+
+
+SMALL = np.random.default_rng(2).normal(100, 60, (4, 20, 16))
+MAPS = np.arange(SMALL.size).reshape(SMALL.shape) // 40
+MOVES = {
+    "slices": [{"slice": 7}, {"slice": 1}],
+    "offset": [{"strength": -1.5}, {"strength": 0.0}, {"strength": 0.5}],
+    "window": [{"level": 0.0}, {"width": 3000.0}, {"width": 50.0}],
+    "sequence": [{"flip": 90.0}, {"tr": 90.0}, {"field": 1.5}],
+    "scanner": [{"noise": 0.3}, {"noise": 0.28}],
+    "row": [{"slice": 2}, {"slice": 1}],
+    "labels": [{"slice": 2}, {"slice": 1}],
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_axes_that_are_used_again_show_what_new_ones_show(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(slice: int = 0):
+        return figures.synthesis_row(*SMALL[[slice, 0, 3]], pixel=2.0)
+
+    def labels(slice: int = 0):
+        maps = dict.fromkeys("abc", MAPS[slice])
+        return overlays.label_overlay(SMALL[0], maps, {n: f"part {n}" for n in range(40)}, CT_WINDOW, pixel=2.0)
+
+    view = {**explorables(), "row": widgets.Explorable(row), "labels": widgets.Explorable(labels)}[name]
+    shown, places, values = [], None, {}
+    monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
+    monkeypatch.setattr(widgets, "display", shown.append)
+    box = widgets.explore(view, **({"slice": (0, 3)} if name in ("row", "labels") else {}))
+    for move in MOVES[name]:
+        values |= move
+        for argument, value in move.items():
+            controls(box)[widgets.LABELS.get(argument, argument).split(" (")[0]].value = value
+        last, fig = shown[-2:]
+        places = [ax.get_position(original=True) for ax in fig.axes]
+        anew = view(**values)
+        assert fig.alt == anew.alt
+        if fig is last:
+            anew.set_layout_engine("none")
+            for ax, place in zip(anew.axes, places, strict=True):
+                ax.set_position(place)
+        with plt.rc_context(drawing.style()):
+            anew.canvas.draw()
+        differ = (np.asarray(fig.canvas.buffer_rgba()) != np.asarray(anew.canvas.buffer_rgba())).any(axis=2)
+        assert not differ.any()
+    assert len({id(fig) for fig in shown}) < len(shown)
 
 
 def test_offsets_read_where_they_point() -> None:

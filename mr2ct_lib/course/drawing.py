@@ -3,7 +3,8 @@
 import functools
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
@@ -102,6 +103,60 @@ def redraw(fig: Figure, changed: Sequence[Artist], rest: Any = None) -> Any:
     return rest
 
 
+_LAST: list[Figure] = []  # the figure whose axes the next `subplots` may take
+
+
+class OtherColourBar(Exception):
+    """Within `onto`: a colour bar has another label or other pointed ends than that of the last figure."""
+
+
+@contextmanager
+def onto(fig: Figure | None) -> Iterator[None]:
+    """Within, the first figure of the same panels and size is drawn into the emptied axes of `fig`: with a slider, most
+    of the time goes into new axes and colour bars. Raises OtherColourBar where a new figure is needed."""
+    _LAST[:] = [fig] if fig is not None and hasattr(fig, "made") else []
+    try:
+        yield
+    finally:
+        _LAST.clear()
+
+
+def subplots(rows: int, columns: int, **settings: Any) -> tuple[Figure, np.ndarray]:
+    """Return `plt.subplots`, always with axes (rows, columns), or within `onto` those of the last figure."""
+    made = rows, columns, settings
+    last, _LAST[:] = [fig for fig in _LAST if fig.made == made], []
+    if not last:
+        fig, axes = plt.subplots(rows, columns, squeeze=False, **settings)
+        fig.made, fig.panels, fig.bars = made, axes, []
+        return fig, axes
+    fig = last[0]
+    for ax in fig.panels.flat:
+        for artist in [*ax.images, *ax.lines, *ax.texts, *ax.patches, *ax.collections, *ax.artists]:
+            artist.remove()
+        ax.relim()
+        ax.autoscale(True)
+    fig.legends.clear()
+    fig.set_size_inches(settings["figsize"])
+    fig.unused = list(fig.bars)  # colour bars that are not asked for yet, in their order
+    return fig, fig.panels
+
+
+def draw_again(fig: Figure) -> None:
+    """Draw a figure that `subplots` gave a second time; a colour bar that is the same is copied, not drawn."""
+    FigureCanvasAgg(fig)  # a figure that pyplot has closed has lost its own
+    fig.set_layout_engine("none")
+    for bar in fig.bars:
+        bar.ax.set_animated(True)
+    with plt.rc_context(style()):  # ticks are made when they are drawn
+        fig.canvas.draw()
+        for bar in fig.bars:
+            if bar.drawn is None:
+                fig.draw_artist(bar.ax)
+                bar.drawn = fig.canvas.copy_from_bbox(bar.ax.get_tightbbox().padded(2))
+            else:
+                fig.canvas.restore_region(bar.drawn)
+
+
 def show_sharp() -> None:
     """Let the notebook that runs this, if one does, show figures by `picture`: sharp, and with alternative text."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
@@ -158,11 +213,11 @@ def panels(
     rows = -(-count // columns)
     cell = min((WIDTH - 0.8) / columns, 4.2)
     height = cell * aspect * shape[0] / shape[1]
-    fig, axes = plt.subplots(
-        rows, columns, squeeze=False, figsize=(min(WIDTH, cell * columns + 0.9), rows * (min(height, 5.5) + extra))
-    )
+    size = min(WIDTH, cell * columns + 0.9), rows * (min(height, 5.5) + extra)
+    fig, axes = subplots(rows, columns, figsize=size)
     for ax in axes.flat[count:]:
-        ax.remove()
+        if ax in fig.axes:
+            ax.remove()
     return fig, list(axes.flat[:count])
 
 
@@ -227,12 +282,15 @@ def paint_labels(
     """Lay labels over an image with stronger rims. With `names`, each large piece carries its name where that has room,
     else its value."""
     rgba = np.zeros((*labels.shape, 4))
-    for value in sorted({int(v) for v in np.unique(labels)} - {0}):
-        inside = labels == value
-        rgba[inside] = (*colour[value], alpha)
-        rgba[inside & ~ndimage.binary_erosion(inside)] = (*colour[value], rim)
-        if names:
-            _write_labels(ax, inside, str(value), textwrap.fill(names[value].replace("_", " "), 9))
+    values = sorted({int(v) for v in np.unique(labels)} - {0})
+    for value in values:
+        rgba[labels == value] = (*colour[value], alpha)
+    cross = ndimage.generate_binary_structure(2, 1)  # a pixel and its four neighbours
+    whole = np.pad(np.asarray(labels, int), 1)
+    one_label = ndimage.minimum_filter(whole, footprint=cross) == ndimage.maximum_filter(whole, footprint=cross)
+    rgba[~one_label[1:-1, 1:-1] & (labels > 0), 3] = rim
+    for value in values if names else ():
+        _write_labels(ax, labels == value, str(value), textwrap.fill(names[value].replace("_", " "), 9))
     ax.imshow(rgba, aspect=aspect)
 
 
@@ -246,10 +304,10 @@ def _write_labels(ax: Axes, inside: np.ndarray, value: str, name: str) -> None:
     room = np.ceil([7.4 * len(lines) / points, 3.6 * max(map(len, lines)) / points]).astype(
         int
     )  # rows, columns of text
-    pieces, count = ndimage.label(inside)
-    for piece in (pieces == number for number in range(1, 1 + count)):
-        if np.count_nonzero(piece) <= 0.004 * inside.size:
-            continue
+    pieces, _ = ndimage.label(inside)
+    sizes = np.bincount(pieces.ravel())[1:]
+    for number in 1 + np.flatnonzero(sizes > 0.004 * inside.size):
+        piece = pieces == number
         held = ndimage.binary_erosion(piece, np.ones(room, bool))  # where the middle of the text may stand
         within = ndimage.distance_transform_edt(np.pad(held if held.any() else piece, 1))[1:-1, 1:-1] * ~bar
         if not within.any():
@@ -274,6 +332,17 @@ def grey_limits(
 
 def colour_bar(fig: Figure, shown, axes, label: str, **settings) -> None:
     """Add a colour bar with this label to the axes."""
+    told = (label, shown.get_cmap().name, settings.get("extend")), shown.get_clim()
+    if getattr(fig, "unused", None):  # of the last figure, see `subplots`
+        bar = fig.unused.pop(0)
+        if bar.told[0] != told[0]:
+            raise OtherColourBar
+        if bar.told != told:
+            bar.update_normal(shown)
+            bar.told, bar.drawn = told, None
+        return
     bar = fig.colorbar(shown, ax=axes, label=label, **({"fraction": 0.05, "pad": 0.015, "aspect": 22} | settings))
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=9)
+    bar.told, bar.drawn = told, None
+    fig.__dict__.setdefault("bars", []).append(bar)

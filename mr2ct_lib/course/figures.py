@@ -17,7 +17,17 @@ from matplotlib.figure import Figure
 
 from mr2ct_lib.course import alt_text
 from mr2ct_lib.course.alt_text import describe
-from mr2ct_lib.course.drawing import COLOURS, WIDTH, colour_bar, draw_image, grey_limits, palette, panels, styled
+from mr2ct_lib.course.drawing import (
+    COLOURS,
+    WIDTH,
+    colour_bar,
+    draw_image,
+    grey_limits,
+    palette,
+    panels,
+    styled,
+    subplots,
+)
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, Window
 from mr2ct_lib.images.volumes import Volume, plane_axes, slices_of
@@ -136,8 +146,8 @@ def synthesis_row(
     cmap = plt.get_cmap("RdBu_r", 65).with_extremes(bad="#bbbbbb")
     columns, rows = (2 + len(synthetics), 2) if several else (4, 1)
     height = rows * ((WIDTH - 1.6) / columns * aspect * real.shape[0] / real.shape[1] + 0.42) + 0.85 * (not several)
-    fig, axes = plt.subplots(rows, columns, squeeze=False, figsize=(WIDTH, height))
-    fig.get_layout_engine().set(w_pad=0.02, wspace=0.01)
+    with plt.rc_context({"figure.constrained_layout.w_pad": 0.02, "figure.constrained_layout.wspace": 0.01}):
+        fig, axes = subplots(rows, columns, figsize=(WIDTH, height))
     mr = draw_image(axes[0, 0], real, source_title, (source_window.low, source_window.high), plane, aspect, pixel=pixel)
     order = [(truth_title, true), *synthetics.items()] if several else [*synthetics.items(), (truth_title, true)]
     for ax, (title, image) in zip(axes[0, 1:], order, strict=False):
@@ -150,7 +160,8 @@ def synthesis_row(
     label = f"synthetic - true / {target_window.unit}"
     if several:
         for ax in axes[1, :2]:
-            ax.remove()
+            if ax in fig.axes:
+                ax.remove()
         colour_bar(fig, ct, list(axes[0, 1:]), target_window.unit)
         colour_bar(fig, wrong, error_axes, label, extend="both")
     else:
@@ -237,7 +248,7 @@ def window_view(
     pixel: the width of a pixel in mm; it draws a scale bar.
     """
     image = as_image(image)
-    fig, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.9), width_ratios=(1, 1.1))
+    fig, ((left, right),) = subplots(1, 2, figsize=(WIDTH, 3.9), width_ratios=(1, 1.1))
     drawn = draw_image(
         left,
         image,
@@ -251,7 +262,8 @@ def window_view(
     values = image[np.isfinite(image)]
     right.axvspan(window.low, window.high, color="#e3e3e3")
     right.hist(values, bins=120, color=COLOURS[0], log=True, histtype="stepfilled")
-    right.minorticks_off()  # they and a patch per bin take most of the time
+    right.minorticks_off()  # they, a patch per bin and powers of ten as formulas take most of the time
+    right.yaxis.set_major_formatter("{x:g}")
     cut = float(np.mean((values < window.low) | (values > window.high)))
     right.set(xlabel=window.unit, ylabel="pixels", title=f"cut to black or white: {cut:.0%} of the pixels")
     shown = alt_text.images([left.get_title()], plane, alt_text.greys({"": (window.low, window.high, window.unit)}))
@@ -273,12 +285,13 @@ def contrast_view(
     """
     image = as_image(image)
     order = sorted(signals, key=signals.__getitem__)
-    fig, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.9), width_ratios=(1.1, 1))
+    fig, ((left, right),) = subplots(1, 2, figsize=(WIDTH, 3.9), width_ratios=(1.1, 1))
     drawn = draw_image(left, image, title, (0.0, max(float(np.nanmax(image)), 1e-9)), plane, aspect, pixel=pixel)
     colour_bar(fig, drawn, left, "signal / a.u.")
-    right.barh([name.replace("_", " ") for name in order], [signals[name] for name in order], color=COLOURS[0])
+    right.barh(range(len(order)), [signals[name] for name in order], color=COLOURS[0])
+    right.set_yticks(range(len(order)), [name.replace("_", " ") for name in order])
     right.set_xlabel("signal / a.u.")
-    right.grid(axis="x")
+    right.grid(True, axis="x")
     shown = alt_text.images([title], plane, "White is the strongest signal")
     return describe(fig, f"{shown} Bars of the signal: {alt_text.numbers({n: signals[n] for n in order[::-1]})}.")
 

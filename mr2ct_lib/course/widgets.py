@@ -89,23 +89,26 @@ def explore(draw: Callable[..., Figure] | Explorable, **sliders: Any) -> ipywidg
             control.continuous_update = False  # redraw when the slider is let go, not at each pixel of the way
         controls[name] = control
 
-    places: list[Any] = []  # of the axes, found once: a new layout for each move takes half of the time
-    kept: list[Any] = []  # where `change` serves: the figure, and its picture without what changes
+    kept: list[Any] = []  # the last figure and, where `change` serves, its picture without what changes
 
     def show(**values: Any) -> None:
-        if kept:
+        if kept and change:
             kept[1] = drawing.redraw(kept[0], change(kept[0], **values), kept[1])
             return display(kept[0])
-        fig = function(**values)
-        if isinstance(fig, Figure):
-            fig.laid_out = True
-            if len(places) == len(fig.axes):
-                fig.set_layout_engine("none")
-                for ax, place in zip(fig.axes, places, strict=True):
-                    ax.set_position(place)
-            fig.canvas.draw()
-            places[:] = places or [ax.get_position() for ax in fig.axes]
-            kept[:] = (fig, None) if change else ()
+        last = kept.pop(0) if kept else None  # a drawing that fails leaves none
+        try:
+            with drawing.onto(last):
+                fig = function(**values)
+        except drawing.OtherColourBar:
+            fig = function(**values)
+        if not isinstance(fig, Figure):
+            return plt.show()
+        kept[:] = (fig, None)
+        if fig is last:
+            drawing.draw_again(fig)
+            return display(fig)
+        fig.laid_out = True
+        fig.canvas.draw()
         plt.show()
 
     output = ipywidgets.interactive_output(show, controls)
@@ -146,10 +149,8 @@ def slice_viewer(volumes: Volume | Mapping[str, Volume], plane: str = "coronal",
     _, row, column, _ = plane_axes(plane)
     last = len(next(iter(stacks.values()))) - 1
     if window is None:
-        window = {
-            t: Window(float(v.array.min()), max(float(v.array.max()), float(v.array.min()) + 1e-6), v.unit)
-            for t, v in given.items()
-        }
+        ends = {title: (float(volume.array.min()), float(volume.array.max())) for title, volume in given.items()}
+        window = {title: Window(low, max(high, low + 1e-6), given[title].unit) for title, (low, high) in ends.items()}
 
     def draw(slice: int = last // 2) -> Figure:
         if not 0 <= slice <= last:
@@ -328,10 +329,8 @@ def follow(
     watched = get_ipython() is not None and "TQDM_DISABLE" not in os.environ
     handle, drawn, end = None, 0, time.monotonic() + timeout
     while True:
-        over = time.monotonic() > end or (
-            process is not None and process.poll() is not None
-        )  # asked before the log is read
-        over = over or (Path(run) / "translator" / "translator.json").is_file()
+        ended = process is not None and process.poll() is not None  # asked before the log is read
+        over = time.monotonic() > end or ended or (Path(run) / "translator" / "translator.json").is_file()
         lines = read_log(run)
         over = over or bool(lines and until is not None and lines[-1]["step"] >= until)
         if len(lines) > drawn and (watched or over):

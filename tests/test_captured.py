@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
-from tiny_runs import settings, without_time
+from tiny_runs import Replayer, settings, without_time
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.slices import PreparedSlices
@@ -30,37 +30,6 @@ CPU = torch.device("cpu")
 def data(tmp_path_factory):
     """Six slices per domain, discs, bright in one domain and dark in the other, of three patients."""
     return kills.make_slices(tmp_path_factory.mktemp("prepared"))
-
-
-def tensors(value):
-    """All tensors in nested dictionaries and tuples."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return [tensor for part in parts for tensor in tensors(part)]
-
-
-class Replayer:
-    """Stands for CudaRecorder: recording computes nothing that lasts, replaying writes to the same memory."""
-
-    def __init__(self, trainer):
-        self.trainer, self.recorded = trainer, 0
-
-    def warm_up(self, function):
-        return function()
-
-    def record(self, function):
-        optimisers = [optimiser.state_dict()["state"] for optimiser in self.trainer.optimisers.values()]
-        scales = [[vars(s).get("_scale"), vars(s).get("_growth_tracker")] for s in self.trainer.scalers.values()]
-        kept = [self.trainer.networks.state_dict(), optimisers, scales]
-        before = copy.deepcopy(kept)
-        outputs = function()
-        for tensor, value in zip(tensors(kept), tensors(before), strict=True):
-            tensor.data.copy_(value)
-        for tensor in tensors(outputs):
-            tensor.fill_(float("nan"))  # nothing is computed before the first replay
-        self.recorded += 1
-        return outputs, lambda: [t.copy_(new) for t, new in zip(tensors(outputs), tensors(function()), strict=True)]
 
 
 def run(data, method, steps, recorder=None, **changes):
@@ -136,6 +105,17 @@ def test_a_checkpoint_of_a_device_with_another_layout_continues_to_the_same_bits
     assert same(whole.state(), second.state())
 
 
+@pytest.mark.parametrize("wanted, taken", [("auto", "bf16"), ("float16", "float16")])
+def test_a_run_of_a_device_with_another_16_bit_type_continues_in_that_of_its_own(wanted, taken, data, monkeypatch):
+    """A T4 has no bf16, and all but it are slow in float16; what is asked for by name stays."""
+    monkeypatch.setattr("mr2ct_lib.methods.hardware.gain", lambda *_: 2.0)
+    _, first = run(data, "cyclegan", 1, precision="float16")
+    _, second = run(data, "cyclegan", 0, precision=wanted)
+    second.load_state(copy.deepcopy(first.state()))
+    second.step()
+    assert second.precision == taken and second.scalers["generators"].is_enabled() == (taken == "float16")
+
+
 def test_an_update_reads_what_it_is_given_and_not_what_it_was_recorded_with():
     class Twice:
         warm_up = staticmethod(lambda function: function())
@@ -166,6 +146,22 @@ def test_a_loss_that_is_no_number_is_named_with_its_own_step_and_spoils_no_check
     monkeypatch.setattr(Trainer, "asynchronous", True)
     with pytest.raises(InputError, match="cycle loss is nan at step 5"):
         train(settings(log_every=100, checkpoint_every=3, iterations=20), data, tmp_path / "run")
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 3
+
+
+def test_weights_that_are_no_numbers_spoil_no_checkpoint(data, tmp_path, monkeypatch):
+    """The loss of their step is finite, and that of the next step comes after the checkpoint."""
+    step = Trainer.step
+
+    def spoiling(trainer):
+        terms = step(trainer)
+        if trainer.step_number == 6:
+            next(trainer.networks.discriminator_source.parameters()).data.view(-1)[0] = float("inf")
+        return terms
+
+    monkeypatch.setattr(Trainer, "step", spoiling)
+    with pytest.raises(InputError, match="weights are not finite after step 6"):
+        train(settings(checkpoint_every=3, iterations=20), data, tmp_path / "run")
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 3
 
 
@@ -245,11 +241,13 @@ def test_processes_share_a_gpu_where_the_service_starts_and_works(fails, tmp_pat
     monkeypatch.setattr(captured, "_succeeds", succeeds)
     monkeypatch.setattr(captured.shutil, "which", lambda name: f"/bin/{name}")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "init", lambda: said.append("here, without it"))
     monkeypatch.delenv(captured.MPS_FOLDER, raising=False)
     with pytest.raises(KeyError), captured.shared_gpu() as works:
         assert works == (not fails) == (captured.MPS_FOLDER in os.environ)
         raise KeyError
     assert captured.MPS_FOLDER not in os.environ and said[-1] == "quit"
+    assert said[:2] == ["here, without it", "-d"]  # else this process would lose its GPU with the service
     said.clear()
     monkeypatch.setenv(captured.MPS_FOLDER, "/of/the/cluster")
     with captured.shared_gpu() as works:

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from lightning_fabric import Fabric
+from tiny_runs import Replayer
 
 from mr2ct_lib.course.supervised import SupervisedTrainer
 from mr2ct_lib.files import InputError
@@ -12,6 +14,7 @@ from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.methods.runs import read_log, train
 from mr2ct_lib.methods.settings import make_settings
 from mr2ct_lib.methods.translator import load_translator
+from tools.kills import same
 
 SMALL = {"filters": 4, "blocks": 1, "discriminator_filters": 4, "discriminator_layers": 1, "batch_size": 2}
 
@@ -46,11 +49,25 @@ def test_a_direction_learns_its_own_truth_where_there_is_one(tmp_path):
     settings = make_settings("cyclegan", "quick", **SMALL, iterations=2, decay_iterations=0)
     trainer = SupervisedTrainer.__new__(SupervisedTrainer)
     trainer.settings, trainer.data, trainer.step_number = settings, data, 0
-    trainer.fabric = type("OneProcess", (), {"to_device": staticmethod(lambda x: x), "global_rank": 0, "world_size": 1})
+    trainer.fabric = Fabric(accelerator="cpu", devices=1)
     there, back = (trainer.pairs()[way] for way in ("source_to_target", "target_to_source"))
     assert there[0].shape == (2, 1, 16, 16)
     np.testing.assert_array_equal(there[1], there[0] / 4)
     np.testing.assert_array_equal(back[0], -back[1] / 2)
+
+
+def test_a_recorded_update_gives_the_bits_of_a_plain_one(tmp_path):
+    """Losses are read at the end, as on a GPU; recorded updates overwrite theirs."""
+    data = PreparedSlices(pairs(tmp_path / "data", truth=lambda x: x / 4))
+    settings, found = make_settings("cyclegan", "quick", **SMALL), []
+    for recorder in (None, Replayer):
+        trainer = SupervisedTrainer(settings, data, Fabric(accelerator="cpu", devices=1))
+        trainer.updates["generators"].recorder = recorder and recorder(trainer)
+        terms = [trainer.step() for _ in range(8)]
+        found.append(([[float(value) for value in step.values()] for step in terms], trainer))
+    (plain, one), (recorded, other) = found
+    assert plain == recorded and same(one.state(), other.state())
+    assert other.updates["generators"].replay is not None
 
 
 def test_unpaired_slices_are_refused(tmp_path):

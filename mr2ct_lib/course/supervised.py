@@ -4,13 +4,13 @@ What an unpaired method still lacks of it is what the missing pairs cost; what t
 source image, or beyond this network and this number of patients.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.slices import epoch_indices
 from mr2ct_lib.methods import hardware, losses
+from mr2ct_lib.methods.captured import without_waiting
 from mr2ct_lib.methods.training import Trainer
 
 
@@ -23,17 +23,22 @@ class SupervisedTrainer(Trainer):
 
     def step(self) -> dict[str, Tensor]:
         """Update the generators; return both L1 losses, scalars."""
-        slices = self.pairs()
         self.set_learning_rate()
+        pairs = self.pairs()
+        terms = self.updates["generators"](*({way: pair[i] for way, pair in pairs.items()} for i in (0, 1)))
+        self.step_number += 1
+        self.average_weights()
+        return {direction: term.clone() for direction, term in terms.items()}  # a recorded update overwrites its terms
+
+    def update_generators(self, real: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One Adam step of both generators on the slices of each direction; their L1 losses."""
         generators = self.networks.translator
         with hardware.autocast(self.fabric.device, self.precision):
             terms = {
-                direction: losses.cycle(truth, getattr(generators, direction)(real))  # L1, a mean over pixels
-                for direction, (real, truth) in slices.items()
+                direction: losses.cycle(truth[direction], getattr(generators, direction)(slices))  # a mean over pixels
+                for direction, slices in real.items()
             }
         self._descend("generators", sum(terms.values()))
-        self.step_number += 1
-        self.average_weights()
         return {direction: term.detach() for direction, term in terms.items()}
 
     def pairs(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -48,7 +53,7 @@ class SupervisedTrainer(Trainer):
         }
         return {
             direction: tuple(
-                self.fabric.to_device(self._share(torch.from_numpy(np.ascontiguousarray(array[chosen])[:, None])))
+                without_waiting(self._share(torch.tensor(array[chosen])[:, None]), self.fabric.device)
                 for array in arrays
             )
             for direction, arrays in truths.items()

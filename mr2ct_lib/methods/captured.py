@@ -121,8 +121,7 @@ class Batches:
         if self.resident is None:
             s = self.s
             slices = unpaired_batch(self.data, step, s.batch_size, s.seed, s.patients)
-            if self.device.type == "cuda":
-                slices = [x.pin_memory().to(self.device, non_blocking=True) for x in slices]
+            slices = [without_waiting(x, self.device) for x in slices]
         else:
             slices = [self._resident_batch(domain, step, i) for i, domain in enumerate(DOMAINS)]
         if self.s.augment:
@@ -148,6 +147,11 @@ class Batches:
                 image = getattr(self.data, domain)[index]
                 blank += [f"{named[-1]} (blank)"] if image.min() == image.max() else []
         return ", ".join(blank or named)
+
+
+def without_waiting(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on `device`; a GPU fetches it from pinned memory when it comes to it, and nobody waits."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
 
 
 def fits_on_gpu(size: int, device: torch.device) -> bool:
@@ -191,7 +195,8 @@ def shared_gpu() -> Iterator[bool]:
     if MPS_FOLDER in os.environ or not torch.cuda.device_count() or not shutil.which(MPS):
         yield MPS_FOLDER in os.environ
         return
-    with tempfile.TemporaryDirectory(prefix="mps") as folder:
+    torch.cuda.init()  # a process belongs to the service that it finds here; this one goes on when MPS has ended
+    with tempfile.TemporaryDirectory(prefix="mps", ignore_cleanup_errors=True) as folder:  # it may still write there
         variables = {MPS_FOLDER: folder, "CUDA_MPS_LOG_DIRECTORY": folder}
         os.environ.update(variables)
         works = _succeeds([MPS, "-d"]) and _succeeds([sys.executable, "-c", USE_GPU])

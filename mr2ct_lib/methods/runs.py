@@ -234,6 +234,13 @@ def _compare(before: Any, now: dict[str, Any], where: str) -> None:
 
 
 def _save_checkpoint(trainer: Trainer, out: Path, seconds: float) -> None:
+    """Write checkpoint.pt; InputError where weights are no numbers any more, which the next step's losses would show.
+    """
+    if not all(bool(weights.isfinite().all()) for weights in trainer.networks.parameters()):
+        raise InputError(
+            f"{out}: weights are not finite after step {trainer.step_number}; expected numbers. The last good "
+            "checkpoint is kept. Lower learning_rate"
+        )
     content = io.BytesIO()  # torch.save to a full disk does not raise OSError; writing bytes does
     torch.save({"format": CHECKPOINT_FORMAT} | trainer.state() | {"seconds": seconds}, content)
     with atomic(out / "checkpoint.pt") as temporary, temporary.open("wb") as file:

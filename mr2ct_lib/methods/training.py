@@ -265,9 +265,11 @@ class Trainer:
         for domain, pool in self.pools.items():
             pool.images = [self.fabric.to_device(image) for image in state["pools"][domain]]
         torch.set_rng_state(state["random"].cpu())
-        stopping = state["stopping"]
+        stopping, device = state["stopping"], self.fabric.device
         self.settings = dataclasses.replace(self.settings, iterations=stopping["iterations"])
         self.patience, self.collapse = Patience(**stopping["patience"]), CollapseWatch(stopping["collapse"])
         self.stopped_early = stopping["stopped_early"]
-        self.step_number, self.precision = state["step"], state["precision"]
+        self.step_number = state["step"]
+        if self.settings.precision != "auto" or state["precision"] in ("float32", hardware.lower_precision(device)):
+            self.precision = state["precision"]  # else it is of a device that has another 16-bit type
         self._reset_updates(state["scales"])

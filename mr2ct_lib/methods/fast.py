@@ -108,9 +108,13 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
 
 
 def _suits_kernels(x: Tensor) -> bool:
-    """Whether x is a feature map that `kernels` can read: channels-last, not float64, more than one channel."""
+    """Whether x is a feature map that `kernels` can read: channels-last, not float64, more than one channel.
+
+    They count the values of an image, and the pixels of all, in 32 bits.
+    """
     layout = x.shape[1] > 1 and x.is_contiguous(memory_format=CHANNELS_LAST)
-    return layout and x.dtype != torch.float64 and _kernels(x.device, x.dtype) is not None
+    suits = layout and x.shape[1:].numel() < 2**31 and x.dtype != torch.float64
+    return suits and _kernels(x.device, x.dtype) is not None
 
 
 def padded_convolution_gpu(x: Tensor, weight: Tensor, bias: Tensor | None, borders: str) -> Tensor:

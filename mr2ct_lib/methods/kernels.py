@@ -163,23 +163,32 @@ def _shares(x: Tensor) -> tuple[tuple[int, int, int], tuple[int, int, int, int],
 # --- reflection ---
 
 
+@triton.jit
+def _places(p, c, channels):
+    """Where channels c of pixels p lie (P, C): in 64 bits, since all images together may hold more than 2^31 values.
+
+    Pixels are counted in 32 bits; divisions take a GPU several times as long in 64.
+    """
+    return p.to(tl.int64)[:, None] * channels + c[None, :]
+
+
 @triton.jit(do_not_specialize=RUNTIME)
 def _reflect(x, out, pixels, channels, height, width, K: tl.constexpr, P: tl.constexpr, C: tl.constexpr):
     """Copy x (n, height, width, c) to out, larger by K pixels on each side; `pixels`: of all images of out."""
-    p, c = tl.program_id(0).to(tl.int64) * P + tl.arange(0, P), tl.program_id(1) * C + tl.arange(0, C)
+    p, c = tl.program_id(0) * P + tl.arange(0, P), tl.program_id(1) * C + tl.arange(0, C)
     rows, columns = height + 2 * K, width + 2 * K
     image, row, column = p // (rows * columns), p // columns % rows - K, p % columns - K
     row = tl.where(row < 0, -row, tl.where(row >= height, 2 * height - 2 - row, row))
     column = tl.where(column < 0, -column, tl.where(column >= width, 2 * width - 2 - column, column))
     there = (p < pixels)[:, None] & (c < channels)[None, :]
-    source = ((image * height + row) * width + column)[:, None] * channels + c[None, :]
-    tl.store(out + p[:, None] * channels + c[None, :], tl.load(x + source, mask=there), mask=there)
+    x += _places((image * height + row) * width + column, c, channels)
+    tl.store(out + _places(p, c, channels), tl.load(x, mask=there), mask=there)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def _fold(g, out, pixels, channels, height, width, K: tl.constexpr, P: tl.constexpr, C: tl.constexpr):
     """Add up the gradient g of `_reflect` over all pixels that show the same one; `pixels`: of all images of out."""
-    p, c = tl.program_id(0).to(tl.int64) * P + tl.arange(0, P), tl.program_id(1) * C + tl.arange(0, C)
+    p, c = tl.program_id(0) * P + tl.arange(0, P), tl.program_id(1) * C + tl.arange(0, C)
     image, y, x = p // (height * width), p // width % height, p % width
     there, total = (p < pixels)[:, None] & (c < channels)[None, :], tl.zeros((P, C), tl.float32)
     for i in tl.static_range(3):  # itself, its reflection at the first and at the last row
@@ -190,8 +199,8 @@ def _fold(g, out, pixels, channels, height, width, K: tl.constexpr, P: tl.conste
             has = (x >= 0) if j == 0 else ((x >= 1) & (x <= K) if j == 1 else (x >= width - 1 - K) & (x < width - 1))
             place = (image * (height + 2 * K) + row + K) * (width + 2 * K) + column + K
             mask = there & (has_row & has)[:, None]
-            total += tl.load(g + place[:, None] * channels + c[None, :], mask=mask, other=0.0).to(tl.float32)
-    tl.store(out + p[:, None] * channels + c[None, :], total.to(out.dtype.element_ty), mask=there)
+            total += tl.load(g + _places(place, c, channels), mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + _places(p, c, channels), total.to(out.dtype.element_ty), mask=there)
 
 
 class Reflect(torch.autograd.Function):

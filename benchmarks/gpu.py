@@ -1,11 +1,12 @@
 """All that is claimed of a GPU, measured in less than four minutes: python -m benchmarks gpu.
 
-Each line is printed, and each row of results/throughput.csv written, as soon as it is measured. A part that fails is
-named and does not stop the others.
+Each line is printed, and each row of results/throughput.csv written, as soon as it is measured. A part that fails, or
+takes too long, is named and does not stop the others; the most important come first.
 """
 
 import copy
 import gc
+import signal
 import statistics
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 from unittest.mock import patch
 
@@ -24,7 +26,7 @@ from benchmarks.measure import DEVICE, SIZES, now, prepared, show, trainer
 from benchmarks.plain import PlainCycleGAN
 from benchmarks.throughput import about, peak, record, row
 from mr2ct_lib import cores
-from mr2ct_lib.methods import fast, hardware
+from mr2ct_lib.methods import fast, hardware, training
 from mr2ct_lib.methods.captured import shared_gpu
 from mr2ct_lib.methods.runs import read_log
 from mr2ct_lib.methods.settings import make_settings
@@ -38,7 +40,12 @@ TARGETS = {
     ("dicyclegan", "quick", 1): "<= 10",
 }
 SEEDS = (1, 2, 3)
+LIMIT, ALL = 90, 230  # seconds after which a part is cut off, and after which none begins
 took: dict[tuple[str, str, int], float] = {}  # seconds per step, by method, profile and batch
+
+
+class TooLong(BaseException):
+    """A part has used up its time. Like Ctrl-C, nothing may take it for an error of what is measured."""
 
 
 def per_step(step: Callable[[], object], warm_up: int = 6, steps: int = 20) -> float:
@@ -93,6 +100,11 @@ def plain_loop(profile: str) -> None:
 def no_kernels() -> AbstractContextManager:
     """PyTorch's kernels alone, as where Triton is missing."""
     return patch.object(fast, "_kernels", lambda *_: None)
+
+
+def launched() -> AbstractContextManager:
+    """No recorded updates: every kernel is launched from Python."""
+    return patch.object(training, "CudaRecorder", lambda *_: None)
 
 
 def contiguous() -> AbstractContextManager:
@@ -169,7 +181,7 @@ def killed_and_resumed(kills: int = 5) -> None:
         runs = Kills(Path(folder), device=DEVICE.type, **settings)
         whole, again = (losses_in(path) for path in (runs.folder / "whole", runs.repeat("again")))
         done, seed, apart = 0, 0, []
-        while done < kills:
+        while done < kills and seed < 2 * kills:
             killed, _, out = runs.kill_and_resume(seed)
             done, seed = done + killed, seed + 1
             apart.append(np.abs(losses_in(out) - whole).max())
@@ -205,35 +217,48 @@ PARTS: list[Callable[[], None]] = [
     ratio,
     partial(plain_loop, "paper"),
     partial(plain_loop, "quick"),
-    *(partial(captured_against_plain, method) for method in METHODS),
-    killed_and_resumed,
-    precision_curves,
-    side_by_side,
-    partial(another_way, "float32", nullcontext, precision="float32"),
-    partial(another_way, "float32", nullcontext, "quick", precision="float32"),
     *(partial(another_way, "without Triton", no_kernels, profile) for profile in ("quick", "paper")),
+    *(partial(another_way, "launched one by one", launched, profile) for profile in ("quick", "paper")),
+    *(partial(captured_against_plain, method) for method in METHODS),
+    side_by_side,
+    precision_curves,
+    killed_and_resumed,
+    *(partial(another_way, "float32", nullcontext, profile, precision="float32") for profile in ("quick", "paper")),
     partial(another_way, "contiguous", contiguous),
     *(partial(speed, method, profile, 4) for profile in ("quick", "paper") for method in METHODS),
 ]
 
 
-def attempt(part: Callable[[], None]) -> str | None:
-    """Measure a part; return its name, and print why, if it fails."""
+def attempt(part: Callable[[], None], seconds: float) -> str | None:
+    """Measure a part within so many seconds; return its name, and print why, if it fails."""
     words = [part.func.__name__, *map(str, part.args[:3])] if isinstance(part, partial) else [part.__name__]
     name, started, failed = " ".join(word for word in words if not word.startswith("<")), time.perf_counter(), None
+    signal.signal(signal.SIGALRM, _too_long)
     try:
+        if seconds <= 0:
+            raise TooLong("not begun, since the others took all the time")
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         part()
-    except Exception as error:  # of any kind, also a GPU that went away
+    except (Exception, TooLong) as error:  # of any kind, also a GPU that went away
         failed = name
         print(f"  {name} FAILED: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}", flush=True)
+        for process in active_children():  # of a part that was cut off
+            process.kill()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     gc.collect()  # a run's graphs and its memory
     print(f"  [{name}: {time.perf_counter() - started:.0f} s]", flush=True)
     return failed
+
+
+def _too_long(*_: object) -> None:
+    raise TooLong("cut off, so that the others are measured")
 
 
 def main() -> None:
     """Measure all parts, and name those that failed at the end; exit where there is no GPU."""
     if DEVICE.type != "cuda":
         sys.exit("benchmarks gpu: PyTorch sees no GPU here; expected one. Run it on a machine that has one")
-    if failed := [name for part in PARTS if (name := attempt(part))]:
+    end = time.monotonic() + ALL
+    if failed := [name for part in PARTS if (name := attempt(part, min(LIMIT, end - time.monotonic())))]:
         sys.exit(f"benchmarks gpu: {', '.join(failed)} failed; all else was measured")

@@ -22,7 +22,7 @@ from mr2ct_lib.methods.training import Trainer
 from tools.record import processor
 
 Work = Callable[[], object]
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # what is measured
+DEVICE = torch.device("cuda" if torch.cuda.device_count() else "cpu")  # what is measured
 SIZES = {"quick": 128, "paper": 256}
 
 

@@ -59,6 +59,7 @@ def no_gpu(request) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.path.name != "test_gpu.py":
             patch.setattr(torch.cuda, "device_count", lambda: 0)
+            patch.setattr(torch.cuda, "is_available", lambda: False)
             patch.setenv("CUDA_VISIBLE_DEVICES", "")
         yield
 

@@ -155,9 +155,10 @@ _ABLATIONS = (
 RECORDED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ("frames", ("hip",), (0,)),
     ("translator", _HIPS, SEEDS[:3]),
-    ("spin", ("hip_many_gc",), SEEDS[:3]),
-    ("mean", ("hip_many_gc",), (0,)),
+    ("spin", _HIPS[:1], SEEDS[:3]),
+    ("mean", _HIPS[:1], (0,)),
     ("translator", _HIPS[:2], SEEDS[3:]),
+    ("spin", _HIPS[:1], SEEDS[3:]),
     ("translator", ("hip_supervised",), SEEDS[:1]),
     ("frames", ("head_distorted",), (0,)),
     ("translator", ("head_distorted_cyclegan", "head_distorted_dicyclegan", "head_distorted_field"), SEEDS[:3]),

@@ -1,23 +1,21 @@
-"""What all drawings of the course share: style, colours, panels, grey limits and colour bars."""
+"""What all drawings of the course share: style, colours, panels and grey limits."""
 
 import functools
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colors, patheffects, transforms
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import ndimage
 
 from mr2ct_lib.course.alt_text import alternative_text, describe
+from mr2ct_lib.course.redrawing import subplots
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import Window
 
@@ -85,76 +83,6 @@ def picture(fig: Figure, sharpness: int = 2) -> tuple[bytes, dict[str, Any]] | N
         return None
     width = int.from_bytes(png[16:20], "big") // times  # bytes 16 to 19 of a PNG; a height would distort on phones
     return png, {"width": width, "alt": alternative_text(fig)}
-
-
-def redraw(fig: Figure, changed: Sequence[Artist], rest: Any = None) -> Any:
-    """Draw the changed artists of a figure over the picture of the `rest`, which is made where it is not given, and
-    return that picture. The figure keeps its layout."""
-    if rest is None:
-        FigureCanvasAgg(fig)  # a figure that pyplot has closed has lost its own
-        fig.set_layout_engine("none")
-        for artist in changed:
-            artist.set_animated(True)
-        fig.canvas.draw()
-        rest = fig.canvas.copy_from_bbox(fig.bbox)
-    fig.canvas.restore_region(rest)
-    for artist in changed:
-        fig.draw_artist(artist)
-    return rest
-
-
-_LAST: list[Figure] = []  # the figure whose axes the next `subplots` may take
-
-
-class OtherColourBar(Exception):
-    """Within `onto`: a colour bar has another label or other pointed ends than that of the last figure."""
-
-
-@contextmanager
-def onto(fig: Figure | None) -> Iterator[None]:
-    """Within, the first figure of the same panels and size is drawn into the emptied axes of `fig`: with a slider, most
-    of the time goes into new axes and colour bars. Raises OtherColourBar where a new figure is needed."""
-    _LAST[:] = [fig] if fig is not None and hasattr(fig, "made") else []
-    try:
-        yield
-    finally:
-        _LAST.clear()
-
-
-def subplots(rows: int, columns: int, **settings: Any) -> tuple[Figure, np.ndarray]:
-    """Return `plt.subplots`, always with axes (rows, columns), or within `onto` those of the last figure."""
-    made = rows, columns, settings
-    last, _LAST[:] = [fig for fig in _LAST if fig.made == made], []
-    if not last:
-        fig, axes = plt.subplots(rows, columns, squeeze=False, **settings)
-        fig.made, fig.panels, fig.bars = made, axes, []
-        return fig, axes
-    fig = last[0]
-    for ax in fig.panels.flat:
-        for artist in [*ax.images, *ax.lines, *ax.texts, *ax.patches, *ax.collections, *ax.artists]:
-            artist.remove()
-        ax.relim()
-        ax.autoscale(True)
-    fig.legends.clear()
-    fig.set_size_inches(settings["figsize"])
-    fig.unused = list(fig.bars)  # colour bars that are not asked for yet, in their order
-    return fig, fig.panels
-
-
-def draw_again(fig: Figure) -> None:
-    """Draw a figure that `subplots` gave a second time; a colour bar that is the same is copied, not drawn."""
-    FigureCanvasAgg(fig)  # a figure that pyplot has closed has lost its own
-    fig.set_layout_engine("none")
-    for bar in fig.bars:
-        bar.ax.set_animated(True)
-    with plt.rc_context(style()):  # ticks are made when they are drawn
-        fig.canvas.draw()
-        for bar in fig.bars:
-            if bar.drawn is None:
-                fig.draw_artist(bar.ax)
-                bar.drawn = fig.canvas.copy_from_bbox(bar.ax.get_tightbbox().padded(2))
-            else:
-                fig.canvas.restore_region(bar.drawn)
 
 
 def show_sharp() -> None:
@@ -328,21 +256,3 @@ def grey_limits(
     low = float(values.min()) if vmin is None else vmin
     high = float(values.max()) if vmax is None else vmax
     return low, high if high > low else low + 1.0
-
-
-def colour_bar(fig: Figure, shown, axes, label: str, **settings) -> None:
-    """Add a colour bar with this label to the axes."""
-    told = (label, shown.get_cmap().name, settings.get("extend")), shown.get_clim()
-    if getattr(fig, "unused", None):  # of the last figure, see `subplots`
-        bar = fig.unused.pop(0)
-        if bar.told[0] != told[0]:
-            raise OtherColourBar
-        if bar.told != told:
-            bar.update_normal(shown)
-            bar.told, bar.drawn = told, None
-        return
-    bar = fig.colorbar(shown, ax=axes, label=label, **({"fraction": 0.05, "pad": 0.015, "aspect": 22} | settings))
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=9)
-    bar.told, bar.drawn = told, None
-    fig.__dict__.setdefault("bars", []).append(bar)

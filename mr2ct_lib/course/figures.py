@@ -17,17 +17,8 @@ from matplotlib.figure import Figure
 
 from mr2ct_lib.course import alt_text
 from mr2ct_lib.course.alt_text import describe
-from mr2ct_lib.course.drawing import (
-    COLOURS,
-    WIDTH,
-    colour_bar,
-    draw_image,
-    grey_limits,
-    palette,
-    panels,
-    styled,
-    subplots,
-)
+from mr2ct_lib.course.drawing import COLOURS, WIDTH, draw_image, grey_limits, palette, panels, styled
+from mr2ct_lib.course.redrawing import colour_bar, subplots
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, Window
 from mr2ct_lib.images.volumes import Volume, plane_axes, slices_of

@@ -19,7 +19,6 @@ from mr2ct_lib.course.charts import draw_curves
 from mr2ct_lib.course.drawing import (
     COLOURS,
     WIDTH,
-    colour_bar,
     draw_image,
     grey_limits,
     label_colours,
@@ -29,6 +28,7 @@ from mr2ct_lib.course.drawing import (
     styled,
 )
 from mr2ct_lib.course.figures import as_image, bar_ends, checked_images
+from mr2ct_lib.course.redrawing import colour_bar, legend
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, Window
 
@@ -72,14 +72,10 @@ def label_overlay(
     handles = [patches.Patch(color=colour[v], label=f"{v} " * numbered + names[v].replace("_", " ")) for v in present]
     if handles and below:
         fig.set_figheight(fig.get_figheight() + 0.2 + 0.17 * -(-len(handles) // 4))
-        fig.legend(
-            handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8, handlelength=1.2
-        )
+        legend(fig, handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8, handlelength=1.2)
     elif handles:
         fig.set_figwidth(min(WIDTH, fig.get_figwidth() + 1.6))
-        fig.legend(
-            handles=handles, loc="outside right upper", ncols=1 + (len(handles) > 22), fontsize=8, handlelength=1.2
-        )
+        legend(fig, handles, loc="outside right upper", ncols=1 + (len(handles) > 22), fontsize=8, handlelength=1.2)
     shares = [[f"{100 * np.mean(one == v):.2g}" for one in maps.values()] for v in present]
     told = [f"{names[v].replace('_', ' ')} {' / '.join(s)}" for v, s in zip(present, shares, strict=True)]
     what = alt_text.images(list(maps) if several else [], plane, "Structures in colour, % of the pixels")

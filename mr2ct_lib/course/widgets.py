@@ -29,7 +29,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from mr2ct_lib.course import charts, drawing, figures, overlays
+from mr2ct_lib.course import charts, drawing, figures, overlays, redrawing
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import Window
 from mr2ct_lib.images.volumes import Volume, plane_axes, slices_of
@@ -93,19 +93,16 @@ def explore(draw: Callable[..., Figure] | Explorable, **sliders: Any) -> ipywidg
 
     def show(**values: Any) -> None:
         if kept and change:
-            kept[1] = drawing.redraw(kept[0], change(kept[0], **values), kept[1])
+            kept[1] = redrawing.redraw(kept[0], change(kept[0], **values), kept[1])
             return display(kept[0])
         last = kept.pop(0) if kept else None  # a drawing that fails leaves none
-        try:
-            with drawing.onto(last):
-                fig = function(**values)
-        except drawing.OtherColourBar:
+        with redrawing.onto(last):
             fig = function(**values)
         if not isinstance(fig, Figure):
             return plt.show()
         kept[:] = (fig, None)
         if fig is last:
-            drawing.draw_again(fig)
+            redrawing.draw_again(fig, drawing.style())
             return display(fig)
         fig.laid_out = True
         fig.canvas.draw()

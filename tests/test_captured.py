@@ -63,6 +63,7 @@ def test_what_cannot_be_recorded_is_said_once_and_done_step_by_step(precision, d
                 return super().record(function)
             for scaler in filter(torch.amp.GradScaler.is_enabled, self.trainer.scalers.values()):
                 scaler._per_optimizer_states[id(self.trainer.optimisers["discriminators"])]["stage"] = "broken off"
+                self.trainer.optimisers["discriminators"].grad_scale = torch.tensor(float("nan"))
             try:
                 raise RuntimeError("operation not permitted when stream is capturing\nand a long account of it")
             finally:

@@ -1,6 +1,8 @@
 """What holds on a GPU, with tolerances: sums are taken in no fixed order there. Skipped where there is none."""
 
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -101,6 +103,14 @@ def test_no_step_waits_for_the_gpu(fits, precision, data):
         torch.cuda.set_sync_debug_mode("default")
     assert all(update.replay is not None for update in run.updates.values())
     assert np.isfinite(losses_of(run, 1)).all()
+
+
+def test_this_process_keeps_its_gpu_when_the_service_that_others_share_it_by_has_ended():
+    """Also where it asks for the GPU inside the block for the first time."""
+    code = "import torch\nfrom mr2ct_lib.methods.captured import shared_gpu\nwith shared_gpu():\n"
+    code += "    torch.cuda.get_device_name()\nprint(torch.ones(3, device='cuda').sum().item())"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert said.stdout == "3.0\n", said.stderr
 
 
 def test_a_run_moves_between_cpu_and_gpu(data):

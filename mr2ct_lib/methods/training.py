@@ -219,6 +219,9 @@ class Trainer:
 
     def _launch_one_by_one(self) -> None:
         """Go on without recorded updates, and forget the one that was broken off while it was recorded."""
+        for optimiser in self.optimisers.values():
+            for left in ("grad_scale", "found_inf"):  # there during a step; loss scaling multiplies by what it finds
+                vars(optimiser).pop(left, None)
         self._reset_updates({name: scaler.state_dict() for name, scaler in self.scalers.items()}, record=False)
 
     def _descend(self, name: str, loss: Tensor) -> None:

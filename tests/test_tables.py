@@ -86,8 +86,9 @@ def test_claims_that_nobody_recorded_stay_without_a_verdict():
     table = tables.claims(pd.concat(recorded), "Hiasa et al.")
     assert len(table) == len(CLAIMS["Hiasa et al."])
     by_claim = table.set_index(["better", "than", "measure"])
-    assert by_claim.loc[("hip_many_gc", "hip_many", "MAE"), "verdict"] == "supported"
-    assert by_claim.loc[("hip_many_gc", "hip_many", "MI"), ["p (Holm)", "verdict"]].tolist() == ["-", "n too small"]
+    assert by_claim.loc[("many, GC", "many, no GC", "MAE / grey levels"), "verdict"] == "supported"
+    of_mi = by_claim.loc[("many, GC", "many, no GC", "MI / nats")]
+    assert of_mi[["p (Holm)", "verdict"]].tolist() == ["-", "n too small"]
     with pytest.raises(InputError, match="'Wang' is unknown"):
         tables.claims(pd.concat(recorded), "Wang")
 

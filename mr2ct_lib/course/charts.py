@@ -48,7 +48,7 @@ def training_curves(
         raise InputError(f"terms: {unknown}; expected some of {list(known)}")
     fig, axes = panels(len(terms), columns, (78, 100), extra=0.1)
     fig.set_figwidth(WIDTH if len(terms) > 1 else 5)
-    for ax, term in zip(axes, terms, strict=True):
+    for place, (ax, term) in enumerate(zip(axes, terms, strict=True)):
         for number, (name, table) in enumerate(tables.items()):
             if term not in table:
                 continue
@@ -59,7 +59,7 @@ def training_curves(
             ax.plot(lines["step"], mean, color=colour, label=name)
         ax.set_title(term.replace("_", " "))
         ax.grid(axis="y")
-        ax.set_xlabel("step")
+        ax.set(xlabel="step", ylabel="" if place % columns else "loss")
     if len(tables) > 1:
         handles = [patches.Patch(color=c, label=n) for n, c in zip(tables, palette(len(tables)), strict=True)]
         fig.legend(handles=handles, loc="outside upper center", ncols=min(len(tables), 5))
@@ -224,6 +224,7 @@ def landscape(
     xlabel: str = "shift / pixels",
     marker: float | None = 0.0,
     columns: int = 4,
+    ylabel: str = "loss",
 ) -> Figure:
     """Show losses against misalignment, one panel per loss since units differ.
 
@@ -234,15 +235,12 @@ def landscape(
     if not curves:
         raise InputError("curves: none; expected at least one. Give {name: values}")
     fig, axes = panels(len(curves), columns, (85, 100), extra=0.1)
-    names = {tuple(lines) if isinstance(lines, Mapping) else ("",) for lines in curves.values()}
-    shared = (
-        len(curves) > 1 and len(names) == 1 and len(next(iter(names))) > 1
-    )  # the same lines everywhere: one legend above all
-    for ax, (title, lines) in zip(axes, curves.items(), strict=True):
-        draw_curves(
-            ax, positions, lines if isinstance(lines, Mapping) else {"": lines}, title, marker, legend=not shared
-        )
-        ax.set_xlabel(xlabel)
+    lines_of = {title: lines if isinstance(lines, Mapping) else {"": lines} for title, lines in curves.items()}
+    names = {tuple(lines) for lines in lines_of.values()}
+    shared = len(curves) > 1 and len(names) == 1 and len(*names) > 1  # the same lines everywhere: one legend above all
+    for place, (ax, (title, lines)) in enumerate(zip(axes, lines_of.items(), strict=True)):
+        draw_curves(ax, positions, lines, title, marker, legend=not shared)
+        ax.set(xlabel=xlabel, ylabel="" if place % columns else ylabel)
     if shared:
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return fig
@@ -304,7 +302,7 @@ def tissue_histogram(
         counts = np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0] / v.size / np.diff(edges)
         ax.stairs(counts, edges, color=colour, linewidth=1.6, label=f"{name.replace('_', ' ')} (mean {v.mean():.3g})")
         ax.stairs(counts, edges, color=colour, alpha=0.15, fill=True)
-    ax.set(xlabel=unit, ylabel="density", xlim=(edges[0], edges[-1]))
+    ax.set(xlabel=unit, ylabel="density (area 1)", xlim=(edges[0], edges[-1]))
     ax.set_yticks([])
     fig.legend(loc="outside right upper")
     return alt_text.describe(fig, f"Histograms of {len(points)} groups. {alt_text.grouped(points, unit)}")

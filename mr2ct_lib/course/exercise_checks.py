@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mr2ct_lib.measures import label_metrics, statistics
-from mr2ct_lib.methods import offsets
+from mr2ct_lib.methods import losses, offsets
 from mr2ct_lib.patients.physics import spgr
 
 
@@ -76,16 +76,16 @@ def gain(answer: Mapping[str, bool]) -> str:
 def same_place(function: Callable) -> str:
     """01.3: function (index, affine here, affine there) -> index there."""
     mr, ct = np.diag([2.0, 3.0, 2.0, 1.0]), np.diag([1.0, 1.0, 4.0, 1.0])
-    index = np.array([4.0, 1.0, 6.0])
+    index = np.array([4.0, 1.0, 5.0])
     _values(function(index, mr, mr), index, "from a grid to the same grid the index must stay as it is.")
     _values(
         function(index, mr, ct),
-        [8, 3, 3],
-        "MR voxel (4, 1, 6) lies at (8, 3, 12) mm, so at (8, 3, 3) in a CT of 1 x 1 x 4 mm.",
+        [8, 3, 2.5],
+        "MR voxel (4, 1, 5) lies at (8, 3, 10) mm, so at (8, 3, 2.5) in a CT of 1 x 1 x 4 mm.",
     )
     ct[:3, 3] = (-10, 5, 4)
     hint = "the origins are lost: an index needs a fourth coordinate 1, so that the affine's last column counts."
-    _values(function(index, mr, ct), [18, -2, 2], hint)
+    _values(function(index, mr, ct), [18, -2, 1.5], hint)
     return "index to mm by one affine, mm to index by the inverse of the other."
 
 
@@ -96,10 +96,8 @@ def uncorrelated(image: np.ndarray) -> str:
     _require(image.shape == (3, 3), f"the image has shape {image.shape}; keep 3 x 3.")
     _require(image.std() > 0, "this image is flat: its variance is 0, and NCC would be 0/0.")
     ncc = float(np.corrcoef(row.ravel(), image.ravel())[0, 1])
-    way = "less" if ncc > 0 else "more"
-    _require(
-        abs(ncc) < 1e-9, f"NCC with `row` is {ncc:.3f}, not 0; the last row must be {way} bright against the rest."
-    )
+    way = "less bright" if ncc > 0 else "brighter"
+    _require(abs(ncc) < 1e-9, f"NCC with `row` is {ncc:.3f}, not 0; the last row must be {way} against the rest.")
     return "NCC is 0 when the last row's mean is the mean of the whole image; `row` then says nothing about it."
 
 
@@ -126,6 +124,10 @@ def magnitude(correlation: Callable) -> str:
     _require((result > 0.999).all(), "an image with itself must give 1.")
     _require(correlation(rows, rows).item() > 0.999, "an image with edges that run one way must give 1 with itself.")
     _require(torch.allclose(correlation(image, -image), result), "inverting one image must change nothing.")
+    one, two = (np.hypot(*(d.numpy().ravel() for d in losses.gradients(part))) for part in (image[:1], image[1:]))
+    expected, found = np.corrcoef(one, two)[0, 1], correlation(image[:1], image[1:]).item()
+    said = f"two images whose lengths have the NCC {expected:.3f} give {found:.3f}"
+    _require(abs(found - expected) < 1e-4, f"{said}; a length is the root of the sum of both squares.")
     correlation(rows, flat).sum().backward()
     _require(flat.grad.isfinite().all(), "a blank image gives the slope 0/0; add a small number under the root.")
     return "one length per pixel instead of two derivatives, and no half of GC is lost where edges run one way."
@@ -335,7 +337,8 @@ def signed_error(function: Callable) -> str:
     for error, expected in (((10, 10, 10, 10), 10), ((10, -10, 30, -30), 0), ((-40, 0, 0, 0), -10)):
         synthetic = truth.copy()
         synthetic[body] += error
-        result = float(_filled(function(synthetic, truth, body)))
+        result = _filled(function(synthetic, truth, body))
+        _require(np.ndim(result) == 0, f"the result has the shape {np.shape(result)}; expected one number.")
         _require(
             abs(result - expected) < 1e-9,
             f"errors of {error} HU inside the body have the mean {expected} HU; yours is {result:g} HU.",

@@ -110,6 +110,7 @@ def misalignment(
     for ax, (title, lines) in zip(bottom.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         draw_curves(ax, positions, lines if isinstance(lines, Mapping) else {"": lines}, title, marker)
         ax.set_xlabel(xlabel)
+    fig.axes[2].set_ylabel("loss")
     return describe(fig, f"The image is now at {marker:.3g}. {alt_text.read_off(fig)}")
 
 

@@ -44,6 +44,13 @@ HIPS = {
     "hip_many_signed_gc": "many, signed GC",
     "hip_supervised": "supervised",
 } | BASELINES
+SCANS = {"hip": "hip", "head": "head", "head_distorted": "distorted head", "abdomen": "abdomen"}
+UNITS = {
+    "MAE": "MAE / grey levels",
+    "MI": "MI / nats",
+    "PSNR unit": "PSNR / dB",
+    "PSNR aorta": "PSNR in the aorta / dB",
+}
 # Columns of `papers.cyclegan_errors` and the runs that repeat them
 HIASA = {
     "hip_few": ("20", "no GC"),
@@ -150,7 +157,7 @@ def part(records: Records, cohort: str, direction: str = "source_to_target") -> 
 def steps_of(provenance: Mapping[str, Any], run: str) -> str:
     """Return the training steps of the recorded runs of a name; "-" when there are none."""
     runs = provenance.get("runs", {})
-    name = run.removesuffix("_spin")
+    name = run.removesuffix("_spin").removesuffix("_mean")
     steps = sorted({about["steps"] for key, about in runs.items() if key.rpartition(":")[0] == name})
     return " or ".join(map(str, steps)) or "-"
 
@@ -175,6 +182,15 @@ def model_of(run: str, cohort: str) -> str:
     method, *change = run.removeprefix(f"{cohort}_").split("_")
     name = {"cyclegan": "CycleGAN", "dicyclegan": "DicycleGAN", "field": "one smooth field"}.get(method, method)
     return ", ".join(filter(None, (name, " ".join(change))))
+
+
+def called(run: str, cohort: str) -> str:
+    """Return what to call a run or a baseline in a table, as `HIPS` and `model_of`.
+
+    >>> called("hip_many_gc", "hip"), called("head_field", "head")
+    ('many, GC', 'one smooth field')
+    """
+    return HIPS.get(run) or model_of(run, cohort)
 
 
 def beside_wang(condition: str, cohort: str, records: Records) -> pd.DataFrame:
@@ -247,10 +263,10 @@ def claims(records: pd.DataFrame, family: str, alpha: float = 0.05) -> pd.DataFr
     ways = [WAYS[cohort][DIRECTIONS.index(way)] for cohort, way in zip(table.cohort, table.direction, strict=True)]
     return pd.DataFrame(
         {
-            "better": table["better"],
-            "than": table["against"],
-            "direction": ways,
-            "measure": table["measure"],
+            "better": [called(run, cohort) for run, cohort in zip(table.better, table.cohort, strict=True)],
+            "than": [called(run, cohort) for run, cohort in zip(table.against, table.cohort, strict=True)],
+            "scans": [f"{SCANS[cohort]}, {way}" for cohort, way in zip(table.cohort, ways, strict=True)],
+            "measure": table["measure"].map(UNITS),
             "difference": with_interval("difference", "low", "high"),
             "effect": with_interval("effect", "effect low", "effect high"),
             "p (Holm)": table["p Holm"].map(lambda p: "-" if np.isnan(p) else f"{p:.2g}"),

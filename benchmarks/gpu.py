@@ -77,7 +77,8 @@ def speed(method: str, profile: str, batch: int) -> None:
     best = peak(run.precision)
     measured = row(method, profile, batch, seconds, counter.get_total_flops(), best)
     record([measured | about(run.precision)])
-    how = f"{run.precision}, {'captured' if captured else 'NOT CAPTURED'}, "
+    kernels = fast._kernels(torch.device("cuda", 0), hardware.TYPES.get(run.precision, torch.float32))
+    how = f"{run.precision}, {'captured' if captured else 'NOT CAPTURED'}, {'' if kernels else 'NO '}Triton, "
     how += f"{100 * measured['share_of_peak']:.0f} % of {best / 1e12:.0f} T/s"
     target = TARGETS.get((method, profile, batch), "as low as can be")
     show(f"{method}, {profile}, batch {batch}: ms per step", 1e3 * seconds, target, how)

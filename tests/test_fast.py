@@ -25,6 +25,7 @@ from mr2ct_lib.methods import fast, kernels, layers
 
 kernels.TILE, kernels.MOST_BLOCKS = 256, 4  # several tiles per program, several programs per image
 assert torch.cuda.device_count() == 0
+assert fast._kernels(torch.device("cpu"), torch.float32) is kernels  # else what stands in for them would be tested
 for n, c, h, w in ((1, 3, 8, 9), (2, 16, 20, 23), (1, 70, 9, 7)):
     x = (noise(n, c, h, w, dtype=torch.float32) + 3).contiguous(memory_format=torch.channels_last)
     x[:, 1] = 2.7  # a flat channel
@@ -73,13 +74,16 @@ def test_kernels_for_a_gpu_are_the_formulas():
     subprocess.run([sys.executable, "-c", INTERPRETED], check=True, env=environment, cwd=Path(__file__).parents[1])
 
 
-def test_kernels_that_do_not_work_are_named_once_and_done_without(monkeypatch, capsys):
-    """Triton may find no compiler, or not know the GPU; PyTorch's own kernels then give the same."""
+@pytest.mark.parametrize("why", ["Failed to find C compiler", "Tensor-likes are not close!"])
+def test_kernels_that_do_not_work_are_named_once_and_done_without(why, monkeypatch, capsys):
+    """Triton may find no compiler, not know the GPU or compute nonsense; PyTorch's own kernels then give the same."""
 
     class Broken:
         @staticmethod
-        def apply(*_):
-            raise RuntimeError("Failed to find C compiler\nand more of it")
+        def apply(x, *_):
+            if "compiler" in why:
+                raise RuntimeError(f"{why}\nand more of it")
+            return x.new_zeros(1, 16, 10, 10).requires_grad_()
 
     monkeypatch.setitem(
         sys.modules, "mr2ct_lib.methods.kernels", SimpleNamespace(InstanceNorm=Broken, Reflect=Broken)
@@ -90,7 +94,7 @@ def test_kernels_that_do_not_work_are_named_once_and_done_without(monkeypatch, c
     for _ in range(2):
         assert_same(fast.instance_norm_gpu, layers.instance_norm.__wrapped__, x, rtol=1e-4, atol=1e-5)
     said = capsys.readouterr().err
-    assert said.count("Triton") == 1 and "(Failed to find C compiler)" in said
+    assert said.count("Triton") == 1 and f"({why})" in said
     monkeypatch.setitem(sys.modules, "mr2ct_lib.methods.kernels", None)  # as where Triton is not installed
     monkeypatch.delattr(methods, "kernels")
     fast._kernels.cache_clear()

@@ -94,10 +94,12 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
     try:
         from mr2ct_lib.methods import kernels
 
-        x = torch.ones((1, 16, 8, 8), device=device, dtype=dtype).contiguous(memory_format=CHANNELS_LAST)
         with torch.inference_mode(False), torch.enable_grad():
-            x = kernels.Reflect.apply(kernels.InstanceNorm.apply(x.clone().requires_grad_(), EPS, FLAT), 1)
-            x.sum().backward()
+            x = torch.arange(1024.0, device=device).view(1, 16, 8, 8).to(dtype).contiguous(memory_format=CHANNELS_LAST)
+            out = kernels.Reflect.apply(kernels.InstanceNorm.apply(x.requires_grad_(), EPS, FLAT), 1)
+            out.sum().backward()
+            expected = F.pad(F.instance_norm(x.detach().float()), [1] * 4, mode="reflect")
+            torch.testing.assert_close(out.detach().float(), expected, rtol=0, atol=0.05)  # waits for the kernels, too
     except ImportError:
         return None
     except Exception as error:  # of any kind: what a run can do without must not end it

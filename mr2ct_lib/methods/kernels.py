@@ -131,8 +131,9 @@ class InstanceNorm(torch.autograd.Function):
         grid, sizes, tile = _shares(x)
         sums = x.new_empty((len(x), sizes[-1], 2, x.shape[1]), dtype=torch.float32)
         statistics, out = x.new_empty((len(x), 2, x.shape[1]), dtype=torch.float32), torch.empty_like(x)
-        _forward_sums[grid](x, sums, *sizes, **tile)
-        _forward[grid](x, sums, out, statistics, *sizes, eps, flat, **tile, BLOCKS=MOST_BLOCKS)
+        with torch.cuda.device_of(x):  # Triton launches on the current GPU
+            _forward_sums[grid](x, sums, *sizes, **tile)
+            _forward[grid](x, sums, out, statistics, *sizes, eps, flat, **tile, BLOCKS=MOST_BLOCKS)
         ctx.save_for_backward(x, statistics)
         return out
 
@@ -144,8 +145,9 @@ class InstanceNorm(torch.autograd.Function):
         grid, sizes, tile = _shares(x)
         gradient, out = gradient.contiguous(memory_format=torch.channels_last), torch.empty_like(x)
         sums = x.new_empty((len(x), sizes[-1], 2, x.shape[1]), dtype=torch.float32)
-        _backward_sums[grid](x, gradient, statistics, sums, *sizes, **tile)
-        _backward[grid](x, gradient, statistics, sums, out, *sizes, **tile, BLOCKS=MOST_BLOCKS)
+        with torch.cuda.device_of(x):
+            _backward_sums[grid](x, gradient, statistics, sums, *sizes, **tile)
+            _backward[grid](x, gradient, statistics, sums, out, *sizes, **tile, BLOCKS=MOST_BLOCKS)
         return out, None, None
 
 
@@ -231,4 +233,5 @@ def _launch(kernel, x: Tensor, out: Tensor, height: int, width: int, k: int) -> 
     c = min(MOST_CHANNELS, triton.next_power_of_2(channels))
     p = TILE // 4 // c
     grid = (triton.cdiv(pixels, p), triton.cdiv(channels, c))
-    kernel[grid](x, out, pixels, channels, height, width, K=k, P=p, C=c)
+    with torch.cuda.device_of(x):
+        kernel[grid](x, out, pixels, channels, height, width, K=k, P=p, C=c)

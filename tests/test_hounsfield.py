@@ -29,6 +29,10 @@ IN_HU = {
     "[-150, 350] HU": lambda hu: np.clip(hu, -150, 350),
     "[-100, 240] HU": lambda hu: np.clip(hu, -100, 240),
     "[-1000, 1000] HU": lambda hu: np.clip(hu, -1000, 1000),
+    "[-500, 500] HU": lambda hu: np.clip(hu, -500, 500),
+    "padded with -3024 and -2000": lambda hu: np.pad(np.pad(hu, 4, constant_values=-2000), 4, constant_values=-3024),
+    "lung, no air": lambda hu: patient(around=-850),
+    "80 HU too high": lambda hu: hu + 80,
     "cropped to tissue": lambda hu: patient(around=20),
 }
 
@@ -42,6 +46,12 @@ def test_hounsfield_units_are_accepted(change, unit):
 NOT_IN_HU = {
     "tenfold": (lambda hu: 10 * hu, "most of the body lies above 200"),
     "a tenth": (lambda hu: hu / 10, "soft tissue spans less than 25"),
+    "300 too high": (lambda hu: hu + 300, "air lies near -(70|69)|more of it lies near 1000"),
+    "500 too high": (lambda hu: hu + 500, "air lies near -[45]|more of it lies near 1000"),
+    "200 too low": (lambda hu: hu - 200, "air lies near -1[12]|near -1000"),
+    "twice": (lambda hu: 2 * hu, "air lies near -(20|19)"),
+    "twice, no air": (lambda hu: 2 * np.where(hu < -500, 40, hu), "fat lies near -(20|19|21)"),
+    "half": (lambda hu: hu / 2, "air lies near -(50|49)"),
     "1024 too low": (lambda hu: hu - 1024, "soft tissue lies near -1000"),
     "inverted": (lambda hu: -hu, "inverted|offset|near 1000 than bone"),
     "inverted, little air": (lambda hu: -patient(share=0.93), "more of it lies near 1000 than bone can"),

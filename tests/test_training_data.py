@@ -14,6 +14,7 @@ from mr2ct_lib.images.prepare import write_record
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.images.volumes import Volume
 from mr2ct_lib.methods.training_data import (
+    better_sized,
     better_turned,
     check_scan,
     coarse_mean,
@@ -133,6 +134,23 @@ def test_a_turned_scan_is_more_like_those_of_training_when_it_is_turned_back():
     assert better_turned(np.zeros((3, 32, 32)), mean) is None
     noise = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32))
     assert better_turned(noise, mean) is None
+
+
+def two_bones(times: float) -> np.ndarray:
+    """Three slices (64, 64) of a body with two bones, so many times its size, about the middle of the image."""
+    y, x = ((np.indices((64, 64)) - 31.5) / times)[..., None]
+    body = np.hypot(x / 24, y / 20) < 1
+    bones = (np.hypot(x - 11, y + 3) < 6) | (np.hypot(x + 11, y + 3) < 6)
+    return np.repeat(np.where(bones, 0.8, np.where(body, -0.2, -1.0)).transpose(2, 0, 1), 3, axis=0)
+
+
+def test_a_scan_of_another_size_is_more_like_those_of_training_at_its_own_size():
+    mean = coarse_mean(two_bones(1))
+    assert [better_sized(two_bones(times), mean) for times in (0.9, 1, 1.1)] == [None] * 3
+    for times in (0.62, 0.7, 0.77, 1.3, 1.4, 1.6):
+        assert better_sized(two_bones(times), mean) == pytest.approx(times, rel=0.12)
+    assert better_sized(np.zeros((3, 64, 64)), mean) is None
+    assert better_sized(np.random.default_rng(0).uniform(-1, 1, (3, 64, 64)), mean) is None
 
 
 def lopsided_people(count: int, side: int, seed: int) -> np.ndarray:

@@ -7,6 +7,8 @@ import numpy as np
 
 UNMEASURED_HU = -1200.0  # lower, there is no tissue: scanners write -2000 or less where they measured nothing
 BODY_HU = -300.0  # tissue lies higher, lung and air lower
+AIR_HU, FAT_HU = (-1100.0, -780.0), -160.0  # lung alone has its peak near -850; fat's lies above the second
+PEAK_HU = 100.0  # around a peak of one substance
 
 
 def share(values: np.ndarray, low: float, high: float) -> float:
@@ -52,4 +54,30 @@ def wrong_scale(values: np.ndarray) -> str | None:
     low_lying = len(measured) < 0.95 * len(values) and len(lower) > 0.9 * len(measured) > 0
     if low_lying and np.ptp(np.percentile(lower, (10, 90))) > 80:  # air is more alike
         return "soft tissue lies near -1000"
+    air, fat = _peak(values, -5000, BODY_HU), _peak(values, BODY_HU, -20)
+    if air is not None and not AIR_HU[0] < air < AIR_HU[1]:
+        return f"air lies near {air:.0f}"
+    if fat is not None and fat < FAT_HU:
+        return f"fat lies near {fat:.0f}"
     return None
+
+
+def _peak(values: np.ndarray, low: float, high: float) -> float | None:
+    """The value about which most of what lies between `low` and `high` lies; None where it is spread, or rare.
+
+    The lowest value of all does not count: it is where values were cut or filled. Where most air is there, what is left
+    is no air. Nor do a few equal numbers count.
+    """
+    between = values[(values >= low) & (values < high)]
+    uncut = between[between > values.min() + 1]
+    if len(uncut) < len(between) / 4:
+        return None
+    between = uncut
+    if len(between) < 0.02 * len(values):
+        return None
+    counts, edges = np.histogram(between, np.arange(low, high + 1, PEAK_HU / 3))
+    middle = edges[np.convolve(counts, np.ones(3), "same").argmax()] + PEAK_HU / 6
+    inside = between[np.abs(between - middle) < PEAK_HU / 2]
+    if len(inside) < len(between) / 2 or len(np.unique(inside)) < 10:
+        return None
+    return float(np.median(inside))

@@ -1,9 +1,10 @@
 """What a translator has seen in training, and whether a scan is like it.
 
-A network gives an image for any input. Four signs tell a scan that is unlike the training scans: its values are
+A network gives an image for any input. Five signs tell a scan that is unlike the training scans: its values are
 distributed otherwise, it does not come back when it is translated there and back, it is more like the training scans
-when it is turned, and it is far too wide, as where a header gives voxels of the wrong size. A fifth, of mirrored scans,
-exists only where the anatomy itself is lopsided, as liver and spleen are: a mirrored hip is a hip.
+when it is turned, or when it is made larger or smaller, as where a header gives voxels of the wrong size, and it is far
+too wide. A sixth, of mirrored scans, exists only where the anatomy itself is lopsided, as liver and spleen are: a
+mirrored hip is a hip.
 """
 
 import warnings
@@ -28,6 +29,9 @@ VALUES_APART = 0.2
 CYCLE_TIMES = 1.6
 TOO_WIDE = 1.6  # width over that of the field of view, which is that of the source scans; a real, wide hip: 1.3
 TURNED_BETTER, ALIKE = 0.1, 0.2  # a turn counts when the turned slices are like those of training at all
+# The same for sizes. All recorded translators, 58 unseen patients: right size -0.03 or less better; voxels 1.3 times too
+# large or too small: 0.14 or more better, correlation 0.55 or more.
+SIZES, SIZED_BETTER, SIZED_ALIKE = (1.3, 1.45, 1.6), 0.1, 0.5
 COARSE = 16  # pixels per side of mean slices
 # Lopsidedness of unseen patients against that of training: virtual abdomens 0.4 to 0.8 (MR), 0.8 to 0.9 (CT), hips -0.7
 # to 0.6.
@@ -86,6 +90,8 @@ def check_scan(
         )
     if "mean" in known and (turn := better_turned(slices, known["mean"])):
         signs.append(f"its slices are more like those of training when they are turned {turn}")
+    if "mean" in known and (times := better_sized(slices, known["mean"])):
+        signs.append(f"what it shows is about {times:.2g} times as large as in training; are its voxels of the right size?")
     if known.get("lopsided", 0) > 0 and lopsidedness(coarse_mean(slices), known["mean"]) < MIRRORED:
         signs.append("its left and right are exchanged")
     wide = 0.0 if place is None else _width(place, translator.preparation.plane)
@@ -181,12 +187,34 @@ def better_turned(slices: np.ndarray, mean: np.ndarray) -> str | None:
     """Which turn, of TURNS, makes slices (n, H, W) clearly more like the mean slice of training; None where none does.
     """
     seen = coarse_mean(slices)
-    if seen.std() == 0 or mean.std() == 0:
-        return None
-    alike = {name: np.corrcoef(turn(seen).ravel(), mean.ravel())[0, 1] for name, turn in TURNS.items()}
+    alike = {name: _alike(turn(seen), mean) for name, turn in TURNS.items()}
     best = max(alike, key=alike.get)
-    straight = np.corrcoef(seen.ravel(), mean.ravel())[0, 1]
-    return best if alike[best] > max(straight + TURNED_BETTER, ALIKE) else None
+    return best if alike[best] > max(_alike(seen, mean) + TURNED_BETTER, ALIKE) else None
+
+
+def better_sized(slices: np.ndarray, mean: np.ndarray) -> float | None:
+    """How many times too large slices (n, H, W) are where they are clearly more like the mean slice of training when
+    they are made smaller or larger, by one of SIZES; None where they are not."""
+    seen = coarse_mean(slices)
+    alike = {times: _alike(seen, _magnified(mean, times)) for times in SIZES}
+    alike |= {1 / times: _alike(_magnified(seen, times), mean) for times in SIZES}
+    best = max(alike, key=alike.get)
+    return best if alike[best] > max(_alike(seen, mean) + SIZED_BETTER, SIZED_ALIKE) else None
+
+
+def _magnified(mean: np.ndarray, times: float) -> np.ndarray:
+    """The middle of an image (h, w), so many times larger, on as many pixels."""
+    from scipy import ndimage
+
+    middle = (np.reshape(mean.shape, (2, 1, 1)) - 1) / 2
+    return ndimage.map_coordinates(mean, (np.indices(mean.shape) - middle) / times + middle, order=1)
+
+
+def _alike(one: np.ndarray, other: np.ndarray) -> float:
+    """The correlation of two images of one shape; 0 where one of them is constant."""
+    if one.std() == 0 or other.std() == 0:
+        return 0.0
+    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
 
 
 def lopsidedness(mean: np.ndarray, other: np.ndarray) -> float:

@@ -211,6 +211,14 @@ def two_echoes_side_by_side(slices):
         image.EchoTime = 2.3 + 2.3 * (k % 2)
 
 
+def real_world_scales(slices):
+    everywhere(Modality="MR", RescaleIntercept=None, RescaleSlope=None)(slices)
+    for k, image in enumerate(slices):
+        mapping = Dataset()
+        mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 1.0 + k, 0.0
+        image.RealWorldValueMappingSequence = [mapping]
+
+
 BAD_SERIES = {
     "no position": (put(ImagePositionPatient=None), r"IM30\.dcm: its Image Position \(Patient\) is absent"),
     "empty position": (put(ImagePositionPatient=""), r"IM30\.dcm: its Image Position \(Patient\) is absent"),
@@ -258,6 +266,9 @@ BAD_SERIES = {
     "tenfold": (everywhere(RescaleSlope=10, RescaleIntercept=-10240), "not Hounsfield units"),
     "three samples": (everywhere(SamplesPerPixel=3, PlanarConfiguration=0), "holds colours"),
     "pixels of 32 bits": (put(PixelData=bytes(4 * ROWS * COLUMNS)), r"IM30\.dcm: its pixels cannot be decoded"),
+    "a row more than said": (everywhere(Rows=ROWS - 1), "its pixels cannot be decoded"),
+    "a column more than said": (everywhere(Columns=COLUMNS - 1), "its pixels cannot be decoded"),
+    "real world scales": (real_world_scales, "each slice has a Real World Value Slope of its own"),
     "two padding values": (put(PixelPaddingValue=[0, 1]), r"IM30\.dcm: its Pixel Padding Value is .*expected 1 number"),
     "film": (put(NumberOfFrames=3), r"IM30\.dcm: holds 3 frames, of which 0 have a place"),
 }
@@ -370,6 +381,27 @@ def test_a_header_that_does_not_fit_its_values_is_doubted(modality, low, tmp_pat
     everywhere(Modality=modality, RescaleIntercept=low)(slices)
     with pytest.warns(UserWarning, match=f"its header says {modality}"):
         read_volume(save(slices, tmp_path / "a"))
+
+
+@pytest.mark.parametrize("word", ["P", "PHASE MAP", "R", "IMAGINARY"])
+def test_an_mr_that_is_no_magnitude_is_doubted(word, tmp_path):
+    slices = ct_slices()
+    everywhere(Modality="MR", RescaleIntercept=0, ImageType=["ORIGINAL", "PRIMARY", word, "ND"])(slices)
+    with pytest.warns(UserWarning, match=f"its Image Type says {word}: a phase, real or imaginary image"):
+        read_volume(save(slices, tmp_path / "a"))
+
+
+def test_words_of_the_image_type_that_say_nothing_distinguish_no_slices(tmp_path):
+    """Their order and number, idle words, and how an image was made differ within series of some scanners."""
+    types = [
+        ["ORIGINAL", "PRIMARY", "AXIAL", "HELIX"], ["DERIVED", "SECONDARY", "AXIAL", "HELIX"],
+        ["ORIGINAL", "PRIMARY", "HELIX", "AXIAL"], ["ORIGINAL", "PRIMARY", "AXIAL", "OTHER", "HELIX", ""],
+        ["ORIGINAL", "PRIMARY", "AXIAL", "HELIX", "AXIAL"], ["ORIGINAL", "PRIMARY", "Axial", "HELIX", "MIXED"],
+    ]  # fmt: skip
+    slices = ct_slices()
+    for image, words in zip(slices, types, strict=True):
+        image.ImageType = words
+    assert_phantom(read_volume(save(slices, tmp_path / "ct")))
 
 
 def test_a_ct_in_hu_without_rescale_is_taken_as_it_is(tmp_path):

@@ -319,7 +319,7 @@ def test_a_given_modality_is_believed(tmp_path, capsys):
     for path in (cohort / "source").iterdir():
         scan = read_volume(path)
         write_volume(scan.replace(array=scan.array - 400), path)  # an MR that lost its mean reaches down to -300
-    with pytest.raises(InputError, match="holds CT .*name the modality if it is MR"):
+    with pytest.raises(InputError, match="looks like a CT .*name the modality if it is MR"):
         prepare(cohort, tmp_path / "p", plane="coronal", progress=False)
     with pytest.raises(InputError, match="source_modality: 'PET'; expected one of CT, MR"):
         prepare(cohort, tmp_path / "p", plane="coronal", source_modality="PET", progress=False)

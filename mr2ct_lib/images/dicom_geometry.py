@@ -30,6 +30,7 @@ COMMON = {
     "Modality": "modality", "PatientID": "patient", "ImageType": "kind of image", "FrameType": "kind of image",
     "EchoTime": "echo time", "EffectiveEchoTime": "echo time",
 }  # fmt: skip
+IDLE = {"", "OTHER", "NONE", "MIXED", "UNSPECIFIED"}  # words of an image type that say nothing
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,32 @@ class Slice:
                 f"{'s' * (count > 1)}. Export the series again, with all of its header"
             )
         return numbers
+
+
+def frames(path: Path, header: "Dataset") -> list[Slice]:
+    """Return the images of one file; each frame of a multi-frame file with the attributes that hold for it."""
+    from pydicom import Dataset
+
+    count = int(header.get("NumberOfFrames") or 1)
+    groups = header.get("PerFrameFunctionalGroupsSequence")
+    if groups is None and count == 1:
+        return [Slice(path, 0, header)]
+    if groups is None or len(groups) != count:
+        raise InputError(
+            f"{path}: holds {count} frames, of which {len(groups or [])} have a place in the patient; expected one "
+            "volume. It may be a film or a screenshot: choose the original CT or MR series"
+        )
+    common, shared = Dataset(), header.get("SharedFunctionalGroupsSequence") or []
+    common.update({item.tag: item for item in header if item.VR != "SQ"})
+    slices = []
+    for number, group in enumerate(groups):
+        merged = Dataset()
+        merged.update(common)
+        for sequence in (*(item for part in shared for item in part), *group):
+            if sequence.VR == "SQ" and sequence.value:
+                merged.update(sequence.value[0])
+        slices.append(Slice(path, number, merged))
+    return slices
 
 
 def ordered(slices: list[Slice]) -> tuple[list[Slice], np.ndarray]:
@@ -153,10 +180,9 @@ def _check_common(slices: list[Slice]) -> None:
     """Raise InputError for a slice of another patient or kind at a place of its own: a localizer, a phase image."""
 
     def common(image: Slice, keyword: str) -> str:
-        value = image.header.get(keyword)
-        if keyword.endswith("Type"):  # its first two values say how an image was made, not what it shows
-            value = " ".join(list(value or ())[2:])
-        return str(value or "none")
+        if keyword.endswith("Type"):
+            return " ".join(sorted(image_type(image.header, keyword))) or "none"
+        return str(image.header.get(keyword) or "none")
 
     for keyword, name in COMMON.items():
         first = common(slices[0], keyword)
@@ -167,6 +193,12 @@ def _check_common(slices: list[Slice]) -> None:
                     f"{image.name}: has another {name} ({other}) than {slices[0].name} ({first}); expected slices of "
                     "one volume. Export each series on its own, without localizers"
                 )
+
+
+def image_type(header: "Dataset", keyword: str = "ImageType") -> set[str]:
+    """The words of an image type that say what it shows: neither the first two, how it was made, nor idle ones."""
+    words = header.get(keyword) or ()
+    return {str(word).strip().upper() for word in ([words] if isinstance(words, str) else list(words))[2:]} - IDLE
 
 
 def _near(one: str, other: str) -> bool:

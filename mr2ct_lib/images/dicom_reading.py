@@ -1,6 +1,5 @@
 """Series of DICOM files: one volume, with the place and the values that each file states."""
 
-import math
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mr2ct_lib.files import InputError, counted
-from mr2ct_lib.images.dicom_geometry import Slice, ordered
+from mr2ct_lib.images.dicom_geometry import Slice, frames, image_type, ordered
 from mr2ct_lib.images.hounsfield import looks_shifted, share, wrong_scale
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ PIXEL_ATTRIBUTES = (
 )  # fmt: skip
 RESCALE = ("RescaleSlope", "RescaleIntercept")
 DAMAGED = "is not a readable DICOM file; expected a whole one. Copy or export the series again"
+COMPONENTS = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY"}  # in the Image Type of an MR: no magnitude
 HU_TYPES = (None, "", "HU", "US", "HU_MOD")  # Rescale Type of a CT in Hounsfield units; US (unspecified) is common
 
 
@@ -142,7 +142,7 @@ def _slices(folder: Path) -> list[Slice]:
             "scan's own series into a folder of its own"
         )
     (files,) = series.values()
-    slices = [image for path, header in files for image in _frames(path, header)]
+    slices = [image for path, header in files for image in frames(path, header)]
     for image in slices:
         grey = image.header.get("PhotometricInterpretation", "MONOCHROME2").startswith("MONOCHROME")
         if not grey or int(image.header.get("SamplesPerPixel") or 1) != 1:
@@ -160,7 +160,8 @@ def _header(path: Path) -> "Dataset | None":
         with open(path, "rb") as file:
             start = file.read(132)
         bare = start[:2] == b"\x08\x00"  # a data set without the preamble of a DICOM file, as old archives hold
-        return pydicom.dcmread(path, stop_before_pixels=True, force=bare)
+        with warnings.catch_warnings(action="ignore"):  # pydicom's, of values that do not keep to the standard
+            return pydicom.dcmread(path, stop_before_pixels=True, force=bare)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check the file") from error
     except Exception as error:  # pydicom raises many kinds for a damaged file
@@ -168,32 +169,6 @@ def _header(path: Path) -> "Dataset | None":
         if path.suffix.lower() in SUFFIXES or start[128:] == b"DICM" or (nameless and not start):
             raise InputError(f"{path}: {DAMAGED}") from error
         return None
-
-
-def _frames(path: Path, header: "Dataset") -> list[Slice]:
-    """Return the images of one file; each frame of a multi-frame file with the attributes that hold for it."""
-    from pydicom import Dataset
-
-    count = int(header.get("NumberOfFrames") or 1)
-    groups = header.get("PerFrameFunctionalGroupsSequence")
-    if groups is None and count == 1:
-        return [Slice(path, 0, header)]
-    if groups is None or len(groups) != count:
-        raise InputError(
-            f"{path}: holds {count} frames, of which {len(groups or [])} have a place in the patient; expected one "
-            "volume. It may be a film or a screenshot: choose the original CT or MR series"
-        )
-    common, shared = Dataset(), header.get("SharedFunctionalGroupsSequence") or []
-    common.update({item.tag: item for item in header if item.VR != "SQ"})
-    slices = []
-    for number, group in enumerate(groups):
-        merged = Dataset()
-        merged.update(common)
-        for sequence in (*(item for part in shared for item in part), *group):
-            if sequence.VR == "SQ" and sequence.value:
-                merged.update(sequence.value[0])
-        slices.append(Slice(path, number, merged))
-    return slices
 
 
 def _pixels(path: Path, images: list[Slice]) -> list[np.ndarray]:
@@ -276,20 +251,37 @@ def _stored(dataset: "Dataset") -> np.ndarray:
 
 
 def _check_length(dataset: "Dataset") -> None:
-    """Raise ValueError when the pixels of a file take twice the room that its header states, or more."""
-    bits = math.prod(int(dataset.get(key) or 1) for key in ("Rows", "Columns", "NumberOfFrames", "BitsAllocated"))
-    if not dataset.file_meta.TransferSyntaxUID.is_compressed and len(dataset.get("PixelData") or b"") >= bits // 4:
-        raise ValueError(f"{len(dataset.PixelData)} bytes for {bits // 8}")
+    """Raise ValueError when a file holds a row or a column of pixels more than its header states, or still more."""
+    rows, columns, frames, bits = (
+        int(dataset.get(key) or 1) for key in ("Rows", "Columns", "NumberOfFrames", "BitsAllocated")
+    )
+    found, stated = 8 * len(dataset.get("PixelData") or b""), rows * columns * frames * bits
+    if not dataset.file_meta.TransferSyntaxUID.is_compressed and found >= stated + min(rows, columns) * bits:
+        raise ValueError(f"{found // 8} bytes for {stated // 8}")
 
 
 def _check_rescale(slices: list[Slice]) -> None:
-    """Raise InputError unless all slices have a whole rescale, slope and intercept or a table, or none has one."""
+    """Raise InputError unless all slices have a whole rescale, slope and intercept or a table, or none has one.
+
+    Without one, values of slices whose real world values differ cannot be compared.
+    """
     rescaled = [_is_rescaled(image) for image in slices]
+    if not any(rescaled) and len({_real_world(image) for image in slices}) > 1:
+        raise InputError(
+            f"{slices[0].path.parent}: each slice has a Real World Value Slope of its own, and no Rescale Slope, so "
+            "values of different slices cannot be compared; expected one scale. Export it as the scanner shows it"
+        )
     if any(rescaled) and not all(rescaled):
         raise InputError(
             f"{slices[rescaled.index(False)].name}: has no Rescale Intercept, unlike other slices of its series; "
             "expected one in each slice. Export the series again"
         )
+
+
+def _real_world(image: Slice) -> str:
+    """The scale from stored to real world values that a slice states, as text; empty where there is none."""
+    first = (image.header.get("RealWorldValueMappingSequence") or [image.header])[0]
+    return f"{first.get('RealWorldValueSlope', '')} {first.get('RealWorldValueIntercept', '')}"
 
 
 def _is_rescaled(image: Slice) -> bool:
@@ -338,8 +330,14 @@ def _check_hounsfield(array: np.ndarray, series: Series) -> None:
 
 def _doubt_modality(array: np.ndarray, series: Series) -> None:
     """Warn when the values (slices, rows, columns) of an MR look like a CT's, and about what is neither MR nor CT."""
-    modality = series.header.get("Modality")
+    modality, kind = series.header.get("Modality"), COMPONENTS & image_type(series.header)
     low = np.percentile(array[:, ::2, ::2], 0.5)
+    if modality == "MR" and kind:
+        warnings.warn(
+            f"{series.folder}: its Image Type says {' '.join(sorted(kind))}: a phase, real or imaginary image; "
+            "expected magnitude (M). Choose that series",
+            stacklevel=2,
+        )
     if modality == "MR" and low <= -100:
         warnings.warn(
             f"{series.folder}: its header says MR, but its values reach down to {low:.4g}; it may be a phase image, or "

@@ -68,12 +68,9 @@ def _peak(values: np.ndarray, low: float, high: float) -> float | None:
     The lowest value of all does not count: it is where values were cut or filled. Where most air is there, what is left
     is no air. Nor do a few equal numbers count.
     """
-    between = values[(values >= low) & (values < high)]
-    uncut = between[between > values.min() + 1]
-    if len(uncut) < len(between) / 4:
-        return None
-    between = uncut
-    if len(between) < 0.02 * len(values):
+    below = values[(values >= low) & (values < high)]
+    between = below[below > values.min() + 1]
+    if len(between) < max(len(below) / 4, 0.02 * len(values)):
         return None
     counts, edges = np.histogram(between, np.arange(low, high + 1, PEAK_HU / 3))
     middle = edges[np.convolve(counts, np.ones(3), "same").argmax()] + PEAK_HU / 6

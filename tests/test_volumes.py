@@ -5,6 +5,7 @@ import gzip
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -306,6 +307,53 @@ def test_a_nrrd_file_states_the_size_of_its_voxels(line, known, tmp_path):
     else:
         with pytest.raises(InputError, match="states no size of its voxels"):
             read_volume(tmp_path / "a.nrrd")
+
+
+IN_LPS = "space: left-posterior-superior\nspace directions: (2,0,0) (0,2,0) (0,0,2)\n"
+
+
+@pytest.mark.parametrize("line, known", [
+    (IN_LPS, True), (IN_LPS.replace("left-posterior-superior", "RAS"), True), ("spacings: 2 2 2\n", False),
+    (IN_LPS.replace("left-posterior-superior", "scanner-xyz"), False),
+])  # fmt: skip
+def test_a_nrrd_file_that_does_not_say_where_left_is_gets_a_warning(line, known, tmp_path):
+    (tmp_path / "a.nrrd").write_bytes(NRRD.format(line).encode() + np.arange(27, dtype="<i2").tobytes())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        read_volume(tmp_path / "a.nrrd")
+    assert ["does not say in which directions" in str(one.message) for one in said] == [True] * (not known)
+
+
+def test_a_nrrd_file_in_centimetres_is_refused(tmp_path):
+    header = NRRD.format(IN_LPS + 'space units: "cm" "cm" "cm"\n')
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + np.arange(27, dtype="<i2").tobytes())
+    with pytest.raises(InputError, match='its space units are "cm" "cm" "cm", expected mm'):
+        read_volume(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize("left_out, message", [
+    ("ElementSpacing = 2 2 2\n", "states no size of its voxels"), ("", None),
+])  # fmt: skip
+def test_a_metaimage_states_the_size_of_its_voxels_and_their_directions(left_out, message, tmp_path):
+    header = META.format("LOCAL").replace(left_out, "")
+    (tmp_path / "a.mha").write_bytes(header.encode() + np.arange(27, dtype="<i2").tobytes())
+    with pytest.warns(UserWarning, match="does not say in which directions") if message is None else pytest.raises(
+        InputError, match=message
+    ):
+        read_volume(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mha", "a.nrrd"])
+def test_a_header_that_states_a_plane_too_few_is_refused(name, scan, tmp_path):
+    """One column less, say: every row would begin one voxel later than the row before it."""
+    pack, path, left = (gzip.compress if name.endswith("gz") else bytes), tmp_path / name, scan.nbytes // scan.shape[0]
+    sitk.WriteImage(to_sitk(Volume(scan, np.eye(4))), str(path))
+    whole = gzip.decompress(path.read_bytes()) if name.endswith("gz") else path.read_bytes()
+    path.write_bytes(pack(whole + b"\0" * 16))  # as some programs fill a file up
+    read_volume(path)
+    path.write_bytes(pack(whole + b"\1" * left))
+    with pytest.raises(InputError, match=f"{left} bytes lie after its voxels"):
+        read_volume(path)
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(scan, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import gzip
 import logging
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,12 @@ FORM_FIELDS = (
     "srow_x", "srow_y", "srow_z", "xyzt_units",
 )  # fmt: skip
 SIZES_ALIKE = 0.1  # a tilted gantry makes voxels up to so much longer in the sform than in pixdim
+# Fields of MetaImage and NRRD headers: sizes of voxels, directions of axes
+SIZE_FIELDS = ("elementspacing", "elementsize", "space directions", "spacings")
+AXES_FIELDS = {"transformmatrix", "orientation", "rotation"}
+NRRD_SPACES = (
+    "left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las",
+)  # fmt: skip
 DEFLATE = 1100  # no gzip file holds more than about 1032 times its own size
 
 
@@ -141,7 +148,7 @@ def _open_nifti(path: Path) -> ScanFile:
 
     def read() -> np.ndarray:
         with _readable(path, "NIfTI image"):
-            _check_sum(path)
+            _check_end(_length(path) - image.dataobj.offset, shape, dtype.itemsize)
             return np.asanyarray(image.dataobj).reshape(shape)
 
     return ScanFile(shape, affine, unit if unit in UNITS else None, read, forms)
@@ -160,13 +167,24 @@ def _check_size(image: "nib.Nifti1Image", path: Path) -> None:
         raise ValueError(f"its header asks for {size / 2**20:.1f} MiB, more than the file can hold")
 
 
-def _check_sum(path: Path) -> None:
-    """Raise OSError or EOFError when a gzip file is not what its check sum says: nibabel stops reading before it."""
+def _length(path: Path) -> int:
+    """Return how many bytes a file holds, those of a gzip file unpacked.
+
+    Raises OSError or EOFError when a gzip file is not what its check sum says: nibabel stops reading before it.
+    """
     if not path.name.lower().endswith(".gz"):
-        return
+        return path.stat().st_size
     with gzip.open(path) as file:
         while file.read(2**20):
             pass
+        return file.tell()
+
+
+def _check_end(found: int, shape: tuple[int, ...], size: int) -> None:
+    """Raise ValueError when so many bytes hold a plane of voxels, of `size` bytes, more than `shape`, or still more."""
+    expected = math.prod(shape) * size
+    if found >= expected + expected // max(shape):
+        raise ValueError(f"{found - expected} bytes lie after its voxels: its header states too few")
 
 
 def _nifti_grid(image: "nib.Nifti1Image") -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -215,31 +233,43 @@ def _forms_differ(header: "nib.Nifti1Header") -> str | None:
     return None
 
 
-def _check_fields(path: Path, voxels: int, kind: int) -> None:
-    """Raise ValueError when a NRRD file states no voxel sizes, or when a .mhd file does not lead to its voxels.
+def _check_fields(path: Path, shape: tuple[int, ...], kind: int) -> None:
+    """Raise ValueError when a file states no sizes of its voxels, or when its header does not lead to its voxels.
 
-    ITK would take 1 mm, or return whatever lies in the memory.
+    ITK would take 1 mm, or return whatever lies in the memory. Warns when it does not say where left and right are.
+    shape: with the number of channels.
     """
     import SimpleITK as sitk
 
+    nrrd, size = path.name.lower().endswith(".nrrd"), sitk.Image(1, 1, kind).GetSizeOfPixelComponent()
     with open(path, "rb") as file:
-        lines = file.read(2**16).decode("latin-1").splitlines()
-    head = lines[: lines.index("")] if "" in lines else lines
-    pairs = (line.partition("=") for line in lines)
+        start = file.read(2**16)
+    end = re.search(rb"\r?\n\r?\n" if nrrd else rb"(?im)^ElementDataFile[ \t]*=.*\n?", start)
+    head = start[: end.end() if end else len(start)]
+    pairs = (line.partition(":" if nrrd else "=") for line in head.decode("latin-1").splitlines())
     fields = {name.strip().lower(): value.strip() for name, mark, value in pairs if mark}
-    if path.name.lower().endswith(".nrrd"):
-        sizes = [line.lower() for line in head if line.lower().startswith(("space directions:", "spacings:"))]
-        if not sizes or "none" in sizes[0] or "nan" in sizes[0]:
-            raise ValueError("it states no size of its voxels")
-        return
-    where = fields.get("elementdatafile", "")
+    sizes = [fields[name] for name in SIZE_FIELDS if name in fields]
+    if not sizes or "none" in sizes[0] or "nan" in sizes[0].lower():
+        raise ValueError("it states no size of its voxels")
+    if any(unit != "mm" for unit in re.findall(r'"(.*?)"', fields.get("space units", ""))):
+        raise ValueError(f"its space units are {fields['space units']}, expected mm")
+    known = fields.get("space", "").lower() in NRRD_SPACES if nrrd else bool(AXES_FIELDS & set(fields))
+    if not known:
+        warnings.warn(
+            f"{path}: does not say in which directions of the patient its axes point; it is read as left, posterior, "
+            "superior. Find out where the patient's right side is",
+            stacklevel=4,
+        )
+    where = "LOCAL" if nrrd else fields.get("elementdatafile", "")
     if where.upper().startswith("LIST") or "%" in where:
         raise ValueError("its voxels lie in several files")
-    if where.upper() == "LOCAL" or fields.get("compresseddata", "").lower() == "true" or "headersize" in fields:
+    packed = fields.get("encoding", "raw").lower() != "raw" or fields.get("compresseddata", "").lower() == "true"
+    if packed or {"headersize", "byte skip", "line skip"} & set(fields):
         return
-    size, expected = (path.parent / where).stat().st_size, voxels * sitk.Image(1, 1, kind).GetSizeOfPixelComponent()
-    if size != expected:
-        raise ValueError(f"{where} holds {size} bytes, expected {expected}")
+    if where.upper() == "LOCAL":
+        _check_end(path.stat().st_size - len(head), shape, size)
+    elif (found := (path.parent / where).stat().st_size) != (expected := math.prod(shape) * size):
+        raise ValueError(f"{where} holds {found} bytes, expected {expected}")
 
 
 def _open_meta(path: Path) -> ScanFile:
@@ -252,7 +282,7 @@ def _open_meta(path: Path) -> ScanFile:
     with _readable(path, kind):
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
-        _check_fields(path, math.prod(reader.GetSize()) * reader.GetNumberOfComponents(), reader.GetPixelID())
+        _check_fields(path, (*reader.GetSize(), reader.GetNumberOfComponents()), reader.GetPixelID())
     if reader.GetNumberOfComponents() != 1 or reader.GetDimension() != 3:
         shape = (*reader.GetSize(), reader.GetNumberOfComponents())
         raise InputError(

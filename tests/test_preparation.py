@@ -2,6 +2,7 @@
 
 import errno
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -49,8 +50,8 @@ def make_cohort(folder, anatomy="hip", paired=False, patients=2, landmark=True):
     meta = {
         "format": 1, "anatomy": anatomy, "profile": "quick", "seed": 0, "domains": {"source": mr, "target": target},
         "physics": {},
-        "label_names": {"0": "background"}, "paired": paired, "distort_target": False, "patients": entries,
-        "versions": {},
+        "label_names": {str(n): f"patient {n}" for n in range(9)}, "paired": paired, "distort_target": False,
+        "patients": entries, "versions": {},
     }  # fmt: skip
     write_json(meta, folder / "cohort.json")
     return folder
@@ -423,6 +424,17 @@ def test_virtual_scans_are_what_their_cohort_says(tmp_path):
     write_json(read_json(cohort / "cohort.json") | {"settings": {}}, cohort / "cohort.json")
     slices = PreparedSlices(prepare(cohort, tmp_path / "p", plane="coronal", progress=False))
     assert slices.windows["source"].unit == "SD"
+
+
+def test_label_values_without_a_name_are_refused(tmp_path):
+    cohort = make_cohort(tmp_path / "c")
+    meta = read_json(cohort / "cohort.json")
+    for names, known in (({}, True), ({"1": "a", "2": "b", "7": "nowhere"}, True), ({"2": "body"}, False)):
+        write_json(meta | {"label_names": names}, cohort / "cohort.json")
+        with nullcontext() if known else pytest.raises(
+            InputError, match=r"s0001.nii.gz: holds 1 value without a name \(1\); expected those of names.json"
+        ):
+            prepare(cohort, tmp_path / "p", progress=False)
 
 
 def test_labels_on_another_grid_are_refused(tmp_path):

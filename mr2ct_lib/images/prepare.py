@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -280,7 +281,9 @@ def _jobs(cohort: Cohort, believed: dict[str, str | None], said: list[str]) -> l
             for name in names - common:
                 job.labels.pop(name, None)
                 job.truths.pop(name, None)
-    return sum(groups, [])
+    names = () if ours else cohort.meta.get("label_names", ())
+    named = tuple(sorted(int(value) for value in names if str(value).isdecimal()))
+    return [replace(job, named=named) for job in sum(groups, [])]
 
 
 def _run(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mr2ct_lib.files import InputError, read_json, write_json
+from mr2ct_lib.files import InputError, counted, read_json, write_json
 from mr2ct_lib.images.folders import modality_and_reason
 from mr2ct_lib.images.preparation import Preparation, blank
 from mr2ct_lib.images.same_grid import check_same_grid
@@ -24,6 +24,7 @@ class Job:
     modality: dict[str, str] = field(default_factory=dict)  # by domain, what scans must look like, unless MR was given
     labels: dict[str, Path] = field(default_factory=dict)
     truths: dict[str, Path] = field(default_factory=dict)
+    named: tuple[int, ...] = ()  # the label values that names.json names; empty: any may occur
 
 
 def version_of(job: Job, preparation: Preparation) -> str:
@@ -69,7 +70,7 @@ def prepare_patient(
         domain = name.split("_")[-1]
         arrays[name] = preparation.on_grid(_read(path, domain, preparation, job.modality), domain, grid)[0][numbers]
     for name, path in job.labels.items():
-        labels = _labels(path, name, scans)
+        labels = _labels(path, name, scans, job.named)
         stack = slices_of(reslice(labels, *grid), preparation.plane)[numbers]
         arrays[name] = stack.astype(np.uint8 if labels.array.max() < 256 else np.int16)
     written = {f"{number}_{name}.npy": array[shown] for name, array in arrays.items()} if shown.any() else {}
@@ -83,12 +84,20 @@ def prepare_patient(
     return rows
 
 
-def _labels(path: Path, name: str, scans: dict[str, Volume]) -> Volume:
-    """The label map at `path`. Raises InputError unless it lies on the grid of its scan, or of the source of a pair."""
+def _labels(path: Path, name: str, scans: dict[str, Volume], named: tuple[int, ...]) -> Volume:
+    """The label map at `path`.
+
+    Raises InputError unless it lies on the grid of its scan, or of the source of a pair, and has only named values.
+    """
     labels, domain = read_volume(path, "label"), name.removeprefix("labels_")
     own_file = path.parent.name == "labels_target" or len(scans) == 1
     scan = domain if own_file else "source"
     check_same_grid(labels, path, scans[scan], f"its {scan} scan")
+    if named and (nameless := sorted(set(np.unique(labels.array).tolist()) - {0, *named})):
+        raise InputError(
+            f"{path}: holds {counted(len(nameless), 'value')} without a name ({', '.join(map(str, nameless[:9]))}); "
+            "expected those of names.json. Name them there, or give their voxels another value"
+        )
     return labels
 
 

@@ -521,6 +521,30 @@ def test_a_truth_that_is_not_in_hu_is_doubted(pair, mr2ct):
     assert "Hounsfield" not in mr2ct("evaluate", pair / "made.nii.gz", pair / "truth.nii.gz")[2]
 
 
+def test_a_prediction_that_is_not_in_hu_is_doubted(pair, mr2ct):
+    truth = read_volume(pair / "truth.nii.gz")
+    write_volume(truth.replace(array=truth.array / 10), pair / "tenth.nii.gz", dtype=np.float32)
+    code, _, err = mr2ct("evaluate", pair / "tenth.nii.gz", pair / "truth.nii.gz")
+    assert code == 0 and "tenth.nii.gz: may not be in Hounsfield units (soft tissue spans less than 25)" in err
+
+
+def test_a_scan_that_is_refused_is_named(chain, mr2ct, tmp_path):
+    ct = read_volume(chain / "cohort/target/t0001.nii.gz")
+    write_volume(ct.replace(array=ct.array + 400), tmp_path / "high.nii.gz")
+    scan, out = tmp_path / "high.nii.gz", tmp_path / "out.nii.gz"
+    mr = chain / "cohort/source/s0001.nii.gz"
+    for words in (["synthesize", chain / "run", scan, "--reverse"], ["register", scan, mr]):
+        code, _, err = mr2ct(*words, "--out", out)
+        assert code == 2 and err.startswith(f"mr2ct: {scan}: ") and "air lies near -600" in err and not out.exists()
+
+
+def test_a_folder_with_the_name_of_a_nifti_is_not_replaced(chain, mr2ct, tmp_path):
+    (tmp_path / "out.nii.gz").mkdir()
+    words = ["synthesize", chain / "run", chain / "cohort/source/s0001.nii.gz", "--out", tmp_path / "out.nii.gz"]
+    code, _, err = mr2ct(*words)
+    assert code == 2 and "is a folder; expected the name of a NIfTI file" in err and (tmp_path / "out.nii.gz").is_dir()
+
+
 def test_a_small_mask_costs_ssim_alone(pair, mr2ct):
     mask = np.zeros((16, 16, 16), np.uint8)
     mask[2, 2, 2] = 1

@@ -29,7 +29,7 @@ def evaluate_files(
             cover; else another grid is refused.
 
     What the scanner of a true CT did not measure (below -1200 HU) is left out, with a warning; warnings also say where
-    the prediction holds such values, and whether the true CT looks as if it were not in HU. Returns "unit"; "measures",
+    the prediction holds such values, and whether a CT looks as if it were not in HU. Returns "unit"; "measures",
     name -> value; for CT "SynthRAD", the challenge's measures; with labels "structures", name -> measures. Raises
     InputError for scans that cannot be read or compared, and for a mask or a label map that marks nothing.
     """
@@ -37,8 +37,9 @@ def evaluate_files(
     real = _as_kind_of(made, read_volume(truth), prediction, truth)
     measured = np.ones(real.array.shape, np.uint8)
     if real.unit == "HU":
-        if problem := wrong_scale(real.array.ravel()[:: max(1, real.array.size // 1_000_000)]):
-            warnings.warn(f"{truth}: may not be in Hounsfield units ({problem}); look at its values", stacklevel=2)
+        for path, volume in ((prediction, made), (truth, real)):
+            if problem := wrong_scale(volume.array.ravel()[:: max(1, volume.array.size // 1_000_000)]):
+                warnings.warn(f"{path}: may not be in Hounsfield units ({problem}); look at its values", stacklevel=2)
         measured = (real.array >= UNMEASURED_HU).astype(np.uint8)
         real = without_unmeasured(real)
         _say_share(truth, measured == 0, "were not measured by the scanner, and are left out")

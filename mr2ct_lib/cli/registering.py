@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mr2ct_lib.cli.evaluating import read_mask
+from mr2ct_lib.files import InputError
 from mr2ct_lib.images.folders import guess_modality
 from mr2ct_lib.images.intensity import body_mask, without_unmeasured
 from mr2ct_lib.images.registration import register
@@ -17,7 +18,7 @@ def register_files(moving: Path, fixed: Path, out: Path, mask: Path | None, spac
     normalised mutual information [0, 1] inside the body of `fixed`, before and after. Raises InputError for a scan that
     cannot be read, and for a mask of another grid or without voxels.
     """
-    move, still = (_with_unit(read_volume(path)) for path in (moving, fixed))
+    move, still = (_read_in_unit(path) for path in (moving, fixed))
     inside = None if mask is None else read_mask(still, fixed, mask)
     result, _ = register(move, still, mask=inside, spacing=spacing)
     where = body_mask(still) if inside is None else inside
@@ -27,5 +28,10 @@ def register_files(moving: Path, fixed: Path, out: Path, mask: Path | None, spac
     return before, after
 
 
-def _with_unit(volume: Volume) -> Volume:
-    return without_unmeasured(volume.replace(unit="HU")) if guess_modality(volume) == "CT" else volume
+def _read_in_unit(path: Path) -> Volume:
+    volume = read_volume(path)
+    try:
+        is_ct = guess_modality(volume) == "CT"
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return without_unmeasured(volume.replace(unit="HU")) if is_ct else volume

@@ -114,7 +114,7 @@ def synthesize(
     if scans is None:
         if scheduler is not None:
             raise InputError(f"--scheduler: {scan} is one scan; expected a folder of scans. Leave --scheduler out")
-        if out.endswith("/") or place.is_dir():
+        if out.endswith("/") or (place.is_dir() and not is_nifti_name(place)):
             check_series(place, [scan], overwrite)
         else:
             check_file(place, [scan], overwrite, also=", or a folder's name with / at its end for a DICOM series")

@@ -155,7 +155,10 @@ def synthesize_one(synthesis: Synthesis, scan: Path, out: Path) -> tuple[Volume,
     """Read a scan, translate it and write the result, its spread and its picture; return result and spread."""
     check_encoding(scan)
     volume = read_volume(scan)
-    result, spread = synthesis(volume)
+    try:
+        result, spread = synthesis(volume)
+    except InputError as error:
+        raise InputError(f"{scan}: {error}") from error
     write_result(result, spread, scan, out, synthesis.keep_patient)
     if synthesis.qa:
         from mr2ct_lib.cli.qa import write_qa

@@ -91,12 +91,12 @@ def check_scan(
     if "mean" in known and (turn := better_turned(slices, known["mean"])):
         signs.append(f"its slices are more like those of training when they are turned {turn}")
     if "mean" in known and (times := better_sized(slices, known["mean"])):
-        signs.append(f"what it shows is {times:.1f} times as large as in training; do its voxels have the right size?")
+        signs.append(f"what it shows is {times:.1f} times as large as in training (voxels of the wrong size?)")
     if known.get("lopsided", 0) > 0 and lopsidedness(coarse_mean(slices), known["mean"]) < MIRRORED:
         signs.append("its left and right are exchanged")
     wide = 0.0 if place is None else _width(place, translator.preparation.plane)
     if wide > TOO_WIDE and domain == "source":  # CT of training may be wider than their field of view
-        signs.append(f"its body is {wide:.1f} times as wide as the field of view of training; are its voxels so large?")
+        signs.append(f"its body is {wide:.1f} times as wide as the field of view of training (voxels too large?)")
     if signs:
         sentence = f"this scan is unlike the training scans: {' and '.join(signs)}; do not trust the result"
         if strict:

@@ -251,13 +251,15 @@ def _stored(dataset: "Dataset") -> np.ndarray:
 
 
 def _check_length(dataset: "Dataset") -> None:
-    """Raise ValueError when a file holds a row or a column of pixels more than its header states, or still more."""
-    rows, columns, frames, bits = (
-        int(dataset.get(key) or 1) for key in ("Rows", "Columns", "NumberOfFrames", "BitsAllocated")
-    )
-    found, stated = 8 * len(dataset.get("PixelData") or b""), rows * columns * frames * bits
+    """Raise InputError when a file holds a row or a column of pixels more than its header states, or still more."""
+    keys = ("Rows", "Columns", "NumberOfFrames", "BitsAllocated")
+    rows, columns, count, bits = (int(dataset.get(key) or 1) for key in keys)
+    found, stated = 8 * len(dataset.get("PixelData") or b""), rows * columns * count * bits
     if not dataset.file_meta.TransferSyntaxUID.is_compressed and found >= stated + min(rows, columns) * bits:
-        raise ValueError(f"{found // 8} bytes for {stated // 8}")
+        raise InputError(
+            f"{dataset.filename}: holds {found // 8} bytes of pixels, and its header states {rows} rows of {columns}, "
+            f"which are {stated // 8}; expected as many. Export it again"
+        )
 
 
 def _check_rescale(slices: list[Slice]) -> None:

@@ -235,6 +235,7 @@ CLAIMS: dict[str, list[Claim]] = {
         *_both_ways("head_distorted_field", "head_distorted_dicyclegan", "head_distorted"),
         *_both_ways("head_field", "head_dicyclegan", "head"),
         *_both_ways("abdomen_field", "abdomen_dicyclegan", "abdomen", "PSNR aorta"),
+        *_both_ways("abdomen_field", "abdomen_cyclegan", "abdomen"),
     ],
 }
 

@@ -46,8 +46,8 @@ check("02.2", keeps_sign)
 # GC treats $x$ and $y$ apart. An image whose edges all run one way has a blank derivative in the other direction.
 # What is its GC with *itself*? Write `magnitude_correlation(a, b)`, the NCC of the lengths
 # $\sqrt{(\partial_x)^2+(\partial_y)^2}$. The check asks for one value and four laws: an image with itself gives 1, also
-# when its edges run one way; inversion changes nothing; a blank image gives finite slopes. `losses.gradients(image)` returns
-# both derivatives, `losses.normalised_cross_correlation` one value per image.
+# when its edges run one way; inversion changes nothing; a blank image gives finite slopes.
+# `losses.gradients(image)` returns both derivatives, `losses.normalised_cross_correlation` one value per image.
 # %%
 def magnitude_correlation(a, b):
     """NCC of the lengths of the gradients of two batches (n, 1, h, w): (n,)."""

@@ -345,6 +345,7 @@ def test_what_is_no_label_map_is_named_and_leaves_nothing(tmp_path, array, word)
         ({"patients": 0}, "patients"),
         ({"seed": -1}, "seed"),
         ({"distort_target": True}, "distort_target"),
+        ({"anatomy": "head", "distort_target": 1}, "distort_target: 1"),
         ({"labels": "a.nii.gz"}, "names"),
         ({"labels": "a.nii.gz", "names": "b.json"}, "a.nii.gz"),
         ({"body": "a.nii.gz"}, "body"),

@@ -206,8 +206,8 @@ def _magnified(mean: np.ndarray, times: float) -> np.ndarray:
     """The middle of an image (h, w), so many times larger, on as many pixels."""
     from scipy import ndimage
 
-    middle = (np.reshape(mean.shape, (2, 1, 1)) - 1) / 2
-    return ndimage.map_coordinates(mean, (np.indices(mean.shape) - middle) / times + middle, order=1)
+    middle = (np.array(mean.shape) - 1) / 2
+    return ndimage.affine_transform(mean, [1 / times] * 2, offset=middle * (1 - 1 / times), order=1)
 
 
 def _alike(one: np.ndarray, other: np.ndarray) -> float:

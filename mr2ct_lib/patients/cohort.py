@@ -60,6 +60,8 @@ class CohortSettings:
             raise InputError(f"profile: {self.profile!r}; expected one of {', '.join(PROFILES)}. Choose one")
         if self.distort_target and self.anatomy != "head":
             raise InputError(f"distort_target: {self.anatomy}; expected head, which has this distortion. Leave it out")
+        if self.distort_target in (0, 1) and not isinstance(self.distort_target, bool):  # they equal False and True
+            raise InputError(f"distort_target: {self.distort_target}; expected True, False or a seed of 2 or more")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(f"seed: {self.seed!r}; expected a whole number >= 0. Choose one")
         if bool(self.labels) != bool(self.names) or (self.body and not self.labels):
@@ -269,7 +271,7 @@ def make_cohort(
         labels, names, body: a NIfTI label map, the JSON of its structures and an optional body mask take the anatomy's
             place. The first patient (of source, when unpaired) is the map itself, the others are random smooth
             invertible deformations of it. Several maps (with as many masks, or none) take turns.
-        distort_target: one fixed distortion on every target scan (head); True for the course's, or the seed of another.
+        distort_target: one fixed distortion on every target scan (head): True for the course's, or a seed from 2 on.
         whole_ct: keep the CT's whole field of view, of which training sees only the part around the MR's.
         workers: local processes (None: one per core).
         progress: show a progress bar, at a terminal only.

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -12,7 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import active_children, get_context, parent_process
+from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from mr2ct_lib.files import InputError, read_json
 
@@ -42,6 +46,34 @@ def open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, it stays open to the end
+
+
+def make_once(path: Path, what: str, is_there: Callable[[], bool], make: Callable[[], object]) -> None:
+    """Make what belongs at `path` unless it is there, and say on stderr what is made and how long it took.
+
+    Of several processes that want it, two notebooks for example, one makes it and the others wait; when that one dies,
+    the next takes over. Raises InputError where nothing can be written.
+    """
+    if is_there():
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.parent / f".{path.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"{what}: another process is at it, waiting for it ...", file=sys.stderr, flush=True)
+            lock.acquire()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); expected a folder for new files") from error
+    try:
+        if not is_there():
+            print(f"{what} ...", file=sys.stderr, flush=True)
+            started = time.perf_counter()
+            make()
+            print(f"{what} took {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True)

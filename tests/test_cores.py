@@ -27,6 +27,21 @@ def dies_once(folder: str, number: int) -> int:
     return number**2
 
 
+def makes(folder: str, dies: bool = False) -> None:
+    """Make folder/thing in a second, or die meanwhile; each beginning is a line of folder/begun."""
+    thing = Path(folder) / "thing"
+
+    def make() -> None:
+        with open(thing.with_name("begun"), "a") as begun:
+            begun.write("begun\n")
+        time.sleep(1)
+        if dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        thing.touch()
+
+    cores.make_once(thing, "a thing", thing.exists, make)
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """A scheduler and two workers on this machine."""
@@ -166,3 +181,25 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(InputError, match="not installed"):
         list(cores.run_jobs(sqrt, [(4.0,)], scheduler="tcp://127.0.0.1:1"))
+
+
+def test_of_several_processes_that_want_a_thing_one_makes_it_and_the_others_wait(tmp_path):
+    outcomes = list(cores.run_jobs(makes, [(str(tmp_path),)] * 3, workers=3))
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    assert (tmp_path / "thing").exists() and (tmp_path / "begun").read_text() == "begun\n"
+
+
+def test_when_the_process_that_makes_a_thing_is_killed_the_next_one_makes_it(tmp_path):
+    code = f"from tests.test_cores import makes; makes({str(tmp_path)!r}, dies=True)"
+    killed = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.05)
+    makes(str(tmp_path))  # waits for the one that dies
+    assert killed.wait() == -signal.SIGKILL
+    assert (tmp_path / "thing").exists() and (tmp_path / "begun").read_text() == "begun\n" * 2
+
+
+def test_where_nothing_can_be_written_the_place_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file.other: cannot be written"):
+        cores.make_once(tmp_path / "file" / "other", "another", lambda: False, lambda: None)

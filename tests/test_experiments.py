@@ -135,10 +135,10 @@ def test_every_training_has_settings_in_every_profile(profile):
 
 def test_a_larger_cohort_serves_a_profile_with_fewer_patients(tmp_path, target):
     whole = prepared(tmp_path / "test", target)
-    part = experiments.first_patients(whole, (1, 1))
+    part = whole.first_patients(1, 1)
     assert part.patients("source") == [("p0", slice(0, 2))] and part.count("target") == 2
     np.testing.assert_array_equal(part.target, whole.target[:2])
-    assert len(whole.source) == 4 and experiments.first_patients(whole, (2, 2)) is whole
+    assert len(whole.source) == 4 and whole.first_patients(2, 2) is whole
 
 
 def test_a_run_of_other_settings_says_which_folder_to_remove(tmp_path, target, monkeypatch):

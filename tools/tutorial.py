@@ -1,6 +1,7 @@
 """Run the notebooks in a profile by papermill: python -m tools.tutorial [--profile quick] [notebooks...].
 
-Leaves runs/<profile>/executed/ (notebooks and their HTML) and runs/<profile>/report.html (every table and figure).
+Two notebooks run at a time where there are two cores; what both need, one makes and the other waits for. Leaves
+runs/<profile>/executed/ (notebooks and their HTML) and runs/<profile>/report.html (every table and figure).
 """
 
 import argparse
@@ -12,14 +13,20 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
+from mr2ct_lib import cores
 from tools import NOTEBOOKS, ROOT, kernels, numbered_notebooks, quiet_kernels
 from tools.report import write_html, write_report
 
+AT_ONCE = 2  # notebooks; a training takes one core, so that one notebook alone leaves cores idle
 
-def run_notebook(path: Path, out: Path, parameters: dict) -> str | None:
-    """Run the notebook at `path` in its own folder, write it to `out` and its HTML beside it; return a sentence when a
-    cell fails."""
-    problem = None
+
+def run_notebook(parameters: dict, path: Path, out: Path, title: str) -> tuple[float, str | None]:
+    """Run the notebook at `path` in its own folder, write it to `out` and its HTML beside it.
+
+    Return the minutes that it took and, when a cell fails, a sentence.
+    """
+    print(f"{title} ...", flush=True)
+    begin, problem = time.perf_counter(), None
     options = {**kernels.OPTIONS, "language": "python", "cwd": path.parent}
     names = (
         shown(path),
@@ -27,7 +34,7 @@ def run_notebook(path: Path, out: Path, parameters: dict) -> str | None:
     )  # papermill notes them in the notebook: no folder of this machine in what is handed on
     out.unlink(missing_ok=True)
     try:
-        papermill.execute_notebook(*names, parameters=parameters, progress_bar=sys.stderr.isatty(), **options)
+        papermill.execute_notebook(*names, parameters=parameters, progress_bar=False, **options)
     except PapermillExecutionError as error:
         begins = (error.source.strip().splitlines() or [""])[0]
         problem = f"cell [{error.exec_count}], which begins {begins!r}, raised {error.ename}: {error.evalue}"
@@ -35,36 +42,32 @@ def run_notebook(path: Path, out: Path, parameters: dict) -> str | None:
         problem = f"{type(error).__name__}: {error}"
     if out.exists():
         write_html(out, out.with_suffix(".html"))
-    return problem
+    return (time.perf_counter() - begin) / 60, problem
 
 
-def run_tutorial(paths: list[Path], parameters: dict, out: Path, say=print) -> int:
-    """Run the notebooks at `paths` one after another into `out`; a failing one does not stop the others. Return how
-    many failed."""
+def run_tutorial(paths: list[Path], parameters: dict, out: Path) -> int:
+    """Run the notebooks at `paths` into `out`; a failing one does not stop the others. Return how many failed."""
     executed = out / "executed"
     executed.mkdir(parents=True, exist_ok=True)
+    titles = [f"[{number}/{len(paths)}] {path.stem}" for number, path in enumerate(paths, start=1)]
+    jobs = [(path, executed / path.name, title) for path, title in zip(paths, titles, strict=True)]
     failures = []
     start = time.perf_counter()
-    for number, path in enumerate(paths, start=1):
-        begin = time.perf_counter()
-        say(f"[{number}/{len(paths)}] {path.stem} ...", flush=True)
-        problem = run_notebook(path, executed / path.name, parameters)
-        minutes = (time.perf_counter() - begin) / 60
-        say(
-            f"[{number}/{len(paths)}] {path.stem} {'FAILED' if problem else 'done'} after {minutes:.1f} min", flush=True
-        )
+    for outcome in cores.run_jobs(run_notebook, jobs, min(AT_ONCE, cores.available()), common=(parameters,)):
+        if outcome.error:
+            raise outcome.error
+        (minutes, problem), path = outcome.value, paths[outcome.number]
+        print(f"{titles[outcome.number]} {'FAILED' if problem else 'done'} after {minutes:.1f} min", flush=True)
         if problem:
             failures.append(path.stem)
-            say(f"    {problem}\n    the notebook up to there: {shown(executed / path.name)}", flush=True)
+            print(f"    {problem}\n    the notebook up to there: {shown(executed / path.name)}", flush=True)
     write_report(
         executed, out / "report.html", f"mr2ct tutorial, profile {parameters.get('profile', out.name)}", failures
     )
-    say(
-        f"{len(paths)} notebooks in {(time.perf_counter() - start) / 60:.1f} min: {shown(out / 'report.html')}",
-        flush=True,
-    )
+    minutes = (time.perf_counter() - start) / 60
+    print(f"{len(paths)} notebooks in {minutes:.1f} min: {shown(out / 'report.html')}", flush=True)
     if failures:
-        say(f"failed: {', '.join(failures)}; the results of the others are kept", flush=True)
+        print(f"failed: {', '.join(failures)}; the results of the others are kept", flush=True)
     return len(failures)
 
 

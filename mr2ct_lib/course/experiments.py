@@ -5,11 +5,9 @@ another through these functions, so each notebook can run alone. Cohorts and sli
 `catalogue.SCANS`), runs in runs/<profile>/.
 """
 
-import copy
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +56,19 @@ def cohort(name: str, profile: str = "quick", root: Path | None = None) -> Path:
     plan = cohort_plan(name)
     folder = (root or RUNS) / SCANS[profile] / "cohorts" / name
     index = folder / "cohort.json"
-    if index.is_file() and read_json(index).get("complete"):
+
+    def is_there() -> bool:
+        if not index.is_file() or not read_json(index).get("complete"):
+            return False
         ids = read_json(index)["patients"]
         held = {role: sum(id_.startswith(role) for id_ in ids) for role in "pst"}
-        enough = {"p": held["p"], "s": held["p"] or held["s"], "t": held["p"] or held["t"]}
-        if all(enough[role] >= count for role, count in zip("st", _counts(name, profile), strict=True)):
-            return folder
-    with _announced(f"cohort {name}: scanning virtual patients"):
+        enough = {"s": held["p"] or held["s"], "t": held["p"] or held["t"]}
+        return all(enough[role] >= count for role, count in zip("st", _counts(name, profile), strict=True))
+
+    def make() -> None:
         make_cohort(out=folder, patients=plan.patients[profile], profile=SCANS[profile], **plan.arguments)
+
+    cores.make_once(folder, f"cohort {name}: scanning virtual patients", is_there, make)
     return folder
 
 
@@ -73,25 +76,15 @@ def prepared(name: str, profile: str = "quick", root: Path | None = None) -> Pre
     """Return the prepared slices of the cohort `name`, made now if they are not there: the profile's first patients."""
     folder = (root or RUNS) / SCANS[profile] / "prepared" / name
     counts = _counts(name, profile)
-    if not (folder / "prepared.json").is_file() or not _holds(folder, counts):
-        scans = cohort(name, profile, root)
-        with _announced(f"slices of {name}: preparing"):
-            prepare(scans, folder, profile=SCANS[profile], say=lambda text: print(text, file=sys.stderr, flush=True))
-    return first_patients(PreparedSlices(folder), counts)
 
+    def is_there() -> bool:
+        return (folder / "prepared.json").is_file() and _holds(folder, counts)
 
-def first_patients(data: PreparedSlices, counts: tuple[int, int]) -> PreparedSlices:
-    """Return prepared slices as if only the first counts[0] source and counts[1] target patients were there."""
-    rows = {domain: data.meta["patients"][domain][:count] for domain, count in zip(DOMAINS, counts, strict=True)}
-    if rows == data.meta["patients"]:
-        return data
-    part = copy.copy(data)
-    part.meta = data.meta | {"patients": rows}
-    slices = {domain: sum(row["count"] for row in rows[domain]) for domain in DOMAINS}
-    for name, array in vars(data).items():
-        if isinstance(array, np.ndarray):  # truths and `valid` exist for pairs only: as many of both domains
-            setattr(part, name, array[: slices["target" if name in ("target", "labels_target") else "source"]])
-    return part
+    if not is_there():
+        scans, say = cohort(name, profile, root), partial(print, file=sys.stderr, flush=True)
+        make = partial(prepare, scans, folder, profile=SCANS[profile], say=say)
+        cores.make_once(folder, f"slices of {name}: preparing", is_there, make)
+    return PreparedSlices(folder).first_patients(*counts)
 
 
 def _counts(name: str, profile: str) -> tuple[int, int]:
@@ -121,17 +114,24 @@ def run(name: str, profile: str = "quick", seed: int = 7, root: Path | None = No
     folder = run_folder(name, profile, seed, root, **changes)
     data = prepared(TRAININGS[name].data(seed), profile, root)
     trainer = SupervisedTrainer if TRAININGS[name].method == "supervised" else Trainer
-    finished = (folder / "translator" / "translator.json").is_file()
     steps = settings.in_steps(max(data.count(domain, settings.patients) for domain in DOMAINS)).total_iterations
-    with nullcontext() if finished else _announced(f"run {folder.name}: training {steps} steps"):
+
+    def is_there() -> bool:
+        return (folder / "translator" / "translator.json").is_file()
+
+    def learn() -> None:
         try:
-            # a finished run is only compared
             train(settings, data.folder, folder, resume=True, trainer_class=trainer)
         except AnotherRun as error:
             difference = str(error).split(";")[0]
             raise InputError(
                 f"{difference}, as is asked for now; remove the folder {folder} and run this again to train it anew"
             ) from error
+
+    if is_there():
+        learn()  # a finished run is only compared
+    else:
+        cores.make_once(folder, f"run {folder.name}: training {steps} steps", is_there, learn)
     return folder
 
 
@@ -204,26 +204,34 @@ def segmenter(name: str = "hip_many_gc", profile: str = "quick", seed: int = 7, 
     if _needs_run(name) and not _is_done(run, name, base=(root or RUNS) / profile, seed=seed):
         run(name, profile, seed, root)
     folder = _segmenter_folder(name, (root or RUNS) / profile, seed)
-    if not (folder / "segmenter.json").is_file():
-        data = prepared("hip_labelled", profile, root)
-        if name in ALONE:
-            domain, channel = ALONE[name]
-            labels, names = structures(np.asarray(getattr(data, f"labels_{domain}")), data)
-            channels, channel_names = np.asarray(getattr(data, domain))[:, None], (channel,)
-        else:
-            channels, labels, names = labelled_channels(data, _translator_behind(name, profile, seed, root))
-            channel_names = ("MR", "CT")
-        steps, losses = PROFILES[profile].unet.iterations, []
-        with _announced(f"U-Net on {' + '.join(channel_names)}, {name}: training {steps} steps"):
-            trained = train_segmenter(
-                channels, labels, names, channel_names=channel_names, size=profile, iterations=steps, seed=seed,
-                learning_rate=PROFILES[profile].unet.learning_rate, progress=sys.stderr.isatty(),
-                report=lambda _, loss: losses.append(loss),
-            )  # fmt: skip
-        tenths = [part for part in np.array_split(losses, 10) if len(part)]
-        trained.training["curve"] = [round(float(part.mean()), 4) for part in tenths]
-        save_segmenter(trained, folder)
+    steps = PROFILES[profile].unet.iterations
+    cores.make_once(
+        folder,
+        f"U-Net {name}: training {steps} steps",
+        lambda: (folder / "segmenter.json").is_file(),
+        lambda: save_segmenter(_learn_structures(name, profile, seed, root), folder),
+    )
     return load_segmenter(folder)
+
+
+def _learn_structures(name: str, profile: str, seed: int, root: Path | None) -> Segmenter:
+    """Train the U-Net of `segmenter`."""
+    data = prepared("hip_labelled", profile, root)
+    if name in ALONE:
+        domain, channel = ALONE[name]
+        labels, names = structures(np.asarray(getattr(data, f"labels_{domain}")), data)
+        channels, channel_names = np.asarray(getattr(data, domain))[:, None], (channel,)
+    else:
+        channels, labels, names = labelled_channels(data, _translator_behind(name, profile, seed, root))
+        channel_names = ("MR", "CT")
+    unet, losses = PROFILES[profile].unet, []
+    trained = train_segmenter(
+        channels, labels, names, channel_names=channel_names, size=profile, iterations=unet.iterations, seed=seed,
+        learning_rate=unet.learning_rate, progress=sys.stderr.isatty(), report=lambda _, loss: losses.append(loss),
+    )  # fmt: skip
+    tenths = [part for part in np.array_split(losses, 10) if len(part)]
+    trained.training["curve"] = [round(float(part.mean()), 4) for part in tenths]
+    return trained
 
 
 def segment_test(
@@ -260,19 +268,20 @@ def mr_only_prediction(profile: str = "quick", seed: int = 7, root: Path | None 
     fold as every other U-Net. Predicted now if it is not there.
     """
     path = (root or RUNS) / profile / f"mr_only_seed{seed}.npy"
-    if not path.is_file():
+    unet = PROFILES[profile].unet
+
+    def make() -> None:
         test = prepared("hip_test", profile, root)
         labels, names = structures(np.asarray(test.labels_source), test)
         owner = [patient for patient, where in test.patients("source") for _ in range(where.stop - where.start)]
-        steps = PROFILES[profile].unet.iterations
-        with _announced(f"U-Net on MR alone: training 5 folds of {steps} steps"):
-            prediction = cross_validate(
-                np.asarray(test.source)[:, None], labels, names, owner, seed=seed, channel_names=("MR",),
-                size=profile, iterations=steps, learning_rate=PROFILES[profile].unet.learning_rate,
-                progress=sys.stderr.isatty(),
-            )  # fmt: skip
+        prediction = cross_validate(
+            np.asarray(test.source)[:, None], labels, names, owner, seed=seed, channel_names=("MR",), size=profile,
+            iterations=unet.iterations, learning_rate=unet.learning_rate, progress=sys.stderr.isatty(),
+        )  # fmt: skip
         with atomic(path) as temporary:
             np.save(temporary, prediction)
+
+    cores.make_once(path, f"U-Net on MR alone: training 5 folds of {unet.iterations} steps", path.is_file, make)
     return np.load(path)
 
 
@@ -297,8 +306,8 @@ def side_by_side(*jobs: tuple, profile: str = "quick", seed: int = 7, root: Path
             if function is segmenter and _needs_run(names[0]):
                 run(names[0], profile, seed, root)
         threads = cores.available() // at_once
-        announced = _announced(f"{len(missing)} trainings, {at_once} at once")
-        with announced, shared_gpu(), cores.pool(at_once, threads) as pool:
+        print(f"{len(missing)} trainings, {at_once} at once", file=sys.stderr, flush=True)
+        with shared_gpu(), cores.pool(at_once, threads) as pool:
             for done in [pool.submit(_in_own_process, *job, profile, seed, root) for job in missing]:
                 done.result()
     return [function(*names, profile, seed, root) for function, *names in jobs]
@@ -337,12 +346,3 @@ def _segmenter_folder(name: str, base: Path, seed: int) -> Path:
 def _in_own_process(function: Callable, *arguments: Any) -> None:
     """Do a job and return nothing: its result is read from the disk."""
     function(*arguments)
-
-
-@contextmanager
-def _announced(what: str) -> Iterator[None]:
-    """Say on stderr what is being made, and how long it took."""
-    print(f"{what} ...", file=sys.stderr, flush=True)
-    started = time.perf_counter()
-    yield
-    print(f"{what} took {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)

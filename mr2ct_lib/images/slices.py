@@ -1,8 +1,10 @@
 """Prepared slices from disk, unpaired batches of them, and their augmentation: all pure functions of a seed."""
 
+import copy
 import mmap
 from functools import lru_cache
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -86,6 +88,20 @@ class PreparedSlices:
                 "fewer"
             )
         return sum(row["count"] for row in self.meta["patients"][domain][:patients])
+
+    def first_patients(self, source: int, target: int) -> Self:
+        """Return the slices as if only so many source and target patients were there."""
+        counts = {"source": source, "target": target}
+        rows = {domain: self.meta["patients"][domain][: counts[domain]] for domain in DOMAINS}
+        if rows == self.meta["patients"]:
+            return self
+        part = copy.copy(self)
+        part.meta = self.meta | {"patients": rows}
+        slices = {domain: sum(row["count"] for row in rows[domain]) for domain in DOMAINS}
+        for name, array in vars(self).items():
+            if isinstance(array, np.ndarray):  # truths and `valid` exist for pairs only: as many of both domains
+                setattr(part, name, array[: slices["target" if name in ("target", "labels_target") else "source"]])
+        return part
 
 
 def mean_outlines(data: PreparedSlices, domain: str, patients: int | None = None, parts: int = 6) -> np.ndarray:

@@ -33,8 +33,8 @@ unit: $(READY)  ## unit tests, doctests and notebook hygiene only
 
 nbval: $(READY)  ## every notebook against its stored outputs
 	@echo "Running every notebook and comparing what it prints with what is stored"
-	@env -u MPLBACKEND $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=600 \
-	  --nbval-sanitize-with notebooks/sanitize.cfg $(if $(NOTEBOOKS),$(foreach n,$(NOTEBOOKS),$(wildcard notebooks/$(n)*.ipynb)),notebooks/)
+	@env -u MPLBACKEND $(BIN)/python -m pytest -n auto --maxprocesses 2 --dist loadfile \
+	  --nbval --nbval-current-env --nbval-cell-timeout=1200 --nbval-sanitize-with notebooks/sanitize.cfg $(if $(NOTEBOOKS),$(foreach n,$(NOTEBOOKS),$(wildcard notebooks/$(n)*.ipynb)),notebooks/)
 
 lab: $(READY)  ## open working copies of the notebooks in JupyterLab
 	@echo "Opening JupyterLab; its notebooks are copies in lab/"

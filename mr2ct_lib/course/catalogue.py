@@ -150,8 +150,8 @@ _ABLATIONS = (
     "hip_many_signed_gc", "hip_many_gc_paper", "head_distorted_dicyclegan_gc", "head_distorted_dicyclegan_no_align",
     "head_distorted_dicyclegan_shared", "head_distorted_dicyclegan_deformable", "head_distorted_cyclegan_equal_time",
     "head_distorted_dicyclegan_no_offsets",
-    "head_distorted_dicyclegan_augmented", "head_dicyclegan_augmented", "abdomen_dicyclegan_augmented",
 )  # fmt: skip
+_AUGMENTED = ("head_distorted_dicyclegan_augmented", "head_dicyclegan_augmented", "abdomen_dicyclegan_augmented")
 RECORDED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ("frames", ("hip",), (0,)),
     ("translator", _HIPS, SEEDS[:3]),
@@ -170,7 +170,7 @@ RECORDED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ("unet", ("hip_many_gc", "mr_only", "mr_alone", "hip_many", "hip_few_gc", "hip_few"), SEEDS[:3]),
     ("ct_unet", _HIPS, SEEDS[:3]),
     ("translator", ("head_distorted_supervised", "abdomen_supervised", "head_supervised"), SEEDS[:1]),
-    ("translator", _ABLATIONS, SEEDS[:1]),
+    ("translator", _ABLATIONS + _AUGMENTED, SEEDS[:1]),
     ("translator", _ABLATIONS, SEEDS[1:3]),
     ("translator", ("head_distorted_cyclegan_resampled", "head_distorted_dicyclegan_resampled"), SEEDS[:3]),
     ("translator", ("hip_few_gc_resampled", "hip_few_resampled"), SEEDS[:3]),

@@ -7,8 +7,8 @@ from jupyter_client import AsyncKernelClient, AsyncKernelManager
 from jupyter_client.channels import AsyncZMQSocketChannel
 
 ARGUMENTS = [
-    "--log-level=40"
-]  # errors only: newer kernels warn at each start that they talk to this machine without encryption
+    "--log-level=50"
+]  # not warnings: newer kernels give one at each start; not errors: some report the interrupt that ends them as one
 LOOK_AGAIN = 1.0  # s
 
 

@@ -192,7 +192,7 @@ def test_of_several_processes_that_want_a_thing_one_makes_it_and_the_others_wait
 def test_when_the_process_that_makes_a_thing_is_killed_the_next_one_makes_it(tmp_path):
     code = f"from tests.test_cores import makes; makes({str(tmp_path)!r}, dies=True)"
     killed = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
-    while not (tmp_path / "begun").exists():
+    while killed.poll() is None and not (tmp_path / "begun").exists():
         time.sleep(0.05)
     makes(str(tmp_path))  # waits for the one that dies
     assert killed.wait() == -signal.SIGKILL

@@ -204,12 +204,10 @@ def segmenter(name: str = "hip_many_gc", profile: str = "quick", seed: int = 7, 
     if _needs_run(name) and not _is_done(run, name, base=(root or RUNS) / profile, seed=seed):
         run(name, profile, seed, root)
     folder = _segmenter_folder(name, (root or RUNS) / profile, seed)
-    steps = PROFILES[profile].unet.iterations
+    what = f"U-Net {name}: training {PROFILES[profile].unet.iterations} steps"
+    is_there = partial(_is_done, segmenter, name, base=(root or RUNS) / profile, seed=seed)
     cores.make_once(
-        folder,
-        f"U-Net {name}: training {steps} steps",
-        lambda: (folder / "segmenter.json").is_file(),
-        lambda: save_segmenter(_learn_structures(name, profile, seed, root), folder),
+        folder, what, is_there, lambda: save_segmenter(_learn_structures(name, profile, seed, root), folder)
     )
     return load_segmenter(folder)
 

@@ -79,7 +79,8 @@ from mr2ct_lib.files import atomic
 def hold(path):
     with atomic(path) as temporary:
         temporary.write_text("half")
-        time.sleep(60)
+        for _ in range(3000):  # one long sleep would miss a signal that comes just before it
+            time.sleep(0.02)
 
 if __name__ == "__main__":
     list(cores.run_jobs(hold, [(f"{sys.argv[1]}/{n}",) for n in range(3)], workers=int(sys.argv[2])))

@@ -125,7 +125,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "cyclegan": {},
     "dicyclegan": {"lambda_cycle": 10.0, "lambda_gc": 0.0},
 }
-# Slices of 128 x 128 one by one, discriminators that see a whole slice (142 pixels): chosen on validation patients.
+# Slices of 128 x 128 one by one, discriminators whose patch (142 pixels) is wider: chosen on validation patients.
 _SMALL = {
     "filters": 16,
     "blocks": 4,

@@ -273,7 +273,9 @@ def test_channel_rows_frame_what_is_synthetic() -> None:
         {"train": (IMAGE, IMAGE, LABELS), "test": (IMAGE, IMAGE, None)}, {"train": "MR", "test": "CT"}, NAMES
     )
     titles = [ax.get_title() for ax in fig.axes]
-    assert titles == ["synthetic MR", "real CT", "labels on the CT", "real MR", "synthetic CT", "labels: none"]
+    mr, ct = "0 to 100 %", "-150 to 350 HU"
+    first, second = [f"synthetic MR\n{mr}", f"real CT\n{ct}"], [f"real MR\n{mr}", f"synthetic CT\n{ct}"]
+    assert titles == [*first, "labels on the CT", *second, "labels: none"]
     assert [len(ax.patches) for ax in fig.axes] == [1, 0, 0, 0, 1, 0]
     with pytest.raises(InputError, match="synthetic"):
         overlays.channel_rows({"train": (IMAGE, IMAGE, None)}, {"train": "PET"}, NAMES)

@@ -276,10 +276,13 @@ def channel_rows(
     for line, (title, (mr, ct, labels)) in zip(axes, rows.items(), strict=True):
         images = dict(zip(("MR", "CT"), checked_images({"MR": mr, "CT": ct}).values(), strict=True))
         limits = {name: (window.low, window.high) for name, window in zip(images, windows, strict=True)}
+        units = {name: window.unit for name, window in zip(images, windows, strict=True)}
         for ax, (name, image) in zip(line, images.items(), strict=False):
             is_synthetic = synthetic[title] == name
             bar = pixel if name == "MR" else None
-            draw_image(ax, image, f"{'synthetic' if is_synthetic else 'real'} {name}", limits[name], plane, pixel=bar)
+            low, high = limits[name]
+            shown = f"{'synthetic' if is_synthetic else 'real'} {name}\n{low:g} to {high:g} {units[name]}"
+            draw_image(ax, image, shown, limits[name], plane, pixel=bar)
             if is_synthetic:
                 ax.add_patch(
                     patches.Rectangle(

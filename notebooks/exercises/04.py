@@ -27,16 +27,16 @@ check("04.1", in_a_row)
 # %% [markdown] 2
 # ### Exercise 2 (change and see): six pixels by the deep layers alone
 #
-# Change the rows that each of the four layers looks down, so that the slice moves by 6 pixels in all. The first two
-# layers must stay at 0.
+# Change by how many rows of its own map each of the four layers reads further down, so that the slice moves by 6 pixels
+# in all. The first two layers must stay at 0. The check says by how many pixels your slice moves.
 # %%
 rows_down = [1, 1, 1, 1]  # in pixels of each layer's own map  #| stub
 rows_down = [0, 0, 1, 1]  #| solution
 rows_down = [0, 0, 3, 3]  #| wrong
 check("04.2", rows_down)
 # %% [markdown] solution
-# The third map has half the pixels of the slice and the last a quarter, so one row is 2 and 4 pixels. 3 rows of the
-# third alone, or 1.5 of the last, are right as well.
+# The third map has half as many rows as the slice and the last a quarter, so one of their rows is 2 and 4 pixels.
+# 3 rows of the third alone, or 1.5 of the last, are right as well.
 
 # %% [markdown] 3
 # ### Exercise 3 (recall): who teaches the offset layers?
@@ -48,5 +48,5 @@ teaches_offsets = {"adversarial": True, "cycle": False, "dicycle": True, "align"
 teaches_offsets = {"adversarial": True, "cycle": False, "dicycle": True, "align": True}  #| wrong
 check("04.3", teaches_offsets)
 # %% [markdown] solution
-# Adversarial term and deformed cycle are computed from deformed passes. The other two never switch the offset layers
-# on.
+# The adversarial term and the deformed cycle are computed from deformed passes. The other two never switch the
+# offset layers on.

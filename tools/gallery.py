@@ -32,9 +32,10 @@ HEAD = """# Gallery: the median, the best and the worst patient
 
 Three test patients of each anatomy, chosen by their error and not by their looks: those with the median, the lowest and
 the highest MAE of the recorded translator (seed {seed}, full profile). Each row shows the middle slice of the patient.
-Red in the error map is too bright, blue too dark. A grey level is 1/255 of the window. If the MAE of another seed is
-far larger, that run failed ([notebook 5](../notebooks/05_evaluation.ipynb#the-second-paper-aligned-synthesis) shows
-one), so the pictures do not show how safe the method is. `python -m tools.gallery` makes this page again.
+Red in the error map is too bright, blue too dark. A grey level is 1/255 of the window. The pictures show one seed only,
+so they do not show how reliable the method is. Compare the MAE of the other seeds: one that is far larger means a
+failed run ([notebook 5](../notebooks/05_evaluation.ipynb#the-second-paper-aligned-synthesis) shows two). `python -m
+tools.gallery` makes this page again.
 """
 
 

@@ -112,7 +112,7 @@ DICYCLEGAN: Mapping[str, Setting] = MappingProxyType(
         "patience_decay": Setting(20, "P", "the same for the second phase"),
         "augmentation": Setting("flips, rotations, shearing, translations", "P", "of the training images"),
         "ssim": Setting("means, variances, covariance of whole volumes", "P", "Tables 1 to 3, on z-scored images"),
-        "psnr_range": Setting("about 10 SD", "I", "data range of the PSNR, not printed; see `implied_range`"),
+        "psnr_range": Setting("5 to 11 SD", "I", "data range of the PSNR, not printed; see `implied_range`"),
     }
 )
 

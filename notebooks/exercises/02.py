@@ -38,16 +38,17 @@ keeps_sign = {
 }
 check("02.2", keeps_sign)
 # %% [markdown] solution
-# Fat is the brightest tissue of the MR and the darkest of the body in CT, so its edges inside the body turn.
+# Fat is the brightest tissue of the MR and the darkest of the body in CT, so its edges inside the body change sign.
 
 # %% [markdown] 3
 # ## Exercise 3 (build): one gradient instead of two
 #
-# GC treats $x$ and $y$ apart. An image whose edges all run one way has a blank derivative in the other direction.
+# GC treats $x$ and $y$ separately. An image whose edges all run one way has a blank derivative in the other direction.
 # What is its GC with *itself*? Write `magnitude_correlation(a, b)`, the NCC of the lengths
-# $\sqrt{(\partial_x)^2+(\partial_y)^2}$. The check asks for one value and four laws: an image with itself gives 1, also
-# when its edges run one way; inversion changes nothing; a blank image gives finite slopes.
-# `losses.gradients(image)` returns both derivatives, `losses.normalised_cross_correlation` one value per image.
+# $\sqrt{(\partial_x)^2+(\partial_y)^2}$. The check compares your value for two random images with the NCC of their
+# gradient lengths, and tests four laws: an image with itself gives 1; so does one whose edges run one way; inverting an
+# image changes nothing; a blank image gives finite slopes. `losses.gradients(image)` returns both derivatives,
+# `losses.normalised_cross_correlation` one value per image.
 # %%
 def magnitude_correlation(a, b):
     """NCC of the lengths of the gradients of two batches (n, 1, h, w): (n,)."""

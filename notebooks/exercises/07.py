@@ -4,8 +4,8 @@
 # ### Exercise 1 (change and see): a window for bone
 #
 # Of the voxels of a body, 40 % are fat at -94 HU, 42 % muscle at 35 HU, 10 % marrow at 100 HU, 6 % spongy bone at
-# 400 HU and 2 % cortex at 1200 HU. The papers' window cuts 8 % of them. Find one that is at most 600 HU wide and cuts
-# less than 5 %.
+# 400 HU and 2 % cortex at 1200 HU. The first paper's window cuts 8 % of them. Find one that is at most 600 HU wide and
+# cuts less than 5 %.
 # %%
 from mr2ct_lib.course.exercises import check
 
@@ -39,8 +39,9 @@ check("07.2", without_truth)
 # %% [markdown] 3
 # ### Exercise 3 (build): the error that matters for dose
 #
-# Errors that cancel along a beam do no harm, errors of one sign do. Write `bias(synthetic, truth, body)`: the mean
-# signed error in HU inside the mask `body`.
+# For dose, errors that cancel along a beam do little harm, and errors of one sign add up. A first look is the mean
+# signed error (that it is 0 does not prove that errors cancel along each beam). Write `bias(synthetic, truth, body)`:
+# the mean signed error in HU inside the mask `body`.
 # %%
 def bias(synthetic, truth, body):
     """Mean of synthetic - truth inside the boolean mask body; arrays of one shape."""
@@ -51,4 +52,5 @@ def bias(synthetic, truth, body):
 
 check("07.3", bias)
 # %% [markdown] solution
-# Without the mask the air around the patient, where every synthetic CT is right, makes the bias look smaller.
+# Without the mask air counts, too. Our synthetic CT ends at -150 HU and true air is at -1000 HU: an error of 850 HU in
+# each voxel of air, on which no dose depends.

@@ -1,8 +1,8 @@
 """How like real scans the virtual ones are: python -m tools.realism [dice] [translators] [tissues] [noise]
 
 Writes results/realism.json (and realism.csv, the Dice of each structure), and the pictures and tables of
-docs/realism.md. Real scans are read from the folder that MR2CT_REAL_DATA names, by default ../shared/real beside the
-project; without them it ends with a message.
+docs/realism.md. Real scans are read from the folder that the environment variable MR2CT_REAL_DATA names; without it, it
+ends with a message.
 """
 
 import argparse
@@ -63,7 +63,7 @@ PATCH = 48  # pixels per side of the squares in which noise is measured
 
 def real_folder() -> Path | None:
     """The folder of real scans, None where there is none."""
-    folder = Path(os.environ.get("MR2CT_REAL_DATA", ROOT.parent / "shared" / "real"))
+    folder = Path(os.environ.get("MR2CT_REAL_DATA", "no_folder"))
     return folder if folder.is_dir() else None
 
 

@@ -194,7 +194,7 @@ def checkerboard(
     plane: str | None = None,
     pixel: float | None = None,
 ) -> Figure:
-    """Show two images and their squares in turn: where they are aligned, outlines continue across the squares' borders.
+    """Show two images and their alternate squares: where they are aligned, outlines cross the squares' borders.
 
     windows: of the first and the second image; by default from the smallest to the largest value of each.
     pixel: the width of a pixel in mm; it draws a scale bar on the first image.
@@ -208,11 +208,11 @@ def checkerboard(
     odd = (rows[:, None] + columns[None, :]) % 2 == 1
     fig, axes = panels(3, 3, one.shape)
     for ax, (title, image) in zip(
-        axes, {names[0]: one, names[1]: other, "both in turn": np.where(odd, other, one)}.items(), strict=True
+        axes, {names[0]: one, names[1]: other, "alternate squares": np.where(odd, other, one)}.items(), strict=True
     ):
         draw_image(ax, image, title, (0, 1), plane, pixel=pixel if ax is axes[0] else None)
     board = f"The last one is a checkerboard of both, {tiles} tiles along the longer side"
-    return describe(fig, alt_text.images([*names, "both in turn"], plane, board))
+    return describe(fig, alt_text.images([*names, "alternate squares"], plane, board))
 
 
 @styled

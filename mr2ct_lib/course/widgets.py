@@ -275,7 +275,7 @@ def sequence_explorer(
         with np.errstate(divide="ignore", invalid="ignore"):  # tissues without signal have no relaxation time
             signal = np.nan_to_num(physics.spgr(t1, tables["t2star"], tables["pd"], tr, te, flip))
         kinds = {tissues.tissue_of(names[value]).name: float(signal[value]) for value in present}
-        title = f"TR {tr:g} ms, TE {te:g} ms, flip {flip:g}°, {field:g} T"
+        title = f"TR {tr:g} ms, TE {te:g} ms, flip {flip:g}°, {field:g} T" + " (impossible: TE > TR)" * (te >= tr)
         return figures.contrast_view(signal[labels], kinds, title, plane, pixel=pixel)
 
     return Explorable(

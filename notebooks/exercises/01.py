@@ -5,8 +5,8 @@ import numpy as np
 # %% [markdown] 1
 # ### Exercise 1 (change and see): the brightest flip angle
 #
-# Move the flip slider and watch fat alone: its signal rises, then falls. At which angle is it greatest (TR = 7.9 ms)?
-# And muscle? Half a degree is near enough; the check says in which direction to go on.
+# Move the flip slider and read the number at fat's bar: it rises, then falls. At which angle is it greatest, with a TR
+# of 7.9 ms? And muscle? Half a degree is near enough; the check says in which direction to go on.
 # %%
 from mr2ct_lib.course.exercises import check
 

@@ -40,6 +40,8 @@ HIPS = {
     "hip_many_gc": "many, GC",
     "hip_many_gc_spin": "many, GC, spin",
     "hip_many_gc_mean": "many, GC, spin, 3 networks",
+    "hip_many_gc_long": "many, GC, twice the steps",
+    "hip_many_gc_long_spin": "many, GC, twice the steps, spin",
     "hip_many_gc_paper": "many, GC 0.3",
     "hip_many_signed_gc": "many, signed GC",
     "hip_supervised": "supervised",

@@ -49,7 +49,6 @@ DRAWINGS = {  # name: (draw, number of panels with colour bars)
     "joint_histogram, several": (lambda: overlays.joint_histogram(MR, {"a": IMAGE, "b": IMAGE + 9}), 3),
     "training_curves": (lambda: charts.training_curves({"a": LOG, "b": LOG}), 2),
     "box_comparison": (lambda: charts.box_comparison(RECORDS, "method", "MAE", "seed", {"GC": 4.3}), 1),
-    "bar_table": (lambda: charts.bar_table(PSNR, PSNR * 0 + 1, PSNR, "PSNR / dB"), 1),
     "dice_bars": (lambda: charts.dice_bars({"a": SCORES, "b": SCORES}, {"femur": (0.88, 0.03)}), 1),
     "landscape": (
         lambda: charts.landscape([-1, 0, 1], {"L1": [1, 0, 1], "GC": {"abs": [1, 0, 1], "signed": [0, 1, 0]}}),
@@ -141,7 +140,6 @@ def test_a_tensor_is_an_image_and_a_stack_is_not() -> None:
         lambda: charts.training_curves([]),
         lambda: charts.training_curves(LOG, ["unknown"]),
         lambda: charts.box_comparison(RECORDS, "method", "PSNR"),
-        lambda: charts.bar_table(pd.DataFrame()),
         lambda: charts.dice_bars(pd.DataFrame()),
         lambda: charts.tissue_histogram({}),
         lambda: figures.show_images({}),

@@ -4,12 +4,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from mr2ct_lib.course import catalogue, experiments
 from mr2ct_lib.course.catalogue import Training
-from mr2ct_lib.files import InputError, read_json
+from mr2ct_lib.files import InputError, read_json, write_json
 from mr2ct_lib.measures import metrics
 from mr2ct_lib.methods.networks import Generator
 from tools import measuring, record, result_tables
@@ -106,6 +107,18 @@ def test_translators_side_by_side_are_recorded_as_one_by_one(plan, tmp_path, mon
     monkeypatch.setattr(record, "do", refuse)
     assert not record.record("full", tmp_path / "three", workers=2)
     assert "runs a:1: left out. cohort: disk is full" in capsys.readouterr().out
+
+    def unprepared(name, profile):
+        if name == "head":
+            raise InputError("head: disk is full")
+
+    monkeypatch.setattr(record, "do", do)
+    monkeypatch.setattr(record.experiments, "prepared", unprepared)
+    monkeypatch.setattr(record, "TRAININGS", {"a": Training("head", "cyclegan"), "b": known})
+    assert not record.record("full", tmp_path / "five", workers=2)
+    assert (tmp_path / "five" / "full" / "missing.txt").read_text() == "translator a seed 1\ntranslator a seed 2\n"
+    order = [("frames", "hip", 0), ("translator", "b", 1), ("spin", "b", 1), ("translator", "b", 2)]
+    assert [job for job, _, _ in record.outcomes(order, "full", workers=2)] == order  # the most important first
     monkeypatch.setattr(record, "do", lambda *_: time.sleep(3))
     assert not record.record("full", tmp_path / "four", budget=0.3 / 60, workers=2)
     assert "the budget" in capsys.readouterr().out
@@ -132,6 +145,28 @@ def test_the_budget_ends_a_training_under_way(plan, tmp_path, monkeypatch, capsy
     assert time.monotonic() - begun < 10
     out = capsys.readouterr().out
     assert "the budget" in out and "0 of 3 recorded" in out
+
+
+def test_a_structure_counts_for_those_who_have_it(tmp_path):
+    """Neither a perfect miss (NaN) nor a stray pixel (0) in a patient without it enters the mean."""
+    values = {"Dice": [0.8, 0.0, np.nan], "HD95": [2.0, np.nan, np.nan], "true mL": [5.0, 0.0, 0.0]}
+    same = {"run": "a", "seed": 7, "structure": "sacrum", "split": "test"}
+    records = pd.DataFrame(values | {"patient": ["p1", "p2", "p3"]}).assign(**same)
+    table = result_tables.seeds_table(records, ["run", "structure", "split"], {"Dice": 3, "HD95": 2})
+    assert table[["Dice", "HD95", "patients"]].to_numpy().tolist() == [["0.800", "2.00", 1]]
+
+
+def test_a_run_is_compared_with_the_catalogue_in_steps(tmp_path, monkeypatch):
+    settings = vars(catalogue.training_settings("head_dicyclegan", "paper", 7).in_steps(20))
+    ids = [{"id": f"s{i}", "count": 10} for i in range(2)]
+    config = {"settings": settings, "data": {"patients": {"source": ids, "target": ids}}}
+    write_json(config, tmp_path / "config.json")
+    (tmp_path / "log.jsonl").write_text('{"step": 10, "seconds": 60.0}\n')
+    monkeypatch.setattr(record.experiments, "run_folder", lambda *_: tmp_path)
+    assert not record.provenance_of_run("head_dicyclegan", 7, "paper").get("differs_from_catalogue")
+    write_json(config | {"settings": settings | {"patients": 1, "blocks": 2}}, tmp_path / "config.json")
+    found = record.provenance_of_run("head_dicyclegan", 7, "paper")["differs_from_catalogue"]
+    assert set(found) >= {"patients", "blocks"}
 
 
 def test_new_values_take_the_place_of_the_same_run_only(tmp_path):

@@ -10,8 +10,6 @@ from mr2ct_lib.measures.statistics import (
     Claim,
     crossed_test,
     holm,
-    mean_sd,
-    mean_sd_table,
     paired_t_test,
     weigh_claims,
 )
@@ -70,25 +68,6 @@ def test_interval_excludes_zero_exactly_when_p_is_small():
 def test_what_cannot_be_tested_is_refused(first, second, word):
     with pytest.raises(InputError, match=word):
         paired_t_test(first, second)
-
-
-RECORDS = pd.DataFrame(
-    {
-        "seed": [0, 0, 1, 1, 2, 2],
-        "loss": ["no GC", "GC"] * 3,
-        "mae": [18.50, 17.32, 18.57, 17.03, 18.30, 17.20],
-    }
-)
-
-
-def test_a_table_keeps_the_order_and_the_numbers():
-    text = mean_sd_table(RECORDS.assign(metric="MAE"), "metric", "loss", "mae")
-    assert text.loc["MAE", "GC"] == mean_sd([17.32, 17.03, 17.20]) == "17.18 ± 0.15"
-    assert text.columns.tolist() == ["no GC", "GC"]
-    with pytest.raises(InputError, match="no column dose"):
-        mean_sd_table(RECORDS, "dose", "loss", "mae")
-    with pytest.raises(InputError, match="no rows"):
-        mean_sd_table(RECORDS.iloc[:0], "seed", "loss", "mae")
 
 
 # --- seeds and patients as crossed factors ---
@@ -203,6 +182,8 @@ def test_no_verdict_below_three_seeds_and_none_of_them_counts_in_the_family():
     assert table["p Holm"][0] == table.p[0] and table.p[1:].isna().all() and table.seeds.tolist() == [5, 2, 0]
     with pytest.raises(InputError, match="no column dose"):
         weigh_claims(records, [Claim("GC", "no GC", "dose", True)])
+    with pytest.raises(InputError, match="several rows"):  # of both directions, which a mean would hide
+        weigh_claims(records, [Claim("GC", "no GC", "MAE", True)])
 
 
 def test_only_seeds_and_patients_of_both_are_compared():

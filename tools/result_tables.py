@@ -29,8 +29,11 @@ FILES = {
 def seeds_table(records: pd.DataFrame, by: list[str], measures: dict[str, int]) -> pd.DataFrame:
     """Return mean ± SD over seeds of the means over patients, with the numbers of both, a row per group.
 
-    Without a ± there is one seed. Measures that the records lack are left out.
+    Without a ± there is one seed. Measures that the records lack are left out, and so are structures in patients who do
+    not have them; HD95 leaves out those that a run has missed, too.
     """
+    if "true mL" in records:
+        records = records[records["true mL"] > 0]
     measures = {name: digits for name, digits in measures.items() if name in records}
     per_seed = records.groupby([*by, "seed"])[list(measures)].mean().reset_index()
     groups = per_seed.groupby(by)
@@ -45,9 +48,8 @@ def claims_table(images: pd.DataFrame) -> pd.DataFrame:
     test = images[images.split == "test"]
     parts = []
     for family, claims in CLAIMS.items():
-        present = [claim for claim in claims if claim.measure in test]
-        if present:
-            parts.append(weigh_claims(test, present).assign(family=family))
+        measured = test.reindex(columns=list(dict.fromkeys([*test, *(claim.measure for claim in claims)])))
+        parts.append(weigh_claims(measured, claims).assign(family=family))
     table = pd.concat(parts)
     return table[["family", *(column for column in table if column != "family")]]
 

@@ -3,7 +3,6 @@
 Every function raises InputError when what it is given does not fit together.
 """
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from mr2ct_lib.course import alt_text
 from mr2ct_lib.course.drawing import WIDTH, palette, panels, styled
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import Window
+from mr2ct_lib.measures.statistics import check_columns
 
 GREY_BOXES = {"showfliers": False, "medianprops": {"color": "#222222"}} | dict.fromkeys(
     ("boxprops", "whiskerprops", "capprops"), {"color": "#888888"}
@@ -44,8 +44,8 @@ def training_curves(
         raise InputError('logs: empty or without "step"; expected the lines of read_log. Train first')
     known = dict.fromkeys(c for table in tables.values() for c in table.select_dtypes("number").columns)
     terms = list(terms or [name for name in known if name not in ("step", "seconds", "learning_rate")])
-    if unknown := [term for term in terms if term not in known]:
-        raise InputError(f"terms: {unknown}; expected some of {list(known)}")
+    if not terms or (unknown := [term for term in terms if term not in known]):
+        raise InputError(f"terms: {unknown if terms else 'none'}; expected some of {list(known)}")
     fig, axes = panels(len(terms), columns, (78, 100), extra=0.1)
     fig.set_figwidth(WIDTH if len(terms) > 1 else 5)
     for place, (ax, term) in enumerate(zip(axes, terms, strict=True)):
@@ -83,7 +83,7 @@ def box_comparison(
         pair: a column such as seed or patient.
         paper: {group: printed value}.
     """
-    _columns(records, [by, value] + ([pair] if pair else []))
+    check_columns(records, [by, value] + ([pair] if pair else []))
     groups = list(dict.fromkeys(records[by]))
     values = [records.loc[records[by] == group, value].dropna().to_numpy(float) for group in groups]
     fig, ax = plt.subplots(figsize=(min(WIDTH, 2.2 + 1.35 * len(groups)), 3.8))
@@ -105,60 +105,10 @@ def box_comparison(
     ax.set_xticks(range(1, len(groups) + 1), [str(group) for group in groups])
     ax.set(ylabel=label or value, title=title, xlim=(0.4, len(groups) + 0.6))
     ax.grid(axis="y")
+    shown = {group: number for group, number in (paper or {}).items() if group in groups}
     return alt_text.describe(
-        fig, f"{title} {alt_text.grouped(dict(zip(groups, values, strict=True)), label or value, paper)}"
+        fig, f"{title} {alt_text.grouped(dict(zip(groups, values, strict=True)), label or value, shown)}"
     )
-
-
-def _columns(table: pd.DataFrame, needed: Sequence[str]) -> None:
-    """Raise InputError when the table lacks one of the columns or has no rows."""
-    if missing := [name for name in needed if name not in table]:
-        known = ", ".join(map(str, table.columns))
-        raise InputError(f"records: no column {', '.join(missing)}; expected them among {known}")
-    if table.empty:
-        raise InputError("records: no row; expected at least one")
-
-
-@styled
-def bar_table(
-    means: pd.DataFrame,
-    sds: pd.DataFrame | None = None,
-    paper: pd.DataFrame | None = None,
-    label: str = "",
-    title: str = "",
-) -> Figure:
-    """Show a table as bars: rows are groups, columns the bars in each group, diamonds the paper's printed values.
-
-    sds, paper: tables with the same row and column names, or some of them; `sds` become error lines.
-    """
-    if means.empty:
-        raise InputError("means: an empty table; expected at least one number")
-    fig, ax = plt.subplots(figsize=(min(WIDTH, 3.2 + 0.45 * means.size), 3.6))
-    width = 0.8 / len(means.columns)
-    for number, (name, colour) in enumerate(zip(means.columns, palette(len(means.columns)), strict=True)):
-        places = np.arange(len(means)) + (number - (len(means.columns) - 1) / 2) * width
-        sd = None if sds is None else sds.reindex(index=means.index, columns=means.columns)[name].to_numpy(float)
-        ax.bar(
-            places,
-            means[name].to_numpy(float),
-            width * 0.92,
-            yerr=sd,
-            color=colour,
-            label=str(name),
-            ecolor="#444444",
-            capsize=2,
-        )
-        if paper is not None:
-            printed = paper.reindex(index=means.index, columns=means.columns)[name].to_numpy(float)
-            ax.scatter(places, printed, marker="D", s=32, facecolor="white", edgecolor="#222222", zorder=4)
-    if paper is not None:
-        ax.scatter([], [], marker="D", s=32, facecolor="white", edgecolor="#222222", label="printed in the paper")
-    names = ["\n".join(map(str, row)) if isinstance(row, tuple) else textwrap.fill(str(row), 14) for row in means.index]
-    ax.set_xticks(range(len(means)), names)
-    ax.set(ylabel=label, title=title)
-    ax.grid(axis="y")
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return fig
 
 
 @styled
@@ -213,7 +163,7 @@ def dice_bars(
     if len(tables) > 1 or printed:
         fig.legend(loc="outside right upper")
     return alt_text.describe(
-        fig, f"{title} {alt_text.tables(tables, 'Dice', {name: p[0] for name, p in (paper or {}).items()})}"
+        fig, f"{title} {alt_text.tables(tables, 'Dice', {structures[place]: mean for place, mean, _ in printed})}"
     )
 
 
@@ -322,6 +272,8 @@ def dice_boxes(
         scores: {method: patients in rows, structures in columns}.
         paper: {method: {structure: (mean, SD)}}.
     """
+    if not scores or not structures:
+        raise InputError("scores: no method or no structure; expected at least one of each")
     if missing := [f"{s} of {method}" for method, table in scores.items() for s in structures if s not in table]:
         raise InputError(f"scores: no {', '.join(missing)}; expected all of {', '.join(structures)}")
     fig, ax = plt.subplots(figsize=(WIDTH, 4.0))
@@ -343,6 +295,7 @@ def dice_boxes(
     ax.set(ylabel=label, title=title, xlim=(-0.5, len(structures) - 0.5))
     ax.grid(axis="y")
     fig.legend(loc="outside upper center", ncols=min(5, len(scores) + 1))
-    printed = {f"{method}, {s}": value[0] for method, row in (paper or {}).items() for s, value in row.items()}
+    drawn = {method: row for method, row in (paper or {}).items() if method in scores}
+    printed = {f"{method}, {s}": v[0] for method, row in drawn.items() for s, v in row.items() if s in structures}
     tables = {method: table[list(structures)] for method, table in scores.items()}
     return alt_text.describe(fig, f"{title} {alt_text.tables(tables, label, printed)}")

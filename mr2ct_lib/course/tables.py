@@ -93,7 +93,8 @@ def truth_of(data: PreparedSlices, direction: str) -> np.ndarray:
 def in_aorta(synthetic: np.ndarray, data: PreparedSlices, direction: str) -> pd.DataFrame:
     """Measure errors inside the aorta as Wang et al. do in Table 3: columns patient, "MSE aorta", "PSNR aorta", ...
 
-    The MSE is in squared SD of the patient's true scan (their images are z-scored); SSIM windowed and by moments.
+    The MSE is in squared SD of the patient's true slices (their images are z-scored), where pixels that the true scan
+    does not cover count as black; SSIM windowed and by moments.
     """
     source, target = direction.split("_to_")
     inside = aorta_mask(np.asarray(getattr(data, f"labels_{source}")))

@@ -10,7 +10,7 @@ def histogram_matching(source: np.ndarray, target_training: np.ndarray) -> np.nd
 
     source, target_training: any shapes. Returns the source's shape, in the target's unit, float32. Equal values take
     the middle of their ranks, so a black background stays background even where it is a little larger than in the
-    training images. Raises InputError for empty images.
+    training images. Raises InputError for empty images and NaN.
 
     >>> histogram_matching(np.array([3, 1, 2]), np.array([10.0, 30.0, 20.0]))
     array([30., 10., 20.], dtype=float32)
@@ -18,6 +18,7 @@ def histogram_matching(source: np.ndarray, target_training: np.ndarray) -> np.nd
     source, target_training = (np.asarray(image, dtype=np.float64) for image in (source, target_training))
     if not source.size or not target_training.size:
         raise InputError("histogram_matching: no voxels in source or target_training; expected at least one in each")
+    _finite(source=source, target_training=target_training)
     _, place, counts = np.unique(source.ravel(), return_inverse=True, return_counts=True)
     rank = (np.cumsum(counts) - counts / 2) / source.size  # the middle rank of each distinct value
     ordered = np.sort(target_training, axis=None)
@@ -51,14 +52,16 @@ def fitted_curve(
     looks at single pixels. Bins without a pixel take the value between their neighbours.
 
     source, target: corresponding images of one shape; mask: where they correspond, bool. apply_to: any shape, in the
-    source's unit. Returns its shape, in the target's unit, float32. Raises InputError for shapes that differ.
+    source's unit. Returns its shape, in the target's unit, float32. Raises InputError for shapes that differ and NaN.
 
     >>> fitted_curve(np.array([0, 0, 0, 1]), np.array([5, 5, 9, 2]), np.array([1, 0]), bins=2)
     array([2., 5.], dtype=float32)
     """
     source, target = np.asarray(source, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    if source.shape != target.shape or (mask is not None and np.shape(mask) != source.shape):
-        raise InputError(f"target: shape {target.shape}; expected the source's {source.shape}, as for the mask")
+    for name, other in (("target", target), ("mask", mask)):
+        if other is not None and np.shape(other) != source.shape:
+            raise InputError(f"{name}: shape {np.shape(other)}; expected the source's {source.shape}")
+    _finite(source=source, target=target, apply_to=apply_to)
     inside = np.ones(source.shape, dtype=bool) if mask is None else np.asarray(mask, dtype=bool)
     if not inside.any():
         raise InputError("source: no voxel to fit a curve on; expected at least one inside the mask")
@@ -75,3 +78,10 @@ def fitted_curve(
     medians = [np.median(ordered[first[b] : first[b + 1]]) for b in filled]
     curve = np.interp(np.arange(bins), filled, medians)
     return curve[bin_of(np.asarray(apply_to, dtype=np.float64))].astype(np.float32)
+
+
+def _finite(**images: np.ndarray) -> None:
+    """InputError for NaN and infinite values."""
+    for name, image in images.items():
+        if not np.isfinite(image).all():
+            raise InputError(f"{name}: NaN or infinite values; expected numbers. Repair the images")

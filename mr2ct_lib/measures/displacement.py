@@ -58,7 +58,7 @@ def displacement(
     if not (np.isfinite(synthesis).all() and np.isfinite(source).all()):
         raise InputError("synthesis or source: NaN or infinite pixels; expected numbers. Repair the image")
     half = block // 2
-    rows, columns = (np.arange(half + reach, size - half - reach, max(half, 1)) for size in source.shape)
+    rows, columns = (np.arange(half + reach, size - (block - 1 - half) - reach, max(half, 1)) for size in source.shape)
     score, edges = _scores(_edge_tensor(synthesis), _edge_tensor(source), rows, columns, block, reach)
     centres, shifts, agreement = [], [], []
     for i, j in np.argwhere(edges > 0.25 * edges.max()):
@@ -70,7 +70,7 @@ def displacement(
         centres.append((rows[i], columns[j]))
         shifts.append(((down - reach + fine_down) * spacing[0], (right - reach + fine_right) * spacing[1]))
         agreement.append(score[down, right, i, j])
-    if not shifts or edges.max() <= 0:
+    if not shifts:
         raise InputError("source: no block with edges that the synthesis shows too; expected anatomy in both slices")
     return Displacement(np.array(centres), np.array(shifts), np.array(agreement))
 

@@ -19,7 +19,7 @@ from mr2ct_lib.measures.baselines import histogram_matching, mean_target
 from mr2ct_lib.measures.displacement import displacement
 from mr2ct_lib.measures.label_metrics import dice, hausdorff_95, volumes
 
-SYNTHRAD_RANGE = (-1024.0, 3071.0)  # HU
+SYNTHRAD_RANGE = (-1024.0, 3000.0)  # HU
 SSIM_WINDOW = 7  # voxels
 
 
@@ -43,6 +43,9 @@ def compare_volumes(
 
     Raises InputError for other shapes, NaN, an empty mask.
     """
+    for name, volume in (("prediction", prediction), ("truth", truth)):
+        if not np.isfinite(volume.array).all():
+            raise InputError(f"{name}: NaN or infinite voxels; expected numbers. Repair the scan")
     if truth.unit != "HU":
         span = float(np.ptp(truth.array))
         if not span > 0:
@@ -100,7 +103,7 @@ def _or_nan(measure: Callable[..., float]) -> Callable[..., float]:
 def synthrad(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> dict[str, float]:
     """Return MAE (HU), PSNR (dB) and MS-SSIM as the SynthRAD2025 challenge defines them.
 
-    MAE inside the mask, of all HU as they are. PSNR inside the mask, of HU clipped to [-1024, 3071], range 4095.
+    MAE inside the mask, of all HU as they are. PSNR inside the mask, of HU clipped to [-1024, 3000], range 4024.
     MS-SSIM of `metrics.ms_ssim`, of HU clipped in the same way, both images -1024 HU outside the mask. The challenge's
     mask is the body; without a mask, the whole scan counts.
 
@@ -127,8 +130,9 @@ def errors_by_label(
     prediction, truth: (I, J, K) in one unit; labels: integers on the same grid; names: label value -> structure.
     Raises InputError for other shapes, and when no structure occurs.
     """
-    if np.shape(labels) != np.shape(truth):
-        raise InputError(f"labels: shape {np.shape(labels)}; expected the images' {np.shape(truth)}. Reslice them")
+    for name, other in (("labels", labels), ("prediction", prediction)):
+        if np.shape(other) != np.shape(truth):
+            raise InputError(f"{name}: shape {np.shape(other)}; expected the truth's {np.shape(truth)}. Reslice")
     rows = {}
     for value, name in names.items():
         inside = np.asarray(labels) == int(value)
@@ -188,7 +192,7 @@ def measure(
                 "PSNR": metrics.psnr(*grey, mask, data_range=255),
                 "MSE unit": metrics.mse(*unit, mask),
                 "PSNR unit": metrics.psnr(*unit, mask, data_range=span),
-                "SSIM": float(np.nanmean(metrics.slicewise(metrics.ssim, *unit, mask, data_range=span))),
+                "SSIM": float(np.nanmean(metrics.slicewise(_or_nan(metrics.ssim), *unit, mask, data_range=span))),
                 "SSIM whole": metrics.ssim_whole(*unit, mask, data_range=span),
             }
         )
@@ -201,7 +205,7 @@ def measure_contrast(synthetic: np.ndarray, test: PreparedSlices, direction: str
     Columns: patient; "q98.5" and "q99.5", quantiles of the synthetic slices in [-1, 1], with "true q98.5" and
     "true q99.5" beside them; "displacement" in mm, the median over blocks and over 4 slices spread through the patient
     of how far the synthesis has moved against its own source; "shift rows" and "shift columns", the signed medians.
-    NaN where no block of any of these slices has edges.
+    NaN where no block of any of these slices has edges, or slices are too small for `displacement`.
 
     synthetic: all slices (N, H, W) in [-1, 1]; direction: as for `measure`. Raises InputError for other shapes.
     """
@@ -219,7 +223,7 @@ def measure_contrast(synthetic: np.ndarray, test: PreparedSlices, direction: str
         for i in spread:
             try:
                 moved.append(displacement(synthetic[i], source[i], tuple(test.preparation.spacing)))
-            except InputError:  # a slice without edges
+            except InputError:  # a slice without edges, or too small
                 continue
         names = ("displacement", "shift rows", "shift columns")
         values = [(one.magnitude, *one.mean_shift) for one in moved] or [(np.nan,) * 3]

@@ -120,14 +120,14 @@ def crossed_test(differences: np.ndarray, confidence: float = 0.95) -> CrossedTe
     ms_seed, ms_patient, ms_rest = ms = np.array(squares) / degrees
     total = max(ms_seed + ms_patient - ms_rest, ms_seed, ms_patient)
     if total <= (1e-12 * np.abs(d).max()) ** 2:
-        raise InputError(f"differences: all are {mean:.4g}; expected some variation")
+        raise InputError("differences: neither seeds nor patients differ in their means; expected some variation")
     error = np.sqrt(total / d.size)
     freedom = max(float(total**2 / (ms**2 / degrees).sum()), float(degrees[:2].min()))
     t = mean / error
     reach = stats.t.ppf(0.5 + confidence / 2, freedom) * error
     interval = (float(mean - reach), float(mean + reach))
     single = max(ms_seed - ms_rest, 0) / patients + max(ms_patient - ms_rest, 0) / seeds + ms_rest
-    spread = np.sqrt(single) if single > 0 else error
+    spread = np.sqrt(single)
     return CrossedTest(
         mean_difference=float(mean),
         interval=interval,
@@ -182,17 +182,23 @@ def weigh_claims(records: pd.DataFrame, claims: Sequence[Claim], alpha: float = 
     effect, effect low, effect high, p, p Holm, seeds, patients, verdict. Claims with fewer than 3 seeds have no p, do
     not count in the family, and their verdict is "n too small".
 
-    Raises InputError when a column is missing.
+    Raises InputError when a column is missing, and for several rows of a run for one seed and patient.
     """
     if not claims:
         raise InputError("claims: none given; expected at least one")
     table = []
     for claim in claims:
         conditions = dict(claim.rows)
-        _columns(records, ["run", "seed", "patient", claim.measure, *conditions])
+        check_columns(records, ["run", "seed", "patient", claim.measure, *conditions])
         chosen = records[np.logical_and.reduce([np.ones(len(records), bool)] + [
             (records[column] == value).to_numpy() for column, value in conditions.items()
         ])]  # fmt: skip
+        compared = chosen[chosen.run.isin((claim.better, claim.against))]
+        if len(twice := compared[compared.duplicated(["run", "seed", "patient"])]):
+            raise InputError(
+                f"records: {twice.run.iloc[0]} has several rows for one seed and patient; expected one. Choose one "
+                "split, cohort and direction"
+            )
         first, second = (
             chosen[chosen.run == run].pivot_table(index="seed", columns="patient", values=claim.measure)
             for run in (claim.better, claim.against)
@@ -253,20 +259,6 @@ def mean_sd(values: Sequence[float], digits: int = 2) -> str:
     return text if len(values) == 1 else f"{text} ± {values.std(ddof=1):.{digits}f}"
 
 
-def mean_sd_table(records: pd.DataFrame, rows: str, columns: str, value: str, digits: int = 2) -> pd.DataFrame:
-    """Return a table of texts "mean ± SD" of `value`, for each of `rows` and `columns` in order of appearance."""
-    _columns(records, [rows, columns, value])
-    table = records.pivot_table(
-        index=rows,
-        columns=columns,
-        values=value,
-        aggfunc=lambda group: mean_sd(group, digits),
-        dropna=False,
-        sort=False,
-    )
-    return table.fillna("-")
-
-
 def _values(values: Sequence[float], name: str) -> np.ndarray:
     """Return a 1D float array of at least two finite values; InputError otherwise."""
     values = np.asarray(values, dtype=np.float64)
@@ -286,12 +278,12 @@ def _check_confidence(confidence: float) -> None:
         raise InputError(f"confidence: {confidence}; expected a share between 0 and 1, such as 0.95")
 
 
-def _columns(records: pd.DataFrame, needed: Sequence[str]) -> None:
+def check_columns(records: pd.DataFrame, needed: Sequence[str]) -> None:
     """InputError unless the table has these columns and at least one row."""
     missing = [name for name in needed if name not in records.columns]
     if missing:
         raise InputError(
-            f"records: no column {', '.join(missing)}; the columns are {', '.join(map(str, records.columns))}"
+            f"records: no column {', '.join(missing)}; expected it among {', '.join(map(str, records.columns))}"
         )
     if records.empty:
         raise InputError("records: no rows; expected at least one measurement")

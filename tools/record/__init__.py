@@ -19,9 +19,10 @@ import platform
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import as_completed
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +91,18 @@ def provenance_of_machine(profile: str) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the commit of this checkout, with "+" when files differ from it; "unknown" outside of git."""
+    """Return the commit of this checkout, with "+" when files other than results differ; "unknown" outside of git."""
+    describe, status = ["describe", "--always", "--exclude=*"], ["status", "--porcelain", "--untracked-files=no"]
     try:
-        text = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
+        name, changed = (
+            subprocess.run(
+                ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for words in (describe, [*status, "--", ":/", ":(top,exclude)results"])
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return text.strip()
+    return f"{name}{'+' * bool(changed)}"
 
 
 def provenance_of_run(name: str, seed: int, profile: str) -> dict[str, Any]:
@@ -106,9 +110,10 @@ def provenance_of_run(name: str, seed: int, profile: str) -> dict[str, Any]:
     folder = experiments.run_folder(name, profile, seed)
     config, log = read_json(folder / "config.json"), read_log(folder)
     settings = config["settings"]
-    today = vars(training_settings(name, profile, seed))
-    other = [key for key in today if key in settings and settings[key] != today[key] and today[key] is not None]
     rows = config["data"].get("patients", {})
+    slices = [sum(row["count"] for row in ids[: settings["patients"]]) for ids in rows.values()]
+    today = vars(training_settings(name, profile, seed).in_steps(max(slices, default=1)))
+    other = [key for key in today if key in settings and settings[key] != today[key]]
     return {
         "cohort": TRAININGS[name].data(seed),
         "method": TRAININGS[name].method,
@@ -233,26 +238,34 @@ def record(
 
 
 def outcomes(pending: list[Job], profile: str, workers: int | None) -> Iterator[tuple[Job, float, Result]]:
-    """Yield (job, minutes, result) of those jobs that end well; say why the others do not."""
-    side_by_side = [job for job in pending if job[0] == "translator"]
-    workers = workers or experiments.jobs_at_once([(experiments.run, name) for _, name, _ in side_by_side], profile)
-    if workers == 1:
-        side_by_side = []
-    if side_by_side:
-        with shared_gpu(), cores.pool(workers, max(1, cores.available() // workers)) as pool:
-            numbers = {}
-            for job in side_by_side:
-                training = TRAININGS[job[1]]
+    """Yield (job, minutes, result) of those jobs that end well, neighbouring trainings at once; say why others fail."""
+    trainings = [(experiments.run, name) for kind, name, _ in pending if kind == "translator"]
+    workers = workers or experiments.jobs_at_once(trainings, profile)
+    for several, group in groupby(pending, lambda job: job[0] == "translator" and workers > 1):
+        if several:
+            yield from _side_by_side(group, profile, workers)
+        else:
+            for job in group:
+                yield from _if_well(job, *_timed(job, profile))
+
+
+def _side_by_side(trainings: Iterable[Job], profile: str, workers: int) -> Iterator[tuple[Job, float, Result]]:
+    """Yield as `outcomes` what several processes do at once."""
+    with shared_gpu(), cores.pool(workers, max(1, cores.available() // workers)) as pool:
+        numbers = {}
+        for job in trainings:
+            training = TRAININGS[job[1]]
+            try:
                 for data in (training.data(job[2]), *(f"{training.tested_on(job[2])}_{split}" for split in SPLITS)):
                     experiments.prepared(data, profile)  # here, so that no two workers make the same
-                numbers[pool.submit(_timed, job, profile)] = job
-                for ended in [future for future in numbers if future.done()]:
-                    yield from _if_well(numbers.pop(ended), *ended.result())
-            for ended in as_completed(list(numbers)):
+            except InputError as error:
+                yield from _if_well(job, 0.0, error)
+                continue
+            numbers[pool.submit(_timed, job, profile)] = job
+            for ended in [future for future in numbers if future.done()]:
                 yield from _if_well(numbers.pop(ended), *ended.result())
-    for job in pending:
-        if job not in side_by_side:
-            yield from _if_well(job, *_timed(job, profile))
+        for ended in as_completed(list(numbers)):
+            yield from _if_well(numbers.pop(ended), *ended.result())
 
 
 def _timed(job: Job, profile: str) -> tuple[float, Result | InputError]:
@@ -311,13 +324,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=["runs", "missing", "tables"], default="runs")
     parser.add_argument("--profile", default="full", choices=["quick", "full", "paper"])
-    parser.add_argument("--budget", type=float, help="minutes after which it stops")
+    parser.add_argument("--budget", type=float, help="minutes after which it stops, more than 0")
     parser.add_argument("--workers", type=int, help="translators at a time; by default as many as the machine holds")
     parser.add_argument("--only", default="", help="names that begin so, such as hip or head_distorted")
     parser.add_argument(
         "--again", action="store_true", help="measure anew what is recorded; finished runs stay trained"
     )
     arguments = parser.parse_args()
+    if arguments.budget is not None and not arguments.budget > 0:
+        parser.error(f"--budget {arguments.budget:g}: expected minutes above 0")
     if arguments.what == "runs":
         how = (arguments.budget, arguments.only, arguments.again, arguments.workers)
         record(arguments.profile, experiments.RESULTS, *how)

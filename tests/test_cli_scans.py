@@ -17,11 +17,12 @@ from PIL import Image
 from mr2ct_lib import cli
 from mr2ct_lib.cli.inspection import values_look_like
 from mr2ct_lib.cli.outputs import quoted, with_ending
-from mr2ct_lib.cli.synthesizing import mean_and_spread, scans_of
+from mr2ct_lib.cli.synthesizing import _fingerprint, mean_and_spread, scans_of
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.dicom import write_dicom_series
 from mr2ct_lib.images.folders import modality_and_reason, scans_in
 from mr2ct_lib.images.volumes import Volume, read_volume, write_volume
+from mr2ct_lib.methods.distributed import LostProcess
 
 
 @pytest.fixture
@@ -108,6 +109,74 @@ def test_results_of_two_translators_never_mix(chain, other, scans, mr2ct, tmp_pa
     assert code == 2 and "other translators" in err and files(tmp_path / "ct") == before
     code, out, _ = mr2ct("synthesize", other, scans, "--out", tmp_path / "ct", "--overwrite")
     assert code == 0 and "2 synthesized, 0 there already" in out
+
+
+@pytest.mark.parametrize("form", [(), ("--dicom",)])
+def test_no_result_of_other_translators_stays_where_a_scan_is_refused(form, chain, other, scans, mr2ct, tmp_path):
+    (scans / "carl.nii.gz").unlink()
+    mr = read_volume(scans / "bert.nii.gz")
+    noise = np.random.default_rng(0).uniform(90, 100, mr.array.shape).astype(np.float32)
+    write_volume(mr.replace(array=noise), scans / "bert.nii.gz")
+    words = [scans, "--out", tmp_path / "ct", *form]
+    assert mr2ct("synthesize", chain / "run", *words)[0] == 0
+    places = [tmp_path / "ct" / (name if form else f"{name}.nii.gz") for name in ("anna", "bert")]
+    assert all(place.exists() for place in places)
+    code, _, err = mr2ct("synthesize", other, *words, "--strict", "--overwrite")
+    assert code == 1 and "bert: " in err and [place.exists() for place in places] == [True, False]
+
+
+def test_strict_never_takes_over_results_that_it_would_refuse(chain, scans, mr2ct, tmp_path):
+    words = ["synthesize", chain / "run", scans, "--out", tmp_path / "ct"]
+    mr2ct(*words)
+    before = files(tmp_path / "ct")
+    code, _, err = mr2ct(*words, "--strict")
+    assert code == 2 and "of other options" in err and files(tmp_path / "ct") == before
+
+
+def detached(kind: str, voxels: np.ndarray, folder) -> None:
+    """Write scan.mhd or scan.nrrd, whose voxels lie in voxels.bin."""
+    size = " ".join(map(str, voxels.shape))
+    headers = {
+        "mhd": f"ObjectType = Image\nNDims = 3\nDimSize = {size}\nElementType = MET_SHORT\n"
+        "ElementSpacing = 1 1 1\nTransformMatrix = 1 0 0 0 1 0 0 0 1\nElementDataFile = voxels.bin\n",
+        "nrrd": f"NRRD0004\ntype: short\ndimension: 3\nsizes: {size}\nspace: left-posterior-superior\n"
+        "space directions: (1,0,0) (0,1,0) (0,0,1)\nendian: little\nencoding: raw\ndata file: voxels.bin\n",
+    }
+    (folder / f"scan.{kind}").write_text(headers[kind])
+    (folder / "voxels.bin").write_bytes(voxels.astype("<i2").tobytes(order="F"))
+
+
+@pytest.mark.parametrize("kind", ["mhd", "nrrd"])
+def test_a_fingerprint_holds_voxels_in_a_file_of_any_name(kind, tmp_path):
+    voxels = np.arange(24).reshape(2, 3, 4)
+    detached(kind, voxels, tmp_path)
+    first = _fingerprint(tmp_path / f"scan.{kind}")
+    assert first is not None and _fingerprint(tmp_path / f"scan.{kind}") == first
+    voxels[1, 1, 1] += 1
+    detached(kind, voxels, tmp_path)
+    assert _fingerprint(tmp_path / f"scan.{kind}") not in (None, first)
+    (tmp_path / "voxels.bin").unlink()
+    assert _fingerprint(tmp_path / f"scan.{kind}") is None
+
+
+def test_scans_whose_files_would_share_a_name_are_refused_before_the_work(chain, other, scans, mr2ct, tmp_path):
+    (scans / "carl.nii.gz").unlink()
+    (scans / "bert.nii.gz").rename(scans / "anna_spread.nii.gz")
+    two = ["synthesize", scans, "--translator", chain / "run", "--translator", other, "--out", tmp_path / "two"]
+    code, _, err = mr2ct(*two)
+    assert code == 2 and "anna_spread.nii.gz: would be written for" in err and not (tmp_path / "two").exists()
+    one = ["synthesize", chain / "run", scans, "--out", tmp_path / "one"]
+    assert mr2ct(*one)[0] == 0  # no spread is written: both names are free
+    mr = read_volume(scans / "anna.nii.gz")
+    write_volume(mr.replace(array=mr.array[::-1].copy()), scans / "anna.nii.gz")
+    assert "1 synthesized, 1 there already" in mr2ct(*one)[1] and (tmp_path / "one/anna_spread.nii.gz").exists()
+
+
+def test_results_are_not_translated_in_their_own_place(chain, scans, mr2ct, tmp_path):
+    mr2ct("synthesize", chain / "run", scans, "--out", tmp_path / "ct")
+    before = files(tmp_path / "ct")
+    code, _, err = mr2ct("synthesize", chain / "run", tmp_path / "ct", "--out", tmp_path / "ct")
+    assert code == 2 and "is the input" in err and files(tmp_path / "ct") == before
 
 
 def test_results_go_into_no_folder_that_holds_other_things(chain, scans, mr2ct, tmp_path):
@@ -598,6 +667,42 @@ def test_an_output_never_takes_the_place_of_an_input_a_link_or_a_result(chain, m
     assert mr2ct("synthesize", chain / "run", scan, "--out", result, "--overwrite")[0] == 0
 
 
+def test_files_beside_a_result_never_take_the_place_of_an_input_or_a_result(chain, other, mr2ct, tmp_path, monkeypatch):
+    for name in ("ct_spread.nii.gz", "scan.nii.gz"):
+        shutil.copy(chain / "cohort/source/s0001.nii.gz", tmp_path / name)
+    for name in ("ct_qa.png", "ct_names.json"):
+        (tmp_path / name).write_text("mine")
+    before, both = files(tmp_path), ["--translator", chain / "run", "--translator", other]
+    for place in (tmp_path / "ct.nii.gz", f"{tmp_path}/ct/"):
+        out = ["--out", place]
+        for words, says in (
+            (["synthesize", tmp_path / "ct_spread.nii.gz", *both, *out], "ct_spread.nii.gz: is the input"),
+            (["synthesize", tmp_path / "ct_spread.nii.gz", *both, *out, "--overwrite"], "spread.nii.gz: is the input"),
+            (["synthesize", tmp_path / "scan.nii.gz", *both, *out], "ct_spread.nii.gz: exists already"),
+            (["synthesize", chain / "run", tmp_path / "scan.nii.gz", *out, "--qa"], "ct_qa.png: exists already"),
+        ):
+            with monkeypatch.context() as patch:
+                patch.setattr("mr2ct_lib.cli.synthesizing.load_synthesis", None)  # before any work
+                code, _, err = mr2ct(*words)
+            assert code == 2 and says in err and err.count("\n") == 1 and files(tmp_path) == before
+    words = ["segment", "apply", tmp_path / "none", tmp_path / "scan.nii.gz", "--translator", chain / "run"]
+    code, _, err = mr2ct(*words, "--out", tmp_path / "ct.nii.gz")
+    assert code == 2 and "ct_names.json: exists already" in err and files(tmp_path) == before
+    words = ["synthesize", tmp_path / "scan.nii.gz", *both, "--out", tmp_path / "ct.nii.gz", "--qa", "--overwrite"]
+    assert mr2ct(*words)[0] == 0 and (tmp_path / "ct_qa.png").read_bytes() != b"mine"
+
+
+def test_options_of_dicom_are_refused_where_nifti_is_written(chain, scans, mr2ct, tmp_path):
+    scan, nifti = scans / "anna.nii.gz", tmp_path / "ct.nii.gz"
+    for path, out, option in (
+        (scan, nifti, "--dicom"),
+        (scan, nifti, "--keep-patient"),
+        (scans, tmp_path / "ct", "--keep-patient"),
+    ):
+        code, _, err = mr2ct("synthesize", chain / "run", path, "--out", out, option)
+        assert code == 2 and f"mr2ct: {option}: " in err and err.count("\n") == 1 and not out.exists()
+
+
 def test_no_result_lies_inside_a_series_that_could_then_not_be_read(chain, mr2ct, tmp_path):
     write_dicom_series(read_volume(chain / "cohort/target/t0001.nii.gz"), tmp_path / "ct")
     before = files(tmp_path)
@@ -676,6 +781,27 @@ def test_too_little_memory_is_one_sentence(error, chain, mr2ct, tmp_path, monkey
     assert (
         code == 2 and out == "" and err.startswith("mr2ct: memory: ") and err.count("\n") == 1 and files(tmp_path) == {}
     )
+
+
+@pytest.mark.parametrize(
+    "error, rank, said",
+    [
+        (RuntimeError("CUDA out of memory"), "1", True),
+        (OSError("a disk is gone"), "1", True),
+        (LostProcess("another one ended"), "1", True),  # any of them may be the visible one
+        (InputError("no such setting"), "1", False),  # the same for all: the first one says it
+        (InputError("no such setting"), "0", True),
+    ],
+)
+def test_every_process_says_what_it_alone_died_of(error, rank, said, chain, mr2ct, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr("mr2ct_lib.cli.synthesizing.load_synthesis", fails)
+    words = ["synthesize", chain / "run", chain / "cohort/source/s0001.nii.gz", "--out", tmp_path / "ct.nii.gz"]
+    code, _, err = mr2ct(*words)
+    assert code == 2 and err.count("\n") == said and (str(error) in err) == said
 
 
 def test_another_error_of_the_program_is_not_hidden(chain, mr2ct, tmp_path, monkeypatch):

@@ -54,8 +54,9 @@ def main() -> None:
         sentence = _sentence(error)
         if sentence is None:
             raise
-        # several processes of one training run meet the same error: the first one reports it
-        if os.environ.get("LOCAL_RANK", "0") == "0" or type(error).__name__ == "LostProcess":
+        # what was given is wrong for all processes of a training run: the first one reports it; all else is their own
+        shared = isinstance(error, InputError) and type(error).__name__ != "LostProcess"
+        if os.environ.get("LOCAL_RANK", "0") == "0" or not shared:
             print(f"mr2ct: {sentence}", file=sys.stderr)
         sys.exit(2)
 

@@ -114,13 +114,10 @@ def synthesize(
     if scans is None:
         if scheduler is not None:
             raise InputError(f"--scheduler: {scan} is one scan; expected a folder of scans. Leave --scheduler out")
-        if out.endswith("/") or (place.is_dir() and not is_nifti_name(place)):
-            check_series(place, [scan], overwrite)
-        else:
-            check_file(place, [scan], overwrite, also=", or a folder's name with / at its end for a DICOM series")
+        _check_one(scan, out, synthesizing.side_files(place, len(folders), qa), overwrite)
     elif is_nifti_name(place):
         raise InputError(f"{out}: is the name of one NIfTI file; expected a folder, as {scan} holds scans. Rename it")
-    dicom = dicom if scans is not None else not is_nifti_name(place)
+    dicom = _writes_series(out, scans is None, dicom, keep_patient)
     synthesis = synthesizing.load_synthesis(
         folders, reverse, strict=strict, qa=qa, dicom=dicom, keep_patient=keep_patient, spin=spin
     )
@@ -133,6 +130,51 @@ def synthesize(
             print(f"spread of {len(folders)} translators: {spread.array.mean():.1f} {spread.unit} on average")
         return
     _report(*synthesizing.synthesize_folder(synthesis, scans, place, overwrite, scheduler), len(scans), out)
+
+
+def _check_one(scan: Path, out: str, sides: list[Path], overwrite: bool) -> None:
+    """Raise InputError unless the result of one scan, and the `sides` beside it, can be written without losing
+    anything."""
+    place = Path(out)
+    if out.endswith("/") or (place.is_dir() and not is_nifti_name(place)):
+        check_series(place, [scan], overwrite)
+    else:
+        check_file(place, [scan], overwrite, also=", or a folder's name with / at its end for a DICOM series")
+    _check_sides(sides, scan, overwrite)
+
+
+def _check_sides(sides: list[Path], scan: Path, overwrite: bool) -> None:
+    """Raise InputError unless the files beside a result, whose own place is checked, can be written."""
+    for path in sides:
+        if path.resolve() == scan.resolve():
+            found, advice = "is the input", ""
+        elif path.is_symlink() or path.is_dir():
+            found, advice = "is a link or a folder", ""
+        elif path.exists() and not overwrite:
+            found, advice = "exists already", ", or add --overwrite to replace it"
+        else:
+            continue
+        raise InputError(
+            f"{path}: {found}; expected a new name, as a file beside the result is called so. Choose another "
+            f"--out{advice}"
+        )
+
+
+def _writes_series(out: str, single: bool, dicom: bool, keep_patient: bool) -> bool:
+    """Say whether results are DICOM series. Raises InputError for an option of DICOM where they are not."""
+    series = not is_nifti_name(Path(out)) if single else dicom
+    if dicom and not series:
+        raise InputError(
+            f"--dicom: {out} is the name of a NIfTI file; expected a folder's name with / at its end. Rename it, or "
+            "leave --dicom out"
+        )
+    if keep_patient and not series:
+        how = "Give --out a folder's name with / at its end" if single else "Add --dicom"
+        raise InputError(
+            f"--keep-patient: {out} takes NIfTI, which holds no patient's data; expected a DICOM series. {how}, or "
+            "leave --keep-patient out"
+        )
+    return series
 
 
 def _report(skipped: int, failures: dict[str, str], count: int, out: str) -> None:
@@ -192,12 +234,13 @@ def segment_apply(
     from mr2ct_lib.methods.segmentation import load_segmenter, segment
     from mr2ct_lib.methods.translator import load_translator
 
+    names = with_ending(out, "_names.json")
     check_file(out, [scan], overwrite)
+    _check_sides([names], scan, overwrite)
     network = load_segmenter(segmenter)
     with spoken_warnings(scan):
         labels = segment(read_volume(scan), load_translator(find_translator(translator)), network, strict)
     write_volume(labels, out)
-    names = with_ending(out, "_names.json")
     write_json({"0": "background"} | {str(value): name for value, name in network.names.items()}, names)
     volumes = np.bincount(labels.array.ravel(), minlength=max(network.names) + 1) * np.prod(labels.spacing) / 1000
     print("\n".join(f"  {name:<34}{volumes[value]:8.1f} mL" for value, name in network.names.items()))

@@ -1,8 +1,8 @@
 """What `mr2ct synthesize` does with scans and translators: one or many of each, results in a file, a DICOM series or a
 folder."""
 
-import glob
 import hashlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from mr2ct_lib.course.recorded import find_translator
 from mr2ct_lib.files import InputError, read_json, write_json
 from mr2ct_lib.images.dicom_reading import holds_images
 from mr2ct_lib.images.folders import scans_in
+from mr2ct_lib.images.scan_files import META
 from mr2ct_lib.images.volumes import Volume, read_volume, write_volume
 from mr2ct_lib.methods.synthesis import synthesize
 from mr2ct_lib.methods.translator import Translator, load_translator
@@ -60,7 +61,7 @@ class Synthesis:
     def record(self) -> dict[str, object]:
         """What decides the result, for the folder of results."""
         digests = [_digest(folder) for folder in self.folders]
-        more = {"spin": self.spin, "keep_patient": self.keep_patient}
+        more = {"strict": self.strict, "spin": self.spin, "keep_patient": self.keep_patient}
         return {"translators": digests, "reverse": self.reverse} | {name: True for name, given in more.items() if given}
 
 
@@ -151,6 +152,15 @@ def write_result(result: Volume, spread: Volume | None, scan: Path, out: Path, k
         write_volume(spread, with_ending(out, SPREAD), dtype=np.float32)
 
 
+def side_files(out: Path, translators: int, qa: bool) -> list[Path]:
+    """The files that are written beside the result `out`: the spread of several translators, the picture.
+
+    >>> [path.name for path in side_files(Path("a/ct.nii.gz"), 2, True)]
+    ['ct_spread.nii.gz', 'ct_qa.png']
+    """
+    return [*[with_ending(out, SPREAD)] * (translators > 1), *[with_ending(out, PICTURE)] * qa]
+
+
 def synthesize_one(synthesis: Synthesis, scan: Path, out: Path) -> tuple[Volume, Volume | None]:
     """Read a scan, translate it and write the result, its spread and its picture; return result and spread."""
     check_encoding(scan)
@@ -174,12 +184,12 @@ def synthesize_folder(
 
     A result counts as finished when synthesis.json says that it was made of the scan as it is now, byte for byte.
     `scheduler` is the address of a Dask scheduler whose workers translate the scans (see `cores.run_jobs`). Returns the
-    number of skipped scans, and name -> reason of failures. Raises InputError when `out` holds other things, or results
-    of other translators.
+    number of skipped scans, and name -> reason of failures. Raises InputError when `out` holds other things, one of the
+    scans, or results of other translators, and when two scans would write one file.
     """
-    record, path = synthesis.record(), out / RECORD
+    record, path, places = synthesis.record(), out / RECORD, _places(synthesis, scans, out)
+    check_folder(out, list(scans.values()), RECORD, overwrite=True)  # an earlier result is judged by its record
     if not path.exists() or overwrite:
-        check_folder(out, list(scans.values()), RECORD, overwrite)
         write_json(record, path)
     held = read_json(path)
     made = held.pop("scans", {}) if isinstance(held, dict) else {}  # name -> fingerprint of the scan it was made of
@@ -189,11 +199,13 @@ def synthesize_folder(
             "folder. Choose another name, or add --overwrite to replace them"
         )
     scanned, results = {name: _fingerprint(scan) for name, scan in scans.items()}, {}
-    for name in scans:
-        result = out / (name if synthesis.dicom else f"{name}.nii.gz")
+    for name, result in places.items():
         if made.get(name) is None or made[name] != scanned[name] or not _all_there(synthesis, result):
             results[name] = result
-    jobs = [(scans[name].absolute(), result.absolute()) for name, result in results.items()]
+    taken, jobs = set(places.values()), []
+    for name, result in results.items():
+        old = [side.absolute() for side in side_files(result, 2, qa=True) if side not in taken]  # not another's result
+        jobs.append((scans[name].absolute(), result.absolute(), old))
     outcomes = cores.run_jobs(_synthesize_listed, jobs, 1, scheduler, common=(synthesis,))
     failures, names = {}, list(results)
     for outcome in tqdm(outcomes, "synthesize", len(jobs), unit="scan", disable=None):
@@ -209,12 +221,28 @@ def synthesize_folder(
     return len(scans) - len(results), failures
 
 
-def _synthesize_listed(synthesis: Synthesis, scan: Path, result: Path) -> list[str]:
-    """As `synthesize_one`, in place of an earlier result; return the warnings."""
-    for ending in (SPREAD, PICTURE):  # of an earlier scan
-        with_ending(result, ending).unlink(missing_ok=True)
+def _places(synthesis: Synthesis, scans: dict[str, Path], out: Path) -> dict[str, Path]:
+    """Name -> where the result of a scan goes. Raises InputError when two scans would write one file."""
+    places = {name: out / (name if synthesis.dicom else f"{name}.nii.gz") for name in scans}
+    owners = {place: name for name, place in places.items()}
+    for name, place in places.items():
+        for side in side_files(place, len(synthesis.translators), synthesis.qa):
+            if (other := owners.setdefault(side, name)) != name:
+                raise InputError(
+                    f"{side}: would be written for {scans[name]} and for {scans[other]}; expected a file of its own "
+                    "for each. Rename one of the scans"
+                )
+    return places
+
+
+def _synthesize_listed(synthesis: Synthesis, scan: Path, result: Path, sides: list[Path]) -> list[str]:
+    """As `synthesize_one`, after an earlier result and its `sides` are removed, so that none is left where this one is
+    refused; return the warnings."""
+    for path in sides if synthesis.dicom else [result, *sides]:
+        path.unlink(missing_ok=True)
     if synthesis.dicom and result.exists():
         check_series(result, [scan], overwrite=True)
+        shutil.rmtree(result)
     with kept_warnings() as messages:
         synthesize_one(synthesis, scan, result)
     return messages
@@ -222,24 +250,24 @@ def _synthesize_listed(synthesis: Synthesis, scan: Path, result: Path) -> list[s
 
 def _all_there(synthesis: Synthesis, result: Path) -> bool:
     """Say whether a result has all its files."""
-    spread, picture = len(synthesis.translators) > 1, synthesis.qa
-    wanted = [result, *[with_ending(result, SPREAD)] * spread, *[with_ending(result, PICTURE)] * picture]
-    return all(path.exists() for path in wanted)
+    sides = side_files(result, len(synthesis.translators), synthesis.qa)
+    return all(path.exists() for path in (result, *sides))
 
 
 def _fingerprint(scan: Path) -> str | None:
-    """A hash of the files of a scan; None where one cannot be read."""
-    if scan.is_dir():
-        files = sorted(scan.rglob("*"))
-    else:  # the voxels of name.mhd lie in another file of that name
-        files = sorted(scan.parent.glob(f"{glob.escape(scan.stem)}.*")) if scan.suffix.lower() == ".mhd" else [scan]
+    """A hash of the files of a scan, and of its voxels where they may lie in a file of another name; None where one
+    cannot be read."""
+    files = sorted(scan.rglob("*")) if scan.is_dir() else [scan]
     digest = hashlib.sha256()
     try:
         for path in files:
             if not path.is_dir():
                 with path.open("rb") as file:
                     digest.update(hashlib.file_digest(file, "sha256").digest())
-    except OSError:
+        if not scan.is_dir() and scan.name.lower().endswith(META):
+            with kept_warnings():  # they are spoken when the scan is translated
+                digest.update(read_volume(scan).array.tobytes())
+    except (OSError, InputError):
         return None
     return digest.hexdigest()
 

@@ -16,7 +16,7 @@ from mr2ct_lib.images.intensity import MR_WINDOW
 from mr2ct_lib.images.preparation import Preparation
 from mr2ct_lib.images.prepare import write_record
 from mr2ct_lib.images.slices import PreparedSlices
-from mr2ct_lib.methods import hardware
+from mr2ct_lib.methods import captured, hardware
 from mr2ct_lib.methods.settings import make_settings
 from mr2ct_lib.methods.training import Trainer
 from tools.record import processor
@@ -45,14 +45,16 @@ def now() -> float:
 def seconds(works: dict[str, Work], rounds: int) -> dict[str, float]:
     """The median seconds of each, over `rounds` rounds in each of which every one has a turn.
 
-    Two more go before: in the second of them memory still grows.
+    Two more go before: in the second of them memory still grows. On a GPU it is as many as a run takes until its
+    updates are recorded, the one that records included.
     """
+    before = captured.WARM_UP + 1 if DEVICE.type == "cuda" else 2
     taken: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(rounds + 2):
+    for turn in range(rounds + before):
         for name, work in works.items():
             started = now()
             work()
-            if turn >= 2:
+            if turn >= before:
                 taken[name].append(now() - started)
     return {name: statistics.median(times) for name, times in taken.items()}
 

@@ -86,7 +86,7 @@ def unpack_cases(remote: Remote, folder: Path, cases: list[str]) -> list[Path]:
                 elif missing:
                     with atomic(place) as temporary:
                         for member in tqdm(members, desc=prefix):
-                            inside = temporary / member.filename[len(prefix) :].lstrip("/")
+                            inside = temporary / _safe(member.filename, remote.filename).relative_to(prefix)
                             _write_zip_member(opened, member, inside, remote.filename)
     except InputError:
         raise
@@ -181,7 +181,7 @@ def _group(opened: zipfile.ZipFile, case: str) -> dict[str, list[zipfile.ZipInfo
     """Members of one case by the path down to it: {"Task1/pelvis/1PA001": [...]}."""
     groups: dict[str, list[zipfile.ZipInfo]] = {}
     for member in opened.infolist():
-        parts = PurePosixPath(member.filename).parts
+        parts = PurePosixPath(member.filename.replace("\\", "/")).parts  # as `_safe` reads it
         depth = next((at for at, part in enumerate(parts, 1) if case in (part, part.split(".")[0])), None)
         if depth and not member.is_dir():
             groups.setdefault("/".join(parts[:depth]), []).append(member)

@@ -39,24 +39,48 @@ def atomic(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{path.name[:40]}."
         _remove_left(path.parent, prefix)
-        room = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+        room, lock = _make_room(path.parent, prefix)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}); choose a folder that you may write to"
         ) from error
     try:
-        with open(room / LOCK, "w") as lock:
-            _locked(lock)
+        with lock:
             yield room / path.name
-            if path.is_dir():
-                path.rename(room / "previous")
-            os.replace(room / path.name, path)
+            _replace(path, room)
     except OSError as error:  # NumPy's has no strerror, only how much was written
         raise InputError(
             f"{path}: writing failed ({error.strerror or error}); free some space or choose another place"
         ) from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def _make_room(folder: Path, prefix: str) -> tuple[Path, IO]:
+    """A temporary folder and its lock, held. Where another writer took it for left over before, a new one is made."""
+    while True:
+        room = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
+        try:
+            lock = open(room / LOCK, "w")  # noqa: SIM115
+            _locked(lock, wait=True)  # until it is removed, where another writer holds the lock
+            if (room / LOCK).exists():
+                return room, lock
+            lock.close()
+        except BaseException:
+            shutil.rmtree(room, ignore_errors=True)
+            raise
+
+
+def _replace(path: Path, room: Path) -> None:
+    """Move what was written in `room` to `path`; where that fails, the folder that was there is there again."""
+    previous = room / ".previous"
+    try:
+        if path.is_dir():
+            path.rename(previous)
+        os.replace(room / path.name, path)
+    finally:
+        if previous.exists() and not path.exists():
+            previous.rename(path)
 
 
 def _remove_left(folder: Path, prefix: str) -> None:
@@ -67,10 +91,10 @@ def _remove_left(folder: Path, prefix: str) -> None:
                 shutil.rmtree(room, ignore_errors=True)
 
 
-def _locked(file: IO) -> bool:
+def _locked(file: IO, wait: bool = False) -> bool:
     """Lock an open file for this process; say whether it was free. Some network disks know no locks: then it is not."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except (OSError, AttributeError):
         return False
     return True

@@ -36,7 +36,7 @@ def test_only_the_ct_scan_holds_a_table_and_the_posture_decides_the_shape():
     assert (np.where(ct == VALUE["table"], 0, ct) != mr).mean() > 0.02
 
 
-def test_table_never_enters_the_body_and_touches_nothing():
+def test_the_table_is_painted_outside_the_body_only():
     for posture in ("ct", "mr"):
         labels = paint(6, "ct", posture=posture)
         alone = paint(6, posture=posture)

@@ -12,6 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from tiny_runs import Replayer, settings, without_time
 
+from benchmarks import measure
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.methods import captured
@@ -76,6 +77,32 @@ def test_what_cannot_be_recorded_is_said_once_and_done_step_by_step(precision, d
     assert len(said) == 1 and "operation not permitted when stream is capturing)" in said[0]
     assert plain == replayed and same(one.state(), other.state())
     assert not any(update.recorder or update.replay for update in other.updates.values())
+
+
+def test_a_failure_without_a_message_is_named_by_its_type(capsys):
+    class Mute:
+        warm_up = staticmethod(lambda function: function())
+
+        @staticmethod
+        def record(function):
+            raise RuntimeError
+
+    update = CapturedUpdate(lambda x: 2 * x["a"], Mute(), lambda: None)
+    assert [float(update({"a": torch.tensor(float(n))})) for n in range(6)] == [2.0 * n for n in range(6)]
+    assert "not recorded (RuntimeError)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device, before", [("cpu", 2), ("cuda", captured.WARM_UP + 1)])
+def test_a_benchmark_drops_the_turns_until_updates_are_recorded(device, before, monkeypatch):
+    clock, calls = [0.0], []
+
+    def work():
+        calls.append(None)
+        clock[0] += 100 if len(calls) <= before else 1
+
+    monkeypatch.setattr(measure, "DEVICE", torch.device(device))
+    monkeypatch.setattr(measure, "now", lambda: clock[0])
+    assert measure.seconds({"work": work}, rounds=1) == {"work": 1}
 
 
 def test_a_checkpoint_from_recorded_updates_continues_to_the_same_bits(data):

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mr2ct_lib.files import InputError
+from mr2ct_lib.files import LOCK, InputError, atomic
 from mr2ct_lib.images.folders import read_cohort
 from mr2ct_lib.images.prepare import prepare
 from mr2ct_lib.images.volumes import Volume, read_volume, write_volume
@@ -117,6 +117,7 @@ def test_interrupted_cohort_is_taken_up_again(tmp_path, spheres, monkeypatch):
     with pytest.raises(InputError, match="unfinished"):
         read_cohort(tmp_path / "part")
     (tmp_path / "part" / "source" / ".p0003.nii.gz.k2x").mkdir()  # what SIGKILL leaves
+    (tmp_path / "part" / "source" / ".p0003.nii.gz.k2x" / LOCK).touch()
     monkeypatch.setattr(
         cohort, "make_patient", lambda *arguments: made.append(arguments[3]) or make_patient(*arguments)
     )
@@ -127,6 +128,55 @@ def test_interrupted_cohort_is_taken_up_again(tmp_path, spheres, monkeypatch):
     assert (tmp_path / "part" / "cohort.json").read_text() == (tmp_path / "whole" / "cohort.json").read_text()
     make_cohort("hip", tmp_path / "part", 4, seed=1, paired=True, workers=1)  # and a cohort may grow
     assert made[3:] == ["p0004"]
+
+
+def test_half_written_files_of_a_run_that_is_alive_stay(tmp_path, spheres):
+    make_cohort("hip", tmp_path / "a", 1, seed=1, paired=True, workers=1)
+    with atomic(tmp_path / "a" / "source" / "p0002.nii.gz") as temporary:
+        temporary.write_bytes(b"half")
+        make_cohort("hip", tmp_path / "a", 2, seed=1, paired=True, workers=1)
+        assert temporary.read_bytes() == b"half"
+
+
+def ids(made):
+    return [*made.source], [*made.target]
+
+
+def test_a_cohort_grows_and_never_loses_a_patient(tmp_path, spheres):
+    make_cohort("head", tmp_path / "a", (3, 1), seed=1, workers=1)
+    before = (tmp_path / "a" / "cohort.json").read_text()
+    for fewer, lost in (((1, 3), "s0002"), ((2, 4), "s0003"), (1, "s0002")):
+        with pytest.raises(InputError, match=f"more than the . asked for, such as {lost}"):
+            make_cohort("head", tmp_path / "a", fewer, seed=1, workers=1)
+    assert (tmp_path / "a" / "cohort.json").read_text() == before
+    grown = make_cohort("head", tmp_path / "a", (3, 2), seed=1, workers=1)
+    assert ids(grown) == (["s0001", "s0002", "s0003"], ["t0001", "t0002"])
+    grown = make_cohort("head", tmp_path / "a", (4, 3), seed=1, workers=1)
+    assert ids(grown) == (["s0001", "s0002", "s0003", "s0004"], ["t0001", "t0002", "t0003"])
+
+
+def test_patients_that_an_unfinished_growth_left_are_listed_once_they_are_asked_for(tmp_path, spheres, monkeypatch):
+    make_cohort("hip", tmp_path / "a", (2, 1), seed=1, workers=1)
+    make_patient = cohort.make_patient
+
+    def fails(settings, folder, atlas, id_):
+        if id_ == "t0002":
+            raise RuntimeError("moved")
+        make_patient(settings, folder, atlas, id_)
+
+    monkeypatch.setattr(cohort, "make_patient", fails)
+    with pytest.raises(InputError, match="t0002"):
+        make_cohort("hip", tmp_path / "a", (3, 2), seed=1, workers=1)
+    assert ids(make_cohort("hip", tmp_path / "a", (2, 1), seed=1, workers=1)) == (["s0001", "s0002"], ["t0001"])
+    again = make_cohort("hip", tmp_path / "a", (3, 1), seed=1, workers=1)
+    assert ids(again) == (["s0001", "s0002", "s0003"], ["t0001"])
+
+
+@pytest.mark.parametrize("content", ["[]", '{"patients": []}', '{"settings": 3}'])
+def test_a_cohort_json_of_another_kind_is_named(tmp_path, content):
+    (tmp_path / "cohort.json").write_text(content)
+    with pytest.raises(InputError, match=r"cohort\.json: .*expected"):
+        make_cohort("hip", tmp_path, 1, seed=1, workers=1)
 
 
 def test_failed_patients_are_listed_with_their_reasons_and_the_others_kept(tmp_path, spheres, monkeypatch):
@@ -345,7 +395,7 @@ def test_what_is_no_label_map_is_named_and_leaves_nothing(tmp_path, array, word)
         ({"patients": 0}, "patients"),
         ({"seed": -1}, "seed"),
         ({"distort_target": True}, "distort_target"),
-        ({"anatomy": "head", "distort_target": 1}, "distort_target: 1"),
+        *(({"anatomy": "head", "distort_target": bad}, "distort_target: ") for bad in (1, 0, -3, 2.5, "yes", None)),
         ({"labels": "a.nii.gz"}, "names"),
         ({"labels": "a.nii.gz", "names": "b.json"}, "a.nii.gz"),
         ({"body": "a.nii.gz"}, "body"),

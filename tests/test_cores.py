@@ -1,6 +1,7 @@
 """Jobs in this process, in local processes and on a Dask cluster: same results, own errors, nothing left behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mr2ct_lib import cores
+from mr2ct_lib import cores, files
 from mr2ct_lib.files import InputError, atomic
 from mr2ct_lib.images.volumes import read_volume
 from mr2ct_lib.patients.cohort import make_cohort
@@ -123,6 +124,53 @@ def test_what_a_killed_program_left_goes_with_the_next_write_of_the_same_path(tm
     with atomic(tmp_path / "a.txt") as temporary:
         temporary.write_text("whole")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "whole"
+
+
+def test_a_write_whose_folder_another_writer_took_for_left_over_is_whole(tmp_path, monkeypatch):
+    """The other one comes between the making of the lock and its locking."""
+    locked, taken = files._locked, []
+
+    def late(lock, wait=False):
+        if not taken:
+            taken.append(Path(lock.name).parent)
+            shutil.rmtree(taken[0])
+        return locked(lock, wait)
+
+    monkeypatch.setattr(files, "_locked", late)
+    with atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    assert taken and [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_writer_waits_for_one_that_removes_its_folder_and_makes_another(tmp_path, monkeypatch):
+    locked, others = files._locked, []
+
+    def late(lock, wait=False):
+        if not others:
+            room, other = Path(lock.name).parent, open(lock.name, "r+")  # noqa: SIM115
+            assert locked(other)
+            others.append(threading.Timer(0.3, lambda: (shutil.rmtree(room), other.close())))
+            others[0].start()
+        return locked(lock, wait)
+
+    monkeypatch.setattr(files, "_locked", late)
+    with atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    others[0].join()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("name", ["run", "previous"])
+def test_a_folder_is_replaced_as_a_whole_and_stays_where_the_new_one_is_missing(name, tmp_path):
+    folder = tmp_path / name
+    for text in ("old", "new"):
+        with atomic(folder) as temporary:
+            temporary.mkdir()
+            (temporary / text).touch()
+        assert [path.name for path in folder.iterdir()] == [text]
+    with pytest.raises(InputError, match=f"{name}: writing failed"), atomic(folder):
+        pass  # nothing is written
+    assert [path.name for path in folder.iterdir()] == ["new"] and list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_handler_of_somebody_else_stays():

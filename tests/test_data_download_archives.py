@@ -127,6 +127,18 @@ def test_single_cases_come_without_the_whole_zip(server, synthrad, tmp_path):
         archives.unpack_cases(synthrad.remotes[0], tmp_path, ["1PA9"])
 
 
+@pytest.mark.parametrize("form", ["./{}", "Task1/./{}", "Task1//{}", "Task1\\{}"])
+def test_a_case_lands_in_its_place_however_the_zip_spells_its_path(form, server, synthrad, tmp_path):
+    names = [form.format(name) for name in ("1PA001/mr.nii.gz", "1PA001/deep/ct.nii.gz", "1PA002/mr.nii.gz")]
+    server.body = make_zip({name: name.encode() for name in names})
+    remote = Remote(server.url + "Task1.zip", "", len(server.body), None)
+    (place,) = archives.unpack_cases(remote, tmp_path, ["1PA001"])
+    assert place == tmp_path / ("1PA001" if form == "./{}" else "Task1/1PA001")
+    assert (place / "mr.nii.gz").read_bytes() == names[0].encode()
+    assert (place / "deep/ct.nii.gz").read_bytes() == names[1].encode()
+    assert whole_files(tmp_path) == ["ct.nii.gz", "mr.nii.gz"]
+
+
 def test_a_folder_of_cases_is_completed_when_some_of_them_are_there(server, synthrad, tmp_path):
     archives.unpack_cases(synthrad.remotes[0], tmp_path, ["1PA002"])
     (kept,) = tmp_path.glob("**/1PA002/mr.nii.gz")

@@ -32,3 +32,19 @@ def test_the_measurement_is_made_once_and_leaves_the_threads_alone():
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):  # wherever it is asked for
         assert hardware.gain(CPU) > 0 and hardware.gain(CPU) == hardware.gain(CPU)
     assert torch.get_num_threads() == threads
+
+
+def test_a_measurement_that_fails_leaves_the_threads_alone(monkeypatch):
+    def failing(work):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(hardware, "_thread_seconds", failing)
+    hardware.gain.cache_clear()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(RuntimeError, match="no memory"):
+            hardware.gain(CPU)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

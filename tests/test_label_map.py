@@ -115,6 +115,14 @@ def test_outside_of_the_map_is_background():
     assert not patient.paint((4, 4, 4), far).any()
 
 
+def test_a_femur_in_one_sagittal_plane_is_centred_on_its_points():
+    labels = np.full((9, 9, 9), 5, np.uint8)
+    labels[4, 2:5, 1:8], labels[0] = 1, 6  # a map that names skin is taken as it is
+    patient = LabelMapPatient(Volume(labels, np.diag([3.0, 3.0, 3.0, 1.0]), "label"), NAMES | {6: "skin"})
+    index = np.argwhere(patient.completed.array == 1)
+    np.testing.assert_allclose(patient.landmarks["centre"], 3 * index.mean(axis=0))
+
+
 def test_body_of_another_shape_is_refused():
     labels, affine = small_map()
     with pytest.raises(InputError, match="body mask"):

@@ -82,6 +82,22 @@ def test_blank_slices_give_a_finite_loss_and_a_finite_gradient():
     assert losses.gradient_consistency(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)) == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_slices_of_16_bits_give_the_loss_of_float32(dtype):
+    a, b, blank = (x.to(dtype) for x in (images(22, size=16), images(23, size=16), torch.zeros(2, 1, 16, 16)))
+    for loss in (
+        losses.gradient_consistency,
+        losses.gradient_correlation,
+        losses.normalised_cross_correlation,
+        losses.normalised_mutual_information,
+    ):
+        for one, other in ((a, b), (a, blank), (blank, blank)):
+            found, expected = loss(one, other), loss(one.float(), other.float())
+            assert found.dtype == torch.float32 and torch.equal(found, expected) and torch.isfinite(found).all()
+    assert losses.gradient_correlation(a, b=b).dtype == torch.float32
+    assert losses.gradients(images(24))[0].dtype == torch.float64  # no less either
+
+
 def test_gradient_of_ncc_at_a_blank_image_is_bounded_by_eps():
     a, blank = images(21, n=1), torch.zeros(1, 1, 12, 12, dtype=torch.float64, requires_grad=True)
     losses.normalised_cross_correlation(a, blank, eps=1e-8).backward()

@@ -143,11 +143,20 @@ def test_seed_decides():
 
 
 def test_two_echoes_share_coil_and_gain_but_not_noise():
-    options = {"noise": 0.0, "texture": 0.0, "supersample": (1, 1, 1)}
-    pd, t2 = (acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES[n], 7, **options)[0].array for n in ("head_pd", "head_t2"))
+    options, air = {"texture": 0.0, "supersample": (1, 1, 1)}, Spheres().paint(SHAPE, AFFINE) == 0
+
+    def echoes(noise):
+        return [
+            acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES[name], 7, noise=noise, **options)[0].array
+            for name in ("head_pd", "head_t2")
+        ]
+
+    pd, t2 = echoes(noise=0.0)
     muscle = Spheres().paint(SHAPE, AFFINE) == 1
     ratio = t2[muscle] / pd[muscle]
     assert np.ptp(ratio) < 1e-5 and np.ptp(pd[muscle]) > 0.05 * pd[muscle].mean()
+    pd, t2 = echoes(noise=0.04)
+    assert abs(np.corrcoef(pd[air], t2[air])[0, 1]) < 5 / np.sqrt(air.sum())  # one draw, scaled, would give 1
 
 
 def test_stripped_background_is_zero():
@@ -173,6 +182,19 @@ def test_table_lies_under_the_patient(kind):
     assert table.any() and not table[labels.array > 0].any()
     lowest_body, highest_table = np.nonzero(labels.array[50])[0].min(), np.nonzero(table[50])[0].max()
     assert 0 < lowest_body - highest_table <= 3
+
+
+@pytest.mark.parametrize("i", [slice(0, 2), slice(98, 100)])
+def test_a_block_beside_the_patient_shows_air_and_the_table_alone(i):
+    shape, affine = (100, 90, 4), np.diag([4.0, 4.0, 6.0, 1.0])
+    affine[:3, 3] = -200
+    clean = {"noise": 0, "texture": 0, "supersample": (1, 1, 1)}
+    whole, labels = acquire_ct(Spheres(), shape, affine, 1, **clean)
+    for j, k in ((slice(0, 90), slice(0, 4)), (slice(60, 90), slice(1, 3))):
+        part, none = acquire_ct(Spheres(), shape, affine, 1, block=(i, j, k), **clean)
+        np.testing.assert_array_equal(part.array, whole.array[i, j, k])
+        assert not none.array.any() and not labels.array[i, j, k].any()
+    assert (part.array == -1000).all()
 
 
 def test_ct_noise_sd_and_texture():
@@ -230,8 +252,11 @@ def test_bad_input_is_refused():
         acquire_ct(Spheres(), SHAPE, AFFINE, 1, table="round")
     oblique = AFFINE.copy()
     oblique[0, 1] = 1
-    with pytest.raises(InputError, match="oblique"):
-        acquire_mr(Spheres(), SHAPE, oblique, SEQUENCES["head_pd"], 1)
+    for affine in (oblique, AFFINE @ np.diag([-1.0, 1, 1, 1]), AFFINE @ np.diag([1.0, 1, -1, 1])):
+        with pytest.raises(InputError, match="oblique or flipped"):
+            acquire_mr(Spheres(), SHAPE, affine, SEQUENCES["head_pd"], 1, bias=0, texture=0)
+        with pytest.raises(InputError, match="oblique or flipped"):
+            acquire_ct(Spheres(), SHAPE, affine, 1, texture=0)
     nameless = Spheres()
     nameless.names = {0: "background", 1: "muscle"}
     for acquire in (

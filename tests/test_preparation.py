@@ -210,6 +210,14 @@ def test_size_keeps_the_field_of_view(tmp_path):
     assert slices.preparation.pixel == 2.5
 
 
+@pytest.mark.parametrize(("size", "pixels"), [(50, 52), (17, 20), (64, 64)])
+def test_a_size_that_is_no_multiple_of_4_gets_smaller_pixels_and_keeps_the_field_of_view(size, pixels, tmp_path):
+    cohort = make_cohort(tmp_path / "c")
+    slices = PreparedSlices(prepare(cohort, tmp_path / "p", size=size, progress=False))
+    assert slices.source.shape == (12, pixels, pixels)
+    assert slices.preparation.pixel * pixels == pytest.approx(80)
+
+
 def test_windows_can_be_given_in_the_right_unit_only(tmp_path):
     cohort = make_cohort(tmp_path / "c")
     wide = Window(-1000, 200, "HU")
@@ -422,8 +430,12 @@ def test_virtual_scans_are_what_their_cohort_says(tmp_path):
     with pytest.raises(InputError, match="looks like CT stored with an offset of 1024"):
         prepare(cohort, tmp_path / "p", plane="coronal", progress=False)
     write_json(read_json(cohort / "cohort.json") | {"settings": {}}, cohort / "cohort.json")
-    slices = PreparedSlices(prepare(cohort, tmp_path / "p", plane="coronal", progress=False))
-    assert slices.windows["source"].unit == "SD"
+    for given in ({}, {"target_modality": "MR"}, {"source_modality": "MR"}):
+        slices = PreparedSlices(prepare(cohort, tmp_path / "p", plane="coronal", progress=False, **given))
+        assert slices.windows["source"].unit == "SD"
+    for argument in ("source_modality", "target_modality"):
+        with pytest.raises(InputError, match=rf"{argument}: CT; expected MR, as .*cohort\.json says"):
+            prepare(cohort, tmp_path / "p", plane="coronal", progress=False, **{argument: "CT"})
 
 
 def test_label_values_without_a_name_are_refused(tmp_path):

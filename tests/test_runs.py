@@ -10,9 +10,12 @@ import pytest
 import torch
 from tiny_runs import bits, settings, without_time
 
+from mr2ct_lib import files
 from mr2ct_lib.files import InputError
-from mr2ct_lib.methods import training
+from mr2ct_lib.images.slices import PreparedSlices
+from mr2ct_lib.methods import distributed, training
 from mr2ct_lib.methods.runs import read_log, train
+from mr2ct_lib.methods.training_data import describe_training_data
 from mr2ct_lib.methods.translator import load_translator
 from tools import kills
 from tools.kills import same
@@ -71,15 +74,36 @@ def test_the_log_of_a_run_killed_before_its_first_checkpoint_begins_anew(data, t
     assert without_time(train(settings(), data, tmp_path / "cut", resume=True)) == without_time(whole)
 
 
+def killed(folder):
+    """What a write that was killed leaves behind."""
+    folder.mkdir(parents=True)
+    (folder / files.LOCK).touch()
+    return folder
+
+
 def test_what_killed_writes_left_behind_is_taken_away(data, tmp_path):
     run = tmp_path / "run"
-    (run / ".config.json.x1").mkdir(parents=True)
+    killed(run / ".config.json.x1")
+    (run / ".config.json.x0").mkdir()  # killed before there was a lock
     train(settings(sample_every=3), data, run)
     (run / "translator" / "translator.json").unlink()
-    for leftover in (run / ".checkpoint.pt.x2", run / "samples" / ".0000003.png.x3"):
-        leftover.mkdir()
+    (run / ".config.json.x0").rmdir()
+    killed(run / ".checkpoint.pt.x2"), killed(run / "samples" / ".0000003.png.x3")
     train(settings(sample_every=3), data, run, resume=True)
     assert not list(run.rglob(".*"))
+
+
+def test_hidden_folders_of_the_user_and_what_a_living_run_writes_stay(data, tmp_path):
+    run = train(settings(), data, tmp_path / "run")
+    (run / ".my.notes").mkdir()
+    (run / ".my.notes" / "text").write_text("mine")
+    with open(killed(run / ".checkpoint.pt.x1") / files.LOCK, "r+") as lock:
+        assert files._locked(lock)
+        train(settings(), data, run, resume=True)
+        assert (run / ".checkpoint.pt.x1").is_dir()
+    train(settings(), data, run, resume=True)
+    assert {path.name for path in run.glob(".*")} == {".my.notes"}
+    assert (run / ".my.notes" / "text").read_text() == "mine"
 
 
 def test_the_run_folder_holds_what_its_users_look_for(data, tmp_path):
@@ -118,6 +142,12 @@ def test_a_run_knows_the_patients_that_it_learns_from_and_no_others(data, tmp_pa
         held = json.loads((data / "prepared.json").read_text())["patients"]
         known = json.loads((run / "config.json").read_text())["data"]["patients"]
         assert known == {domain: rows[:patients] for domain, rows in held.items()}
+        translator, slices = load_translator(run), PreparedSlices(data)
+        for n in (1, 2, 3):
+            described = describe_training_data(translator, slices.first_patients(n, n))
+            for domain, record in translator.training_data.items():
+                same_ones = [record[name] == described[domain][name] for name in ("histogram", "mean")]
+                assert same_ones == [n == (patients or 3)] * 2
 
 
 def test_truncated_and_foreign_checkpoints_are_named(data, tmp_path):
@@ -199,6 +229,15 @@ def test_slices_smaller_than_a_discriminator_can_see_are_refused(data, tmp_path)
         kills.make_slices(tmp_path / "small", 24),
         tmp_path / "run",
     )
+    for layers in (1, 2):  # here it is the generator that sees too little
+        small = kills.make_slices(tmp_path / f"smaller{layers}", 12)
+        with pytest.raises(InputError, match="12 pixels on a side; expected at least 16 .* Prepare them larger$"):
+            train(settings(discriminator_layers=layers), small, tmp_path / "other")
+
+
+def test_options_of_torchrun_that_cannot_be_split_are_refused():
+    with pytest.raises(InputError, match="--torchrun .*No closing quotation.*Close each quotation mark"):
+        distributed.launch('--nproc-per-node "2', ["train"])
 
 
 class Board:
@@ -236,6 +275,9 @@ def test_weights_of_another_architecture_are_refused(data, tmp_path):
     path = run / "translator" / "translator.json"
     path.write_text(path.read_text().replace('"blocks": 1', '"blocks": 2'))
     with pytest.raises(InputError, match="another architecture"):
+        load_translator(run)
+    path.write_text(path.read_text().replace('"filters": 4', '"filters": -1'))
+    with pytest.raises(InputError, match="translator.json: cannot be used .*negative"):
         load_translator(run)
     with pytest.raises(InputError, match="translator.json"):
         load_translator(tmp_path)

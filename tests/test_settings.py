@@ -44,6 +44,11 @@ def test_learning_rate_is_constant_then_falls_linearly():
     rates = [s.learning_rate_at(step) for step in range(s.total_iterations)]
     assert rates[:11] == [1.0] * 11
     assert rates[11:] == pytest.approx([0.8, 0.6, 0.4])
+    assert rates[-1] == pytest.approx(2 / (s.decay_iterations + 1))
+
+
+def test_the_largest_seed_gives_all_networks_their_own():
+    networks.initialise(networks.Generator(1, 1), seed=4 * make_settings("cyclegan", seed=2**61 - 1).seed + 3)
 
 
 def test_text_from_the_command_line_takes_the_settings_type():
@@ -76,6 +81,7 @@ def test_text_from_the_command_line_takes_the_settings_type():
         ("cyclegan", "quick", {"epochs": "-1"}, "epochs=-1 is too small"),
         ("cyclegan", "quick", {"patience": "0"}, "patience=0 is too small; expected at least 1"),
         ("cyclegan", "quick", {"batch_size": 0}, "batch_size=0"),
+        ("cyclegan", "quick", {"seed": 2**61}, r"seed=2305843009213693952 is too large; expected less than 2\*\*61"),
     ],
 )
 def test_what_cannot_be_meant_is_named(method, profile, changes, words):

@@ -107,6 +107,17 @@ def test_a_folder_that_was_not_prepared_is_refused(prepared, tmp_path):
         PreparedSlices(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["labels_source", "labels_target", "valid", "truth_source_to_target"])
+def test_arrays_that_do_not_lie_on_their_slices_are_refused(name, prepared, tmp_path):
+    right = getattr(prepared, "target" if name == "labels_target" else "source").shape
+    np.save(tmp_path / f"{name}.npy", np.zeros(right, np.uint8))
+    assert getattr(PreparedSlices(tmp_path), name).shape == right
+    for wrong in ((3, 4, 4), (right[0] + 1, *right[1:]), right[1:]):
+        np.save(tmp_path / f"{name}.npy", np.zeros(wrong, np.uint8))
+        with pytest.raises(InputError, match=rf"{name}\.npy: has shape .*expected"):
+            PreparedSlices(tmp_path)
+
+
 @pytest.fixture
 def images() -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
@@ -145,11 +156,29 @@ def test_rotation_turns_about_the_centre_and_keeps_distances():
     image = torch.zeros(1, 1, 65, 129)
     rows, columns = torch.meshgrid(torch.arange(65.0), torch.arange(129.0), indexing="ij")
     image[0, 0] = torch.exp(-((rows - 32) ** 2 + (columns - 80) ** 2) / 8)
+    angles = []
     for seed in range(5):
         out = augment(image, seed, shear=0, translation=0, flip=False)[0, 0]
         centre = torch.stack([(out * rows).sum(), (out * columns).sum()]) / out.sum() - torch.tensor([32.0, 64.0])
         assert abs(float(centre.norm()) - 16) < 0.1
-        assert abs(float(torch.atan2(centre[0], centre[1]))) < np.deg2rad(15.1)
+        angles.append(abs(float(torch.atan2(centre[0], centre[1]).rad2deg())))
+    assert 5 < max(angles) < 15.1
+
+
+def test_shear_slants_about_the_centre():
+    """A line through the centre keeps its middle there; what lies 16 pixels along it moves across by up to its part."""
+    rows, columns = torch.meshgrid(torch.arange(65.0), torch.arange(129.0), indexing="ij")
+    slants = []
+    for seed in range(10):
+        found = []
+        for column in (48, 64, 80):
+            image = torch.exp(-((rows - 32) ** 2 + (columns - column) ** 2) / 8)[None, None]
+            out = augment(image, seed, rotation=0, shear=0.2, translation=0, flip=False)[0, 0]
+            found.append(float((out * rows).sum() / out.sum() - 32))
+        left, middle, right = found
+        assert abs(middle) < 0.02 and abs(left + right) < 0.05
+        slants.append(abs(right) / 16)
+    assert 0.1 < max(slants) < 0.2 / (1 - 0.2**2) + 0.01
 
 
 def test_translation_stays_within_its_part_of_the_side():

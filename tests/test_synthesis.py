@@ -81,6 +81,22 @@ def test_an_oblique_flipped_file_keeps_its_affine_and_place(tmp_path):
     assert after.get_fdata()[bright].mean() > after.get_fdata()[~bright].mean() + 100
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_two_bodies_with_nothing_in_the_field_of_view_between_them_are_refused(recorded):
+    """Its signs would be those of no slice at all, and pass even `strict`."""
+    array = np.zeros((18, 6, 60), np.float32)
+    array[1:-1, :, 2:14] = array[1:-1, :, 46:58] = np.random.default_rng(0).uniform(300, 700, (16, 6, 12))
+    apart, tr = mr().replace(array=array), translator()  # 160 mm apart, the field of view is 80 mm
+    slices, place = tr.preparation.to_slices(apart, "source")
+    assert len(slices) and not place.training.any()
+    segmenter = Segmenter(build_network(2, 2, (4, 8)).eval(), {1: "femur"}, ("MR", "CT"), (4, 8), {})
+    flat = {"histogram": [1 / 64] * 64, "cycle": 1.0, "mean": [[0.0] * 16] * 16, "lopsided": None}
+    tr.training_data = dict.fromkeys(("source", "target"), flat) if recorded else None
+    for translate in (synthesize, lambda *given, **options: segment(*given, segmenter, **options)):
+        with pytest.raises(InputError, match="shows nothing in the window within the field of view of training"):
+            translate(apart, tr, strict=True)
+
+
 def test_slices_are_independent_of_their_neighbours():
     """Without N4, mirroring one slice, which leaves the scan's percentiles as they are, changes that slice of the
     result alone."""

@@ -1,5 +1,7 @@
 """Laws of a training step: same seed same bits, what the losses hold, what the image pool returns, averaged weights."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -106,12 +108,16 @@ def test_blank_slices_survive(data, tmp_path):
 
 
 def test_the_order_of_the_data_is_that_of_the_seed_alone(data):
-    """Two processes take every other slice of each batch: together what one process takes."""
+    """Two processes share each batch equally: together they take what one process takes."""
     slices = PreparedSlices(data)
+    processes = [SimpleNamespace(fabric=SimpleNamespace(global_rank=rank, world_size=2)) for rank in range(2)]
     for step in range(5):
-        whole = unpaired_batch(slices, step, 4, seed=3)
-        for batch, again in zip(whole, unpaired_batch(slices, step, 4, seed=3), strict=True):
-            assert torch.equal(batch, torch.stack([again[0::2], again[1::2]], dim=1).flatten(0, 1))
+        batches = [unpaired_batch(slices, step, 4, seed=3) for _ in range(3)]  # of one process, and of two others
+        for whole, *others in zip(*batches, strict=True):
+            one, two = (training.Trainer._share(p, batch) for p, batch in zip(processes, others, strict=True))
+            assert len(one) == len(two) == 2
+            taken, given = (sorted(x.numpy().tobytes() for x in images) for images in ((*one, *two), whole))
+            assert taken == given
 
 
 def test_fewer_patients_are_the_first_ones(data):

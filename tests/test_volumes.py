@@ -137,6 +137,24 @@ def test_hu_are_rounded_and_clipped_to_int16(tmp_path):
     assert read_volume(tmp_path / "a.nii.gz").array.ravel().tolist() == [-32768, 2, 32767]
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.uint32])
+def test_values_beyond_a_whole_number_type_become_its_limits(dtype, tmp_path):
+    limits = np.iinfo(dtype)
+    array = np.array([[[-1e10, 7.4, 1e10]]], np.float32)
+    write_volume(Volume(array, np.eye(4)), tmp_path / "a.nii.gz", dtype=dtype)
+    assert np.asarray(nib.load(tmp_path / "a.nii.gz").dataobj).ravel().tolist() == [limits.min, 7, limits.max]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_whole_numbers_cannot_hold_is_not_written(value, tmp_path):
+    volume = Volume(np.array([[[-1000.0, value, 40.0]]]), np.eye(4), "HU")
+    with pytest.raises(InputError, match=r"a\.nii\.gz: 1 voxel.* expected finite"):
+        write_volume(volume, tmp_path / "a.nii.gz")
+    assert not list(tmp_path.iterdir())
+    write_volume(volume, tmp_path / "a.nii.gz", dtype=np.float32)
+    np.testing.assert_array_equal(nib.load(tmp_path / "a.nii.gz").get_fdata(), volume.array)
+
+
 @pytest.mark.parametrize("plane", PLANES)
 def test_slices_and_back_is_exact(plane, scan):
     np.testing.assert_array_equal(volume_from_slices(slices_of(scan, plane), plane), scan)

@@ -19,7 +19,8 @@ FORMAT = 1
 SCANS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
 NOT_SCANS = ("_labels", "_label", "_seg", "_segmentation", "_mask")  # how names of label maps among the scans end
 MODALITIES = ("CT", "MR")
-ENTRIES = {"anatomy": str, "paired": bool, "domains": dict, "patients": dict, "label_names": dict}  # of cohort.json
+_OBJECTS = ("settings", "domains", "patients", "label_names")
+ENTRIES = {"anatomy": str, "paired": bool} | dict.fromkeys(_OBJECTS, dict)  # of cohort.json
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,21 @@ def _sample(volume: Volume) -> np.ndarray:
     return volume.array.ravel()[:: max(1, volume.array.size // 1_000_000)]
 
 
+def read_index(folder: Path) -> dict[str, Any]:
+    """Return what cohort.json of `folder` holds, {} where there is none. Raises InputError for entries of other types.
+    """
+    index = folder / "cohort.json"
+    meta = read_json(index) if index.exists() else {}
+    if not isinstance(meta, dict):
+        raise InputError(f"{index}: holds no JSON object; expected what `mr2ct cohort` writes. Make the cohort again")
+    for key, kind in ENTRIES.items():
+        if key in meta and not isinstance(meta[key], kind):
+            raise InputError(
+                f"{index}: {key} is {meta[key]!r}; expected {kind.__name__}. Correct it, or make the cohort again"
+            )
+    return meta
+
+
 def read_cohort(folder: str | Path, source_modality: str | None = None, target_modality: str | None = None) -> Cohort:
     """Read a cohort that make_cohort wrote, or a user's own folder with source/ and target/.
 
@@ -143,7 +159,8 @@ def read_cohort(folder: str | Path, source_modality: str | None = None, target_m
         source_modality, target_modality: "CT" or "MR" of a user's scans; default: what the first scan looks like.
             `meta` says under "domains" which it is and why.
 
-    Raises InputError for a missing, empty or unfinished cohort, and for CT offered as source.
+    Raises InputError for a missing, empty or unfinished cohort, for CT offered as source, and for another modality than
+    that of virtual scans.
     """
     given = {"source": source_modality, "target": target_modality}
     for domain, kind in given.items():
@@ -154,15 +171,7 @@ def read_cohort(folder: str | Path, source_modality: str | None = None, target_m
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: does not exist; expected a cohort's folder. Check the path")
-    index = folder / "cohort.json"
-    meta = read_json(index) if index.exists() else {}
-    if not isinstance(meta, dict):
-        raise InputError(f"{index}: holds no JSON object; expected what `mr2ct cohort` writes. Make the cohort again")
-    for key, kind in ENTRIES.items():
-        if key in meta and not isinstance(meta[key], kind):
-            raise InputError(
-                f"{index}: {key} is {meta[key]!r}; expected {kind.__name__}. Correct it, or make the cohort again"
-            )
+    meta = read_index(folder)
     if meta.get("complete") is False:
         raise InputError(
             f"{folder}: is unfinished; expected a whole cohort. Start the same `mr2ct cohort` command again to finish "
@@ -179,7 +188,12 @@ def read_cohort(folder: str | Path, source_modality: str | None = None, target_m
             raise InputError(
                 f"{folder / domain}: holds no scans; expected at least one NIfTI file. Put the {domain} scans there"
             )
-    if not own and not any(given.values()):  # virtual scans are what their cohort.json says, whatever they look like
+    if not own:  # virtual scans are what their cohort.json says, whatever they look like
+        for domain, kind in given.items():
+            if kind and kind != (known := meta["domains"][domain]["modality"]):
+                raise InputError(
+                    f"{domain}_modality: {kind}; expected {known}, as {folder / 'cohort.json'} says. Leave it out"
+                )
         return Cohort(folder, meta, scans["source"], scans["target"], labels)
     kinds = {domain: (given[domain], "as given") if given[domain] else _look(paths) for domain, paths in scans.items()}
     if kinds["source"][0] == "CT":
@@ -189,14 +203,7 @@ def read_cohort(folder: str | Path, source_modality: str | None = None, target_m
             + "; expected MR as source. " + ("Exchange the two folders" if swapped else "Put the MR scans there")
             + ", or name the modality if it is MR"
         )  # fmt: skip
-    if own:
-        meta = _own_meta(folder, meta, scans, kinds)
-    elif kinds["target"][0] != meta["domains"]["target"]["modality"]:
-        raise InputError(
-            f"{folder / 'target'}: looks like {kinds['target'][0]}; expected "
-            f"{meta['domains']['target']['modality']}. Make the cohort again"
-        )
-    return Cohort(folder, meta, scans["source"], scans["target"], labels)
+    return Cohort(folder, _own_meta(folder, meta, scans, kinds), scans["source"], scans["target"], labels)
 
 
 def _listed(folder: Path, domain: str, people: dict[str, Any], paths: dict[str, Path]) -> dict[str, Path]:

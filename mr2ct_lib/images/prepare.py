@@ -65,8 +65,8 @@ def prepare(
         cohort_folder: as `read_cohort` takes it.
         out: a new folder, or one of prepared slices, which is replaced.
         plane: default: coronal for hips, axial for heads and abdomens, else across the largest voxel side.
-        size: pixels (H, W), or of the longer side; the field of view stays. Default: the median of the source, rounded
-            up to a multiple of 4.
+        size: pixels (H, W), or of the longer side, rounded up to a multiple of 4; the field of view stays. Default: the
+            median of the source, rounded in the same way.
         profile: how thorough N4 is: "coarse", "full" or "paper".
         n4: whether the bias field of MR is removed. Default: yes, except for heads.
         source_window, target_window: what the networks see. Default: CT [-150, 350] HU for hips, [-800, 350] HU for
@@ -171,7 +171,7 @@ def _plan(
     if any(not 16 <= pixels <= LARGEST for pixels in asked):
         raise InputError(f"size: {size}; expected 16 to {LARGEST} pixels. Choose another one")
     if isinstance(size, int):
-        pixel = max(view) / size
+        pixel = max(view) / (4 * math.ceil(size / 4))
     elif size is not None:
         pixel = max(mm / pixels for mm, pixels in zip(view, size, strict=True))
     shape = (

@@ -21,9 +21,9 @@ DOMAINS = ("source", "target")
 class PreparedSlices:
     """A folder that `prepare` wrote; its arrays stay on disk (memory-mapped) until they are looked at.
 
-    `.source`, `.target` float32 (N, H, W) in [-1, 1]; `.labels_source`, `.labels_target` uint8, `.valid` bool,
-    `.truth_source_to_target`, `.truth_target_to_source` float32: None where the cohort had none. `.preparation` says
-    how they came about, `.windows` is its windows by domain, `.meta` is prepared.json.
+    `.source`, `.target` float32 (N, H, W) in [-1, 1]; `.labels_source`, `.labels_target` uint8, or int16
+    above 255, `.valid` bool, `.truth_source_to_target`, `.truth_target_to_source` float32: None where the cohort had
+    none. `.preparation` says how they came about, `.windows` is its windows by domain, `.meta` is prepared.json.
 
     Raises InputError when the folder holds no prepared slices, those of another version, or damaged ones.
     """
@@ -41,14 +41,16 @@ class PreparedSlices:
             )
         self.preparation = Preparation.from_dict(self.meta.get("preparation"))
         self.windows = self.preparation.windows
+        shapes = {domain: (self._slices_listed(domain), *self.preparation.shape) for domain in DOMAINS}
         for name in ARRAYS:
-            setattr(self, name, self._load(name))
-        for domain in DOMAINS:
-            array = getattr(self, domain)
-            expected = (self._slices_listed(domain), *self.preparation.shape)
-            if array is None or array.shape != expected:
-                found = None if array is None else array.shape
-                raise InputError(f"{folder}/{domain}.npy: has shape {found}; expected {expected}. Prepare again")
+            array = self._load(name)
+            setattr(self, name, array)
+            expected = shapes["target" if name in ("target", "labels_target") else "source"]
+            if array is None and name not in DOMAINS:
+                continue
+            found = None if array is None else array.shape
+            if found != expected:
+                raise InputError(f"{folder}/{name}.npy: has shape {found}; expected {expected}. Prepare again")
 
     def _slices_listed(self, domain: str) -> int:
         """How many slices the patients of a domain have. Raises InputError unless they follow one another."""

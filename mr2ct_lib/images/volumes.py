@@ -131,7 +131,7 @@ def write_volume(volume: Volume, path: str | Path, dtype: type | str | None = No
         dtype: of the file. By default int16 for HU, uint8 for labels (int16 above 255), float32 for anything else.
             Values are rounded and clipped to the range of a whole-number type.
 
-    Raises InputError when the name is not that of a NIfTI or the disk refuses.
+    Raises InputError when the name is not that of a NIfTI, a whole-number type meets NaN, or the disk refuses.
     """
     import nibabel as nib
     from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
@@ -147,8 +147,7 @@ def write_volume(volume: Volume, path: str | Path, dtype: type | str | None = No
         dtype = {"HU": np.int16, "label": labels}.get(volume.unit, np.float32)
     dtype = np.dtype(dtype)
     if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        array = np.clip(np.round(array), limits.min, limits.max)
+        array = _whole_numbers(array, dtype, path)
     change = ornt_transform(axcodes2ornt(RAS), axcodes2ornt(volume.axcodes))
     affine = volume.affine @ inv_ornt_aff(change, array.shape)
     array = np.ascontiguousarray(apply_orientation(array, change)).astype(dtype)
@@ -167,6 +166,17 @@ def write_volume(volume: Volume, path: str | Path, dtype: type | str | None = No
     header["descrip"] = f"mr2ct {UNIT_MARK}{volume.unit}"
     with atomic(path) as temporary:
         nib.save(nib.Nifti1Image(array, header.get_best_affine(), header), temporary)
+
+
+def _whole_numbers(array: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray:
+    """Round and clip to the range of `dtype`. Raises InputError for voxels that are NaN or infinite."""
+    if count := int((~np.isfinite(array)).sum()):
+        raise InputError(
+            f"{path}: {count} voxels to be written are NaN or infinite; expected finite values, which whole numbers "
+            "can hold. Repair them, or write floats"
+        )
+    wide = array.astype(np.float64) if dtype.itemsize > 2 else array  # float32 does not hold the limits of int32
+    return np.clip(np.round(wide), np.iinfo(dtype).min, np.iinfo(dtype).max)
 
 
 def reslice(

@@ -89,7 +89,8 @@ class CapturedUpdate:
         try:
             self.outputs, self.replay = self.recorder.record(lambda: self.update(*self.inputs))
         except RuntimeError as error:
-            reason = str(error.__context__ or error).splitlines()[0][:120]  # what came first, not how it ended
+            first = error.__context__ or error  # what came first, not how it ended
+            reason = (str(first).splitlines() or [type(first).__name__])[0][:120]
             print(
                 f"CUDA graph: not recorded ({reason}); steps are launched one by one, which is slower", file=sys.stderr
             )

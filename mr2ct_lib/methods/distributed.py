@@ -162,7 +162,14 @@ def launch(options: str, words: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    arguments = run.parse_args([*shlex.split(options), "-m", "mr2ct_lib.cli", *words])
+    try:
+        split = shlex.split(options)
+    except ValueError as error:
+        raise InputError(
+            f"--torchrun {options}: cannot be read ({error}); expected options of torchrun, such as "
+            "'--nproc-per-node 2'. Close each quotation mark"
+        ) from error
+    arguments = run.parse_args([*split, "-m", "mr2ct_lib.cli", *words])
     logging.disable(logging.ERROR)  # torchrun reports a failed process on a whole page
     try:
         run.run(arguments)

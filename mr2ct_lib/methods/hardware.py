@@ -59,13 +59,15 @@ def gain(device: torch.device, precision: str = "bf16", channels: int = 64) -> f
     layout = torch.channels_last if gpu else torch.contiguous_format
     seconds = {torch.float32: float("inf"), TYPES[precision]: float("inf")}
     torch.set_num_threads(1)
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        for dtype in list(seconds) * 7:
-            x = torch.ones(shape, device=device, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
-            weight = torch.ones(shape[1], shape[1], 3, 3, device=device, dtype=dtype, requires_grad=True)
-            work = lambda x=x, weight=weight: F.conv2d(x, weight, padding=1).sum().backward()  # noqa: E731
-            seconds[dtype] = min(seconds[dtype], (_device_seconds if gpu else _thread_seconds)(work))
-    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            for dtype in list(seconds) * 7:
+                x = torch.ones(shape, device=device, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
+                weight = torch.ones(shape[1], shape[1], 3, 3, device=device, dtype=dtype, requires_grad=True)
+                work = lambda x=x, weight=weight: F.conv2d(x, weight, padding=1).sum().backward()  # noqa: E731
+                seconds[dtype] = min(seconds[dtype], (_device_seconds if gpu else _thread_seconds)(work))
+    finally:
+        torch.set_num_threads(threads)
     return seconds[torch.float32] / seconds[TYPES[precision]]
 
 

@@ -21,12 +21,17 @@ GRADIENT_OPERATORS = {
 
 
 def without_autocast(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Compute a loss in the precision of its arguments, also within autocast: histograms and derivatives need it."""
+    """Compute a loss in the precision of its arguments, also within autocast, and those of 16 bits in float32:
+    histograms and derivatives need it."""
+
+    def widened(x):
+        return x.float() if isinstance(x, Tensor) and x.dtype in (torch.float16, torch.bfloat16) else x
 
     @wraps(function)
     def exact(images: Tensor, *arguments, **options):
         with torch.autocast(images.device.type, enabled=False):
-            return function(images, *arguments, **options)
+            options = {name: widened(x) for name, x in options.items()}
+            return function(widened(images), *map(widened, arguments), **options)
 
     return exact
 
@@ -77,6 +82,7 @@ def _weighted(images: Tensor, weights: tuple[int, int, int], dim: int) -> Tensor
     return sum(weight * padded.narrow(dim, i, size) for i, weight in enumerate(weights) if weight)
 
 
+@without_autocast
 def normalised_cross_correlation(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
     """NCC of each image pair: (n, 1, h, w) twice -> (n,) in [-1, 1]; 0 where either is constant.
 

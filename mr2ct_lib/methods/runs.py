@@ -8,7 +8,6 @@ import dataclasses
 import io
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from matplotlib import image as pictures
 from tqdm.auto import tqdm
 
 import mr2ct_lib
+from mr2ct_lib import files
 from mr2ct_lib.files import InputError, atomic, read_json, write_json
 from mr2ct_lib.images.slices import DOMAINS, PreparedSlices
 from mr2ct_lib.methods.distributed import check_on_first_process, make_fabric, report_lost_process
@@ -31,6 +31,7 @@ from mr2ct_lib.methods.training import Trainer
 from mr2ct_lib.methods.training_data import describe_training_data
 
 CHECKPOINT_FORMAT = 3
+LEAST_SIDE = 16  # pixels of a slice that a generator takes
 
 
 class AnotherRun(InputError):
@@ -131,7 +132,9 @@ def _train_to_the_end(trainer: Trainer, out: Path, seconds: float, progress: boo
                 os.fsync(log.fileno())
                 _save_checkpoint(trainer, out, time.perf_counter() - started)
     if first_process:
-        trainer.averaged.training_data = describe_training_data(trainer.averaged, trainer.data)
+        n = trainer.settings.patients
+        seen = trainer.data if n is None else trainer.data.first_patients(n, n)
+        trainer.averaged.training_data = describe_training_data(trainer.averaged, seen)
         trainer.averaged.save(out / "translator")
         if warning := ignored_discriminators(read_log(out)):
             print(f"{out}: {warning}", file=sys.stderr, flush=True)
@@ -189,29 +192,30 @@ def _check_data(prepared: PreparedSlices, settings: Settings) -> None:
                 f"{prepared.folder}/{domain}.npy: holds values from {some.min():.4g} to {some.max():.4g}; expected "
                 "-1 to 1, the range of a window. Prepare again"
             )
-    side, least = min(prepared.preparation.shape), 3 * 2**settings.discriminator_layers
+    side, least = min(prepared.preparation.shape), max(LEAST_SIDE, 3 * 2**settings.discriminator_layers)
     if side < least:
         raise InputError(
             f"{prepared.folder}: its slices have {side} pixels on a side; expected at least {least} for "
-            f"discriminator_layers={settings.discriminator_layers}. Prepare them larger or lower discriminator_layers"
+            f"discriminator_layers={settings.discriminator_layers}. Prepare them larger"
+            f"{' or lower discriminator_layers' if side >= LEAST_SIDE else ''}"
         )
 
 
 def _open_folder(out: Path, config: dict[str, Any], resume: bool) -> None:
     """Make the run's folder, or check that the one that is there holds the same run and may be resumed."""
-    unfinished = [
-        path for path in (*out.glob(".*.*"), *(out / "samples").glob(".*.*")) if path.is_dir()
-    ]  # killed writes
+    hidden = [path for path in (*out.glob(".*.*"), *(out / "samples").glob(".*.*")) if path.is_dir()]
+    unfinished = [path for path in hidden if (path / files.LOCK).exists()]  # by killed writes, or by living ones
+    empty = [path for path in hidden if not list(path.glob("*"))]  # as a kill right after its making leaves it
     if (out / "config.json").exists():
         if not resume:
             raise InputError(f"{out}: already holds a run; add --resume to continue it, or choose another folder")
         _compare(read_json(out / "config.json"), config, f"{out}/config.json")
-    elif out.is_dir() and set(out.iterdir()) - set(unfinished):
+    elif out.is_dir() and set(out.iterdir()) - {*unfinished, *empty}:
         raise InputError(f"{out}: is a folder that holds something else; choose an empty or a new one")
     else:
         write_json(config, out / "config.json")
     for leftover in unfinished:
-        shutil.rmtree(leftover, ignore_errors=True)
+        files._remove_left(leftover.parent, leftover.name)
 
 
 def _compare(before: Any, now: dict[str, Any], where: str) -> None:

@@ -254,8 +254,6 @@ def segment(volume: Volume, translator: Translator, segmenter: Segmenter, strict
     check_kind(volume, preparation.windows["source"], "source")
     slices, place = preparation.to_slices(volume, "source")
     check_window(place.cut, preparation.windows["source"], "the scan")
-    if not len(slices):
-        raise InputError("the scan: shows nothing in the window; expected a patient. Choose another scan")
     check_scan(slices[place.training], translator, "source", strict, place)
     channels = np.stack([slices, translator.translate(slices)], axis=1)  # (n, 2, h, w)
     return preparation.to_volume(predict(segmenter, channels), place, volume, "label", fill=0)

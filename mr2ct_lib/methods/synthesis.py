@@ -43,8 +43,6 @@ def synthesize(
     check_kind(volume, preparation.windows[here], here)
     slices, place = preparation.to_slices(volume, here)
     check_window(place.cut, preparation.windows[here], "the scan")
-    if not len(slices):
-        raise InputError("the scan: shows nothing in the window; expected a patient. Choose another scan")
     check_scan(slices[place.training], translator, here, strict, place)
     options = {"progress": progress, "precision": precision, "spin": spin}
     translated = translator.translate(slices, f"{here}_to_{there}", deform, **options)

@@ -75,7 +75,14 @@ def check_scan(
         domain: "source" or "target".
         strict: raise InputError in place of the warning.
         place: of the scan's slices; tells how wide the body is.
+
+    Raises InputError when there are no slices.
     """
+    if not len(slices):
+        raise InputError(
+            "the scan: shows nothing in the window within the field of view of training; expected a patient in its "
+            "middle. Choose another scan"
+        )
     if not translator.training_data:
         warnings.warn("the translator has no record of its training data, so the scan is not compared", stacklevel=3)
         return

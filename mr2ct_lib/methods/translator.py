@@ -157,7 +157,7 @@ def load_translator(folder: str | Path) -> Translator:
         preparation = Preparation.from_dict(record["preparation"])
         translator = Translator(Architecture(**record["architecture"]), preparation, record["training"])
         translator.training_data = record.get("training_data")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # PyTorch's own, of a negative size, too
         raise InputError(
             f"{folder}/translator.json: cannot be used ({error}); expected what `mr2ct train` wrote. Train again"
         ) from error

@@ -304,7 +304,8 @@ def abdomen_patient(
 
     Args:
         seed: the same seed is the same person.
-        scanner: "mr" (flat table) or "ct" (curved couch, painted as "table").
+        scanner: "mr" (flat table) or "ct" (curved couch, painted as "table" outside the body only: it is cut where the
+            body presses into it, as the mean outline lies up to some 15 mm above the couch's surface).
         posture: whose table presses the back, "mr" or "ct", by default as `scanner`:
             `abdomen_patient(s, "ct", posture="mr")` is the true CT for the MR of the same person.
         fat: subcutaneous fat in mm; by default the seed draws 11 to 26.

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.volumes import Volume
-from mr2ct_lib.patients.faults import bias_field, ct_noise, rician, smooth_field
+from mr2ct_lib.patients.faults import along_axes, bias_field, ct_noise, rician, smooth_field
 from mr2ct_lib.patients.physics import Sequence, tissue_signals
 from mr2ct_lib.patients.tissues import lookup
 
@@ -152,9 +152,9 @@ def acquire_mr(
     Returns:
         The scan in arbitrary units (float32) and the labels at its voxel centres, both on the grid.
 
-    Raises InputError for an oblique grid, or label values without a tissue.
+    Raises InputError for an oblique or flipped grid, or label values without a tissue.
     """
-    affine = np.asarray(affine, dtype=np.float64)
+    affine = along_axes(affine)
     lut = tissue_signals(patient.names, sequence).astype(np.float32)
 
     def fine_signal(labels, fine_shape, fine_affine):
@@ -205,9 +205,9 @@ def acquire_ct(
     Returns:
         The scan in HU (int16, air -1000) and the labels at its voxel centres, both on the grid or its block.
 
-    Raises InputError for an unknown table, an oblique grid, or label values without a tissue.
+    Raises InputError for an unknown table, an oblique or flipped grid, or label values without a tissue.
     """
-    affine = np.asarray(affine, dtype=np.float64)
+    affine = along_axes(affine)
     hu, hu_sd = (lookup(patient.names, field).astype(np.float32) for field in ("hu", "hu_sd"))
     hu[0], hu_sd[0] = AIR_HU, 0
     x, y, body = _outline(patient, shape, affine)
@@ -234,8 +234,8 @@ def acquire_ct(
     signal = np.empty(shape, dtype=np.float32)
     signal[...] = _average(around(*finer_grid(shape, affine, (*supersample[:2], 1))), (*supersample[:2], 1))
     labels = np.zeros(shape, dtype=np.uint8)
-    if body.any():  # much of the field of view is air
-        box, inner = _box_of(body, x, y, affine)
+    box, inner = _box_of(body, x, y, affine)
+    if signal[box].size:  # much of the field of view is air
         signal[box], inside = _scan(patient, signal[box].shape, inner, supersample, None, fine_signal)
         labels = labels.astype(inside.dtype)
         labels[box] = inside
@@ -251,10 +251,12 @@ def _air(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _box_of(body: np.ndarray, x: np.ndarray, y: np.ndarray, affine: np.ndarray) -> tuple[tuple[slice, ...], np.ndarray]:
     """Return the voxels (slices along x, y) of a grid that hold the body and 10 mm around it, and their affine."""
+    if not body.any():
+        return (slice(0, 0), slice(0, 0)), affine
     box = []
     for axis, along in enumerate((x[body.any(axis=1)], y[body.any(axis=0)])):
         first, last = ((end - affine[axis, 3]) // affine[axis, axis] for end in (along.min() - 10, along.max() + 10))
-        box.append(slice(max(0, int(first)), int(last) + 2))
+        box.append(slice(max(0, int(first)), max(0, int(last) + 2)))
     inner = affine.copy()
     inner[:2, 3] += [part.start * affine[axis, axis] for axis, part in enumerate(box)]
     return tuple(box), inner

@@ -7,7 +7,6 @@ machines make them.
 
 import hashlib
 import platform
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from tqdm.auto import tqdm
 
 from mr2ct_lib import __version__, cores
 from mr2ct_lib.files import InputError, counted, read_json, write_json
-from mr2ct_lib.images.folders import FORMAT, Cohort, read_cohort
+from mr2ct_lib.images.folders import FORMAT, Cohort, read_cohort, read_index
 from mr2ct_lib.images.volumes import Volume, write_volume
 from mr2ct_lib.patients.acquisition import Patient
 from mr2ct_lib.patients.atlas import read_atlas
@@ -58,10 +57,11 @@ class CohortSettings:
             raise InputError(f"anatomy: {self.anatomy!r}; expected one of {', '.join(ANATOMIES)}. Choose one")
         if self.profile not in PROFILES:
             raise InputError(f"profile: {self.profile!r}; expected one of {', '.join(PROFILES)}. Choose one")
-        if self.distort_target and self.anatomy != "head":
+        bent = self.distort_target
+        if not isinstance(bent, bool) and (not isinstance(bent, int) or bent < 2):  # 0 and 1 equal False and True
+            raise InputError(f"distort_target: {bent!r}; expected True, False or a seed of 2 or more. Choose one")
+        if bent and self.anatomy != "head":
             raise InputError(f"distort_target: {self.anatomy}; expected head, which has this distortion. Leave it out")
-        if self.distort_target in (0, 1) and not isinstance(self.distort_target, bool):  # they equal False and True
-            raise InputError(f"distort_target: {self.distort_target}; expected True, False or a seed of 2 or more")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(f"seed: {self.seed!r}; expected a whole number >= 0. Choose one")
         if bool(self.labels) != bool(self.names) or (self.body and not self.labels):
@@ -215,16 +215,20 @@ def _paths(given: Files) -> tuple[Path, ...]:
     return (Path(given),) if isinstance(given, str | Path) else tuple(Path(path) for path in given)
 
 
-def _check_folder(folder: Path, settings: dict[str, Any], count: int) -> None:
-    """Refuse a folder that holds anything but an unfinished or smaller cohort of the same settings."""
+def _check_folder(folder: Path, settings: dict[str, Any], ids: list[str]) -> dict[str, Any]:
+    """Return its cohort.json, {} for a new folder.
+
+    Raises InputError unless the folder holds nothing, or a cohort of these settings that is unfinished or whose
+    patients are all among `ids`.
+    """
     index = folder / "cohort.json"
     if not index.exists():
         if folder.is_dir() and any(folder.iterdir()):
             raise InputError(
                 f"{folder}: holds other files and no cohort.json; expected a new or empty folder. Choose another folder"
             )
-        return
-    held = read_json(index)
+        return {}
+    held = read_index(folder)
     before = held.get("settings", {})
     paths = ("labels", "names", "body")  # a label map may have been moved; its checksum tells whether it was changed
     changed = sorted(key for key, value in settings.items() if key not in paths and before.get(key) != value)
@@ -233,11 +237,13 @@ def _check_folder(folder: Path, settings: dict[str, Any], count: int) -> None:
             f"{folder}: holds a cohort with another {', '.join(changed)}; "
             "expected the same settings to continue it. Choose another folder"
         )
-    if len(held.get("patients", {})) > count:
+    more = [id_ for id_ in held.get("patients", {}) if id_ not in ids]
+    if more:
         raise InputError(
-            f"{folder}: holds {counted(len(held['patients']), 'patient')}, more than the {count} asked for. "
-            "Choose another folder"
+            f"{folder}: holds {counted(len(more), 'patient')} more than the {len(ids)} asked for, such as {more[0]}; "
+            "expected none, as a cohort only grows. Ask for these as well, or choose another folder"
         )
+    return held
 
 
 def make_cohort(
@@ -277,8 +283,8 @@ def make_cohort(
         progress: show a progress bar, at a terminal only.
         scheduler: address of a Dask scheduler whose workers scan the patients (see `cores.run_jobs`).
 
-    Raises InputError for arguments that make no sense, for a folder that holds a cohort made with other settings, and
-    when patients failed; it lists them with their reasons.
+    Raises InputError for arguments that make no sense, for a folder that holds a cohort made with other settings or
+    patients that are not asked for, and when patients failed; it lists them with their reasons.
     """
     ids, folder = _ids(patients, paired), Path(out)
     settings = CohortSettings(
@@ -286,12 +292,10 @@ def make_cohort(
         distort_target, bool(whole_ct),
     )  # fmt: skip
     described, index = settings.as_dict(), folder / "cohort.json"
-    _check_folder(folder, described, len(ids))
+    held = _check_folder(folder, described, ids)
     todo = [id_ for id_ in ids if not all(path.exists() for path in _files_of(settings, folder, id_))]
     meta = {"format": FORMAT, "complete": False, "settings": described, "patients": {}}
     if todo:
-        for left in folder.glob("*/.*.nii.gz.*"):  # half-written files of a run that was killed
-            shutil.rmtree(left, ignore_errors=True)
         atlas = read_atlas(settings.labels, settings.names[0], settings.body) if settings.labels else ()
         write_json(meta, index)  # after the atlas: a bad map is refused before anything is written
         jobs = [(id_,) for id_ in todo]
@@ -299,7 +303,7 @@ def make_cohort(
         bar = {"desc": f"{anatomy} patients", "unit": "patient", "disable": None if progress else True}
         ended = list(tqdm(outcomes, total=len(todo), **bar))
         cores.raise_failures({todo[one.number]: one.error for one in ended if one.error}, len(todo))
-    if todo or not read_json(index).get("complete"):
+    if todo or not held.get("complete") or list(held.get("patients", {})) != ids:
         write_json(meta | _whole_meta(settings, described, folder, ids), index)
     return read_cohort(folder)
 

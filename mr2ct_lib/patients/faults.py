@@ -14,6 +14,16 @@ BIAS_MM = 130.0  # distance over which a receive coil's sensitivity varies
 DISTORTION_SEED = 1808  # of the head's target domain: the same in every cohort, training or test
 
 
+def along_axes(affine: np.ndarray) -> np.ndarray:
+    """Return the affine as float64. Raises InputError for a grid that is not along the axes (positive diagonal)."""
+    affine = np.asarray(affine, dtype=np.float64)
+    if np.any(affine[:3, :3][~np.eye(3, dtype=bool)] != 0) or np.any(np.diag(affine)[:3] <= 0):
+        raise InputError(
+            "affine: oblique or flipped; expected a virtual scanner's grid along the axes; reslice afterwards"
+        )
+    return affine
+
+
 def smooth_field(
     shape: tuple[int, int, int], affine: np.ndarray, length: float, seed: Any, extent: float = 450.0
 ) -> np.ndarray:
@@ -24,10 +34,7 @@ def smooth_field(
 
     Raises InputError for a grid that is not along the axes (positive diagonal affine).
     """
-    if np.any(affine[:3, :3][~np.eye(3, dtype=bool)] != 0) or np.any(np.diag(affine)[:3] <= 0):
-        raise InputError(
-            "affine: oblique or flipped; expected a virtual scanner's grid along the axes; reslice afterwards"
-        )
+    along_axes(affine)
     knots = int(np.ceil(2 * extent / length))
     splines = [np.zeros((n, knots), dtype=np.float32) for n in shape]
     for axis in range(3):

@@ -107,19 +107,17 @@ class HeadPatient:
         )
         labels[(cistern > 0) & (bent[:, 2] > -62)] = _VALUE["csf"]
         inside = np.flatnonzero(hull > 0)
-        labels[inside] = self._cerebrum(half[inside], bent[inside], points[inside, 0] < 0, hull[inside], rho[inside])
+        labels[inside] = self._cerebrum(half[inside], points[inside, 0] < 0, hull[inside], rho[inside])
         self._cerebellum(labels, half, cerebellum)
         stem_part = (stem > 0) & (bent[:, 2] < 4) & (bent[:, 2] > -64)
         aqueduct = np.hypot(bent[:, 0], bent[:, 1] + 31) < 1.2
         labels[stem_part] = np.where(aqueduct & (bent[:, 2] > -14), _VALUE["ventricles"], _VALUE["brain_stem"])[
             stem_part
         ]
-        self._deep(labels, half, hull)
+        self._deep(labels, half)
         return labels
 
-    def _cerebrum(
-        self, half: np.ndarray, bent: np.ndarray, left: np.ndarray, hull: np.ndarray, rho: np.ndarray
-    ) -> np.ndarray:
+    def _cerebrum(self, half: np.ndarray, left: np.ndarray, hull: np.ndarray, rho: np.ndarray) -> np.ndarray:
         """CSF, grey or white matter at points inside the cerebrum's hull, by the distance to the nearest CSF."""
         side, y, z = half.T
         ahead = np.float32([18, -18, 6])
@@ -165,7 +163,7 @@ class HeadPatient:
             [gap, white], [_VALUE["csf"], _VALUE["cerebellar_white_matter"]], _VALUE["cerebellar_grey_matter"]
         )
 
-    def _deep(self, labels: np.ndarray, half: np.ndarray, hull: np.ndarray) -> None:
+    def _deep(self, labels: np.ndarray, half: np.ndarray) -> None:
         """Basal ganglia, thalamus, callosum and ventricles over what is there."""
         part = np.flatnonzero((half[:, 0] < 46) & (np.abs(half[:, 1] + 20) < 70) & (np.abs(half[:, 2] + 6) < 46))
         half, label = half[part], labels[part]

@@ -88,7 +88,11 @@ class HipPatient:
         return moved * scale + np.array(self.origin).reshape(column)
 
     def to_reference(self, p: np.ndarray, sign: int) -> np.ndarray:
-        """Inverse of `to_patient`, by fixed-point iteration (to about 0.1 mm)."""
+        """Inverse of `to_patient`, by fixed-point iteration: the median error is below 0.01 mm.
+
+        In creases of strong poses it does not converge: up to 8 % of the points are off by more than 0.1 mm, some by
+        centimetres.
+        """
         column = (3, *[1] * (p.ndim - 1))
         head = np.array(HEAD).reshape(column)
         scale = self.size * np.array([sign * self.width, 1, 1]).reshape(column)

@@ -244,10 +244,8 @@ class LabelMapPatient:
         """SD of the deformation in mm per axis: `amplitude`, or less for a seed that would nearly fold space."""
         affine = self.completed.affine
         corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.completed.array.shape], indexing="ij")).reshape(3, -1)
-        low, high = (
-            (affine[:3, :3] @ corners + affine[:3, 3:]).min(axis=1),
-            (affine[:3, :3] @ corners + affine[:3, 3:]).max(axis=1),
-        )
+        places = affine[:3, :3] @ corners + affine[:3, 3:]
+        low, high = places.min(axis=1), places.max(axis=1)
         step = WAVE_MM / 10
         lattice = np.diag([step, step, step, 1.0])
         lattice[:3, 3] = low
@@ -288,6 +286,7 @@ class LabelMapPatient:
             inner = (sign * top[:, 0]).min()
             head = top[sign * top[:, 0] < inner + 45]
             heads.append(0.5 * (head.min(axis=0) + head.max(axis=0)) * (1, 1, 0) + (0, 0, head[:, 2].max() - 23))
+        heads = heads or points  # a femur in one sagittal plane has no sides
         return {"centre": tuple(float(v) for v in np.mean(heads, axis=0))}
 
     def paint(self, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:

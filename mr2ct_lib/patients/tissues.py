@@ -38,24 +38,24 @@ _ROWS = (
     Tissue("muscle", 990, 1130, 35, 27, 0.90, 35, 15),
     Tissue("fat", 250, 288, 100, 58, 0.95, -94, 23),
     Tissue("intermuscular_fat", 260, 300, 95, 50, 0.94, -84, 25),  # a choice: fat with some septa in it
-    Tissue("yellow_marrow", 250, 288, 165, 25, 0.90, -60, 30),
-    Tissue("trabecular_bone", 530, 549, 49, 13, 0.85, 200, 90),  # red marrow between trabeculae
+    Tissue("yellow_marrow", 250, 288, 165, 25, 0.90, -60, 30),  # PD a choice
+    Tissue("trabecular_bone", 530, 549, 49, 13, 0.85, 200, 90),  # red marrow between trabeculae; PD a choice
     Tissue("cortical_bone", 200, 200, 1.5, 1.0, 0.10, 1100, 200),
-    Tissue("cartilage", 970, 1060, 42, 30, 0.60, 114, 14),
-    Tissue("blood", 1215, 1441, 290, 100, 0.85, 42, 13),
+    Tissue("cartilage", 970, 1060, 42, 30, 0.60, 114, 14),  # T2* and PD a choice
+    Tissue("blood", 1215, 1441, 290, 100, 0.85, 42, 13),  # T2* a choice
     Tissue("fluid", 4300, 4300, 2100, 1500, 1.00, 8, 10),  # CSF and urine
     Tissue("grey_matter", 1010, 1197, 95, 69, 0.83, 41, 8, mtr=0.14),  # MTR a choice: grey has fewer macromolecules
     Tissue("white_matter", 555, 646, 72, 61, 0.70, 26, 8, mtr=0.20),  # in vivo 0.19 to 0.21, Radunsky et al. 2021
     # a choice: between grey and white, iron shortens T2
     Tissue("deep_grey_matter", 900, 1070, 88, 60, 0.80, 40, 8, mtr=0.14),
     Tissue("liver", 485, 586, 46, 30, 0.90, 47, 13),
-    Tissue("spleen", 925, 1057, 79, 50, 0.90, 35, 12),  # T2* a choice
+    Tissue("spleen", 925, 1057, 79, 50, 0.90, 35, 12),  # T2* and PD a choice
     Tissue("kidney", 876, 966, 87, 60, 0.95, 17, 20),  # T2* a choice
-    Tissue("bowel_wall", 990, 1130, 35, 27, 0.90, 18, 18),  # relaxation as muscle
+    Tissue("bowel_wall", 990, 1130, 35, 27, 0.90, 18, 18),  # relaxation as muscle; PD a choice
     Tissue("soft_organ", 1100, 1280, 75, 45, 0.88, 30, 15),  # a choice: uterus, prostate, filled bowel
     Tissue("skin", 700, 800, 35, 15, 0.70, 20, 20),  # a choice
-    Tissue("vessel_wall", 990, 1130, 35, 27, 0.80, 50, 10),
-    Tissue("thrombus", 900, 1000, 35, 15, 0.75, 70, 10),  # organised: dark on T1 and T2
+    Tissue("vessel_wall", 990, 1130, 35, 27, 0.80, 50, 10),  # PD a choice
+    Tissue("thrombus", 900, 1000, 35, 15, 0.75, 70, 10),  # organised: dark on T1 and T2; PD a choice
     Tissue("table", 1.0, 1.0, 1.0, 1.0, 0.0, -680, 60),
 )
 TISSUES: dict[str, Tissue] = {tissue.name: tissue for tissue in _ROWS}

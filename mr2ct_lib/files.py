@@ -38,7 +38,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{path.name[:40]}."
-        _remove_left(path.parent, prefix)
+        remove_left(path.parent, prefix)
         room, lock = _make_room(path.parent, prefix)
     except OSError as error:
         raise InputError(
@@ -83,7 +83,7 @@ def _replace(path: Path, room: Path) -> None:
             previous.rename(path)
 
 
-def _remove_left(folder: Path, prefix: str) -> None:
+def remove_left(folder: Path, prefix: str) -> None:
     """Remove temporary folders of `atomic` whose process is gone: nobody holds their lock."""
     for room in folder.glob(f"{glob.escape(prefix)}*") if fcntl else ():
         with suppress(OSError), open(room / LOCK, "r+") as lock:

@@ -46,7 +46,7 @@ def check_file(out: Path, inputs: list[Path], overwrite: bool = False, also: str
         )
     if out.is_dir():
         raise InputError(f"{out}: is a folder; expected the name of a NIfTI file. Choose another name")
-    _check_place(out, inputs)
+    check_place(out, inputs)
     if out.exists() and not overwrite:
         raise InputError(
             f"{out}: exists already; expected a new name. Choose another one, or add --overwrite to replace it"
@@ -61,7 +61,7 @@ def check_folder(out: Path, inputs: list[Path], marker: str, overwrite: bool = F
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; expected the name of a folder. Choose another name")
-    _check_place(out, inputs)
+    check_place(out, inputs)
     if not out.exists() or not any(out.iterdir()):
         return
     if not any(out.glob(marker)):
@@ -84,7 +84,7 @@ def check_series(out: Path, inputs: list[Path], overwrite: bool = False) -> None
     check_series_folder(out)
 
 
-def _check_place(out: Path, inputs: list[Path]) -> None:
+def check_place(out: Path, inputs: list[Path]) -> None:
     """Raise InputError for a link, for an input, a folder around or inside it, and for a folder that takes no files."""
     if out.is_symlink():
         raise InputError(

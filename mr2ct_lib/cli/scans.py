@@ -9,7 +9,7 @@ import numpy as np
 import typer
 
 from mr2ct_lib.cli.entry import Out, Overwrite, Scheduler, app, segmenting, spoken_warnings
-from mr2ct_lib.cli.outputs import check_file, check_series, is_nifti_name, with_ending
+from mr2ct_lib.cli.outputs import check_file, check_place, check_series, is_nifti_name, with_ending
 from mr2ct_lib.files import InputError, write_json
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -146,18 +146,13 @@ def _check_one(scan: Path, out: str, sides: list[Path], overwrite: bool) -> None
 def _check_sides(sides: list[Path], scan: Path, overwrite: bool) -> None:
     """Raise InputError unless the files beside a result, whose own place is checked, can be written."""
     for path in sides:
-        if path.resolve() == scan.resolve():
-            found, advice = "is the input", ""
-        elif path.is_symlink() or path.is_dir():
-            found, advice = "is a link or a folder", ""
-        elif path.exists() and not overwrite:
-            found, advice = "exists already", ", or add --overwrite to replace it"
-        else:
-            continue
-        raise InputError(
-            f"{path}: {found}; expected a new name, as a file beside the result is called so. Choose another "
-            f"--out{advice}"
-        )
+        check_place(path, [scan])
+        if path.is_dir() or (path.exists() and not overwrite):
+            advice = "" if path.is_dir() else ", or add --overwrite to replace it"
+            raise InputError(
+                f"{path}: exists already; expected a new name, as a file beside the result is called so. Choose "
+                f"another --out{advice}"
+            )
 
 
 def _writes_series(out: str, single: bool, dicom: bool, keep_patient: bool) -> bool:

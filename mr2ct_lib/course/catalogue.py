@@ -94,7 +94,7 @@ _HEAD_FIELD = _FIELD | {"lambda_gc": 2.0, "gc_absolute": False, "discriminator_r
 TRAININGS: dict[str, Training] = {
     "hip_many": Training("hip", "cyclegan", {"lambda_gc": 0.0}),
     "hip_many_gc": Training("hip", "cyclegan"),
-    "hip_many_gc_long": Training("hip", "cyclegan", longer=2),  # validation hips still gain from it
+    "hip_many_gc_long": Training("hip", "cyclegan", longer=2),  # validation hips gain a little from it
     "hip_many_signed_gc": Training("hip", "cyclegan", {"gc_absolute": False}),
     "hip_few": Training("hip", "cyclegan", {"lambda_gc": 0.0}, few=True),
     "hip_few_gc": Training("hip", "cyclegan", few=True),

@@ -215,7 +215,7 @@ def _open_folder(out: Path, config: dict[str, Any], resume: bool) -> None:
     else:
         write_json(config, out / "config.json")
     for leftover in unfinished:
-        files._remove_left(leftover.parent, leftover.name)
+        files.remove_left(leftover.parent, leftover.name)
 
 
 def _compare(before: Any, now: dict[str, Any], where: str) -> None:

@@ -74,12 +74,11 @@ class Training:
 
     def tested_on(self, seed: int) -> str:
         """Return what the cohorts of test and validation patients of the run with this seed begin with."""
-        distorted = "distort_target" in COHORTS[self.cohort].arguments
-        return self.data(seed) if self.resampled and distorted else self.cohort.removesuffix("_paired")
+        return self.data(seed) if self.resampled else self.cohort.removesuffix("_paired")
 
     def data(self, seed: int) -> str:
         """Return the cohort that the run with this seed learns from."""
-        return f"{self.cohort}{'_few' * self.few}_people{seed}" if self.resampled else self.cohort
+        return f"{self.cohort}_people{seed}" if self.resampled else self.cohort
 
 
 # The second paper's CycleGAN has that paper's cycle weight and no GC.
@@ -138,8 +137,6 @@ TRAININGS: dict[str, Training] = {
     # does the gain hold for other people, and another distortion, too?
     "head_distorted_cyclegan_resampled": Training("head_distorted", "cyclegan", _WANG_CYCLEGAN, resampled=True),
     "head_distorted_dicyclegan_resampled": Training("head_distorted", "dicyclegan", resampled=True),
-    "hip_few_resampled": Training("hip", "cyclegan", {"lambda_gc": 0.0}, few=True, resampled=True),
-    "hip_few_gc_resampled": Training("hip", "cyclegan", few=True, resampled=True),
 }
 
 # U-Nets of one channel, on labelled scans of that domain: name -> (domain, channel)
@@ -186,7 +183,6 @@ RECORDED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ("translator", _ABLATIONS + _ONCE, SEEDS[:1]),
     ("translator", _ABLATIONS, SEEDS[1:3]),
     ("translator", ("head_distorted_cyclegan_resampled", "head_distorted_dicyclegan_resampled"), SEEDS[:3]),
-    ("translator", ("hip_few_gc_resampled", "hip_few_resampled"), SEEDS[:3]),
 )
 # Translators kept in results/translators/, of the first seed, in half precision: those of pictures, under 16 MB in all
 SHOWN = (
@@ -212,7 +208,6 @@ CLAIMS: dict[str, list[Claim]] = {
         Claim("hip_many", "hip_few", "MAE", True, _TO_TARGET),
         Claim("hip_many_gc", "hip_few_gc", "MAE", True, _TO_TARGET),
         Claim("hip_many_gc", "hip_many", "MI", False, _TO_TARGET),
-        Claim("hip_few_gc_resampled", "hip_few_resampled", "MAE", True, _TO_TARGET),
     ],
     "Wang et al.": [
         *_both_ways("head_distorted_dicyclegan", "head_distorted_cyclegan", "head_distorted"),
@@ -262,18 +257,16 @@ def known(table: dict[str, Any], name: str) -> Any:
 
 
 def cohort_plan(name: str) -> CohortPlan:
-    """Return the plan of a cohort: of COHORTS, or of "<cohort>[_few]_people<number>", a variant with other people.
+    """Return the plan of a cohort: of COHORTS, or of "<cohort>_people<number>", distorted heads of other people.
 
-    "few": as many as in the profile's smaller training set. Where heads are distorted, the variant has a distortion of
-    its own. So have its test and validation cohorts, "<cohort>_people<number>_test", whose people are those of COHORTS.
+    The variant has a distortion of its own. So have its test and validation cohorts, "<cohort>_people<number>_test",
+    whose people are those of COHORTS.
     """
-    if not (match := re.fullmatch(r"(\w+?)(_few)?_people(\d+)(_test|_validation|)", name)):
+    if not (match := re.fullmatch(r"(head_distorted)_people(\d+)(_test|_validation|)", name)):
         return known(COHORTS, name)
-    plan, seed = known(COHORTS, match[1] + match[4]), 100 + int(match[3])
-    other = {} if match[4] else {"seed": seed}
-    other |= {"distort_target": seed} if "distort_target" in plan.arguments else {}
-    few = {profile: PROFILES[profile].few for profile in PROFILES}
-    return CohortPlan(plan.arguments | other, few if match[2] else plan.patients)
+    plan, number = known(COHORTS, match[1] + match[3]), 100 + int(match[2])
+    changed = {"distort_target": number} | ({} if match[3] else {"seed": number})
+    return CohortPlan(plan.arguments | changed, plan.patients)
 
 
 def training_settings(name: str, profile: str, seed: int, **changes: Any) -> Settings:

@@ -289,17 +289,17 @@ def mr_only_prediction(profile: str = "quick", seed: int = 7, root: Path | None 
 def side_by_side(*jobs: tuple, profile: str = "quick", seed: int = 7, root: Path | None = None) -> list[Any]:
     """Do several jobs of this module at once, as many as there are cores, and return their results in order.
 
-    jobs: a function and its names, such as (run, "hip_few"), (segmenter, "ct_alone"), (mr_only_prediction,). They are
-    begun in this order, so name the longest first. Small networks gain little from a second thread, so two trainings
-    with one thread each take hardly longer than one with two. On a GPU as many run at once as its memory holds. Runs
-    resume where an interrupted cell left them.
+    jobs: `run` or `segmenter` and a name, such as (run, "hip_few"), (segmenter, "ct_alone"). They are begun in this
+    order, so name the longest first. Small networks gain little from a second thread, so two trainings with one thread
+    each take hardly longer than one with two. On a GPU as many run at once as its memory holds. Runs resume where an
+    interrupted cell left them.
     """
     root = root or RUNS
     missing = [job for job in jobs if not _is_done(*job, base=root / profile, seed=seed)]
     at_once = jobs_at_once(missing, profile)
     if at_once > 1:
         for function, *names in missing:  # data that two jobs need are made once
-            for data in [known(TRAININGS, names[0]).data(seed)] if function is run else ["hip_labelled", "hip_test"]:
+            for data in [known(TRAININGS, names[0]).data(seed)] if function is run else ["hip_labelled"]:
                 prepared(data, profile, root)
             if function is segmenter and _needs_run(names[0]):
                 run(names[0], profile, seed, root)
@@ -330,9 +330,7 @@ def _is_done(function: Callable, *names: str, base: Path, seed: int) -> bool:
     """Return whether the result of a job of `side_by_side` is on the disk."""
     if function is run:
         return (base / f"{names[0]}_seed{seed}" / "translator" / "translator.json").is_file()
-    if function is segmenter:
-        return (_segmenter_folder(names[0], base, seed) / "segmenter.json").is_file()
-    return (base / f"mr_only_seed{seed}.npy").is_file()
+    return (_segmenter_folder(names[0], base, seed) / "segmenter.json").is_file()
 
 
 def _segmenter_folder(name: str, base: Path, seed: int) -> Path:

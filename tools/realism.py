@@ -57,6 +57,9 @@ MR_TISSUES = {
 # a T1-weighted gradient echo in one breath, as abdomens are commonly scanned; the real scan's own times are not known
 T1_ABDOMEN = Sequence("T1 gradient echo", "spgr", tr=150.0, te=4.6, flip=80.0)
 SEEDS = range(1, 9)  # of the virtual abdomens
+SHOWN = "hip_many_gc"  # the recorded translator of the pictures
+LONGEST, THREE = "hip_many_gc_long", (7, 1, 2)  # the translator that is measured with three seeds
+WHO = ("virtual", "real")
 PARTS = ["dice", "translators", "tissues", "noise"]
 PATCH = 48  # pixels per side of the squares in which noise is measured
 
@@ -85,7 +88,10 @@ def structures(slices: PreparedSlices) -> np.ndarray:
 
 
 def measure_dice(real: Path, profile: str) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Train a U-Net on MR of virtual hips, use it on other virtual hips and on the real one; draws the picture, too."""
+    """Train a U-Net on MR of virtual hips, use it on other virtual hips and on the real one; draws the picture, too.
+
+    Beside it the recorded translator and its U-Net, which has seen no labelled MR.
+    """
     training, test = (experiments.prepared(name, profile) for name in ("hip", "hip_test"))
     person = real_slices(real, profile)
     names, settings = dict(enumerate(STRUCTURES, 1)), PROFILES[profile].unet
@@ -97,32 +103,48 @@ def measure_dice(real: Path, profile: str) -> tuple[dict[str, Any], pd.DataFrame
         )  # fmt: skip
         save_segmenter(unet, folder)
     unet, table, examples = load_segmenter(folder), pd.DataFrame({"structure": list(names.values())}), {}
+    two_channels, to_ct = load_segmenter(RESULTS / "segmenters" / SHOWN), experiments.recorded_translator(SHOWN)
     for who, slices in (("virtual", test), ("real", person)):
         images, truth = np.array(slices.source), structures(slices)
-        predicted = predict(unet, images[:, None])
-        examples[who] = images, truth, predicted
+        found = {
+            who: predict(unet, images[:, None]),
+            f"{who}, MR + synthetic CT": predict(two_channels, np.stack([images, to_ct.translate(images)], axis=1)),
+        }
+        examples[who] = images, truth, found[who]
         # a structure of less than 50 pixels in all is hardly in the field of view
-        overlap = dice(predicted, truth, names)
-        table[who] = [overlap[name] if (truth == v).sum() >= 50 else np.nan for v, name in names.items()]
+        for column, predicted in found.items():
+            overlap = dice(predicted, truth, names)
+            table[column] = [overlap[name] if (truth == v).sum() >= 50 else np.nan for v, name in names.items()]
     draw_hips(examples, len(person.source) // 2, DOCS / "realism_hips.jpg")
     table = table.dropna().round(3)
     return table.set_index("structure").to_dict("index"), table
 
 
 def measure_translators(real: Path, profile: str) -> dict[str, Any]:
-    """Measure recorded translators on virtual test hips and on the real one: MAE in grey levels; draws the picture."""
+    """Measure translators on virtual test hips and on the real one: MAE in grey levels; draws the picture.
+
+    The recorded ones, each of one seed, and those of the longest training, of three; these are trained where they are
+    missing, an hour of one core each.
+    """
     people = {"virtual": experiments.prepared("hip_test", profile), "real": real_slices(real, profile)}
     rows: dict[str, dict[str, float]] = {}
+    longest = [experiments.translator(LONGEST, "full", seed) for seed in THREE]
     for who, data in people.items():
         synthetic = {name: experiments.recorded_translator(name).translate(data.source) for name in HIASA}
-        curve = fitted_curve(data.source, data.target, data.source, data.valid)
+        made = {HIPS[name]: [images] for name, images in synthetic.items()}
+        for name, spin in ((LONGEST, False), (f"{LONGEST}_spin", True)):
+            made[f"{HIPS[name]}, three seeds"] = [one.translate(data.source, spin=spin) for one in longest]
+        made[HIPS[CURVE]] = [fitted_curve(data.source, data.target, data.source, data.valid)]
         rivals = evaluation.baselines(experiments.prepared("hip", profile), data)
-        for name, images in (synthetic | {CURVE: curve} | rivals).items():
-            error = evaluation.measure(images, data)["MAE"].mean()
-            rows.setdefault(HIPS[name], {})[who] = round(float(error), 1)
+        for name, networks in (made | {HIPS[name]: [images] for name, images in rivals.items()}).items():
+            errors = [evaluation.measure(images, data)["MAE"].mean() for images in networks]
+            row = rows.setdefault(name, {})
+            row[who] = round(float(np.mean(errors)), 1)
+            if len(errors) > 1:
+                row[f"{who}_sd"] = round(float(np.std(errors, ddof=1)), 1)
     source, target = (data.windows[domain] for domain in ("source", "target"))
-    made, at = synthetic["hip_many_gc"], len(data.source) // 2  # of the last one, who is real
-    three = source.from_network(data.source[at]), target.from_network(made[at]), target.from_network(data.target[at])
+    shown, at = synthetic[SHOWN], len(data.source) // 2  # of the last one, who is real
+    three = source.from_network(data.source[at]), target.from_network(shown[at]), target.from_network(data.target[at])
     save(synthesis_row(*three, source, target, pixel=data.preparation.pixel), DOCS / "realism_synthesis.jpg")
     return rows
 
@@ -291,14 +313,19 @@ def tables(values: dict[str, Any]) -> dict[str, str]:
     """The page's tables in Markdown, by name, of what was measured."""
     pieces = {}
     if "translators" in values:
-        rows = [[name, f"{row['virtual']:.1f}", f"{row['real']:.1f}"] for name, row in values["translators"].items()]
+        rows = [
+            [name, *(f"{row[who]:.1f}" + (f" ± {sd:.1f}" if (sd := row.get(f"{who}_sd")) else "") for who in WHO)]
+            for name, row in values["translators"].items()
+        ]
         pieces["translators"] = _markdown(["MAE / grey levels", "virtual", "real"], rows)
     if "dice" in values:
+        columns = [who + way for way in ("", ", MR + synthetic CT") for who in WHO]
         rows = [
-            [name.replace("_", " "), f"{row['virtual']:.2f}", f"{row['real']:.2f}"]
+            [name.replace("_", " "), *(f"{row[column]:.2f}" for column in columns)]
             for name, row in values["dice"].items()
         ]
-        pieces["dice"] = _markdown(["structure", "virtual", "real"], rows)
+        head = [f"{way}: {who}" for way in ("MR alone", "MR + synthetic CT") for who in WHO]
+        pieces["dice"] = _markdown(["structure", *head], rows)
     if "tissues" in values:
         rows = [
             [tissue, *(f"{row[who]:.0f} ± {row[f'{who}_sd']:.0f}" for who in ("real", "virtual"))]

@@ -1,6 +1,5 @@
 """Archives unpacked safely: nothing lands outside the folder, no links, and a folder appears only when it is whole."""
 
-import glob
 import io
 import os
 import re
@@ -20,7 +19,7 @@ from urllib3 import HTTPResponse
 
 from data_download.registry import Remote
 from data_download.transfer import BROKEN, Broken, ask, in_words, open_session, patiently, require_space
-from mr2ct_lib.files import InputError, atomic, write_json
+from mr2ct_lib.files import InputError, atomic, remove_left, write_json
 
 MARK = "download.json"  # written last: a folder that holds it is complete
 ROOM = re.compile(r"\..+\.[a-z0-9_]{8}")  # the hidden folders of `atomic`
@@ -253,16 +252,9 @@ def _write(stream: IO[bytes], place: Path) -> None:
 
 
 def sweep(*folders: Path) -> None:
-    """Remove the hidden folders that a killed run left beside, in or below `folders` while it wrote them.
-
-    Call it under the set's lock: a run that is still going has such folders, too.
-    """
+    """Remove the hidden folders that a killed run left beside, in or below `folders` while it wrote them."""
     for folder in folders:
-        beside = [place for place in folder.parent.glob(f".{glob.escape(folder.name[:40])}.*") if place.is_dir()]
-        below = [Path(place, name) for place, inside, _ in os.walk(folder) for name in inside]
-        for place in beside + below:
-            if not ROOM.fullmatch(place.name) or not place.is_dir():
-                continue
-            inside = {file.name[:40] for file in place.iterdir()}
-            if inside <= {place.name[1:-9], "previous"}:  # what it is named after, and what that replaces
-                shutil.rmtree(place, ignore_errors=True)
+        remove_left(folder.parent, f".{folder.name[:40]}.")
+        for place, inside, _ in os.walk(folder):
+            for name in filter(ROOM.fullmatch, inside):
+                remove_left(Path(place), name)

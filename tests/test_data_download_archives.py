@@ -243,9 +243,11 @@ def test_the_next_run_removes_what_kill_9_left_while_unpacking(server, synthrad,
     assert len(list(tmp_path.glob(".synthrad2023.*/synthrad2023/*.nii"))) == 2  # of the living run: not touched
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    inside = folder / "Task1/pelvis/.1PA001.abcd1234"
-    inside.mkdir(parents=True)
-    (tmp_path / "downloads/synthrad2023/.Task1.zip.part.json.abcd1234").mkdir(parents=True)
+    shelf = tmp_path / "downloads/synthrad2023"
+    for left in (folder / "Task1/pelvis/.1PA001.abcd1234", shelf / ".Task1.zip.part.json.abcd1234"):
+        left.mkdir(parents=True)
+        (left / ".lock").touch()  # as a process that was killed inside `atomic` leaves it
+        (left / "half").touch()
     (tmp_path / ".synthrad2023.settings").mkdir()  # not ours: it holds something else
     (tmp_path / ".synthrad2023.settings/mine").write_text("")
     again = run("get", "synthrad2023", "--to", tmp_path)

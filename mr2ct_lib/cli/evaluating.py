@@ -38,7 +38,7 @@ def evaluate_files(
     measured = np.ones(real.array.shape, np.uint8)
     if real.unit == "HU":
         for path, volume in ((prediction, made), (truth, real)):
-            if problem := wrong_scale(volume.array.ravel()[:: max(1, volume.array.size // 1_000_000)]):
+            if problem := wrong_scale(volume.sample()):
                 warnings.warn(f"{path}: may not be in Hounsfield units ({problem}); look at its values", stacklevel=2)
         measured = (real.array >= UNMEASURED_HU).astype(np.uint8)
         real = without_unmeasured(real)

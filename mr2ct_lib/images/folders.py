@@ -13,10 +13,11 @@ import numpy as np
 from mr2ct_lib.files import InputError, read_json
 from mr2ct_lib.images.dicom_reading import SUFFIXES
 from mr2ct_lib.images.hounsfield import looks_shifted, wrong_scale
+from mr2ct_lib.images.scan_files import META, NIFTI
 from mr2ct_lib.images.volumes import Volume, read_volume
 
 FORMAT = 1
-SCANS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
+SCANS = NIFTI + META
 NOT_SCANS = ("_labels", "_label", "_seg", "_segmentation", "_mask")  # how names of label maps among the scans end
 MODALITIES = ("CT", "MR")
 _OBJECTS = ("settings", "domains", "patients", "label_names")
@@ -85,7 +86,7 @@ def modality_and_reason(volume: Volume) -> tuple[str, str]:
             "air near 0, soft tissue near 1060); expected Hounsfield units. Subtract 1024, or name the modality if it "
             "is MR"
         )
-    values = _sample(volume)
+    values = volume.sample()
     low, high = np.percentile(values, (0.5, 99.5))
     if volume.unit == "HU" or low <= -100:
         if looks_shifted(values) and (values < -500).mean() < 0.001:
@@ -114,7 +115,7 @@ def is_offset_ct(volume: Volume) -> bool:
     What lies below -200 is left out: where a scanner did not measure, it writes -2000 or less. Broken numbers come from
     resampling; with a background of exact zeros, they are those of a stripped MR.
     """
-    values = _sample(volume)
+    values = volume.sample()
     low, values = values.min(), values[values > -200]
     if not len(values) or values.max() < 1200 or np.percentile(values, 99) > 8191:  # metal may lie higher
         return False
@@ -125,11 +126,6 @@ def is_offset_ct(volume: Volume) -> bool:
     if (values != np.round(values)).any() and (air == 0).sum() > 0.9 * len(air):
         return False
     return len(air) > 0.05 * len(values) and ((tissue > 874) & (tissue < 1174)).mean() > 0.5
-
-
-def _sample(volume: Volume) -> np.ndarray:
-    """At most about a million of the voxels, evenly spread."""
-    return volume.array.ravel()[:: max(1, volume.array.size // 1_000_000)]
 
 
 def read_index(folder: Path) -> dict[str, Any]:

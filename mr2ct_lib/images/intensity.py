@@ -97,7 +97,7 @@ def without_negative(volume: Volume) -> Volume:
     A few values below zero, as of interpolation, stay. Where exact zeros fill a part of such a scan, its mean was taken
     inside a mask and the zeros lie around it: they are air too.
     """
-    values = volume.array.ravel()[:: max(1, volume.array.size // 1_000_000)]
+    values = volume.sample()
     low, high = np.percentile(values, (0.5, 99.5))
     if low >= -0.02 * high:
         return volume

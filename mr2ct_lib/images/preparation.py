@@ -110,8 +110,6 @@ class Preparation:
         windows = " and ".join(map(str, self.windows.values()))
         if any(window.unit not in NORMALISATION for window in self.windows.values()):
             raise InputError(f"windows {windows}; expected one of the units {', '.join(NORMALISATION)}")
-        if not all(np.isfinite([window.low, window.high]).all() for window in self.windows.values()):
-            raise InputError(f"windows {windows}; expected finite numbers")
         if self.n4_profile not in intensity.N4_PROFILES:
             raise InputError(f"n4_profile {self.n4_profile!r}; expected one of {', '.join(intensity.N4_PROFILES)}")
         if not (self.slab is None or (isinstance(self.slab, int) and self.slab >= 1)):

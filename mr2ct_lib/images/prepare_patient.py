@@ -31,7 +31,7 @@ def version_of(job: Job, preparation: Preparation) -> str:
     """A fingerprint of what decides a patient's arrays: the files, when they were changed, and the preparation."""
     files = [*job.scans.values(), *job.labels.values(), *job.truths.values()]
     inside = [file for path in files for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
-    changed = [(str(file), file.stat().st_mtime_ns) for file in inside]
+    changed = [(str(file), file.stat().st_mtime_ns) for file in inside if file.is_file()]  # no link to nowhere
     return hashlib.sha256(repr((FORMAT, job, preparation, changed)).encode("utf-8", "replace")).hexdigest()
 
 

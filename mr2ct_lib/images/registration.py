@@ -8,6 +8,7 @@ from mr2ct_lib.images.intensity import CT_WINDOW
 from mr2ct_lib.images.volumes import Volume, one_thread, to_sitk
 
 BINS = 32  # of the histograms of mutual information
+SEED = 1  # of the random voxels; 0 would mean the clock
 SAMPLES = 60_000  # voxels it is measured at: with fewer a B-spline follows their noise
 
 
@@ -18,7 +19,6 @@ def register(
     landmarks: tuple[np.ndarray, np.ndarray] | None = None,
     mask: np.ndarray | None = None,
     spacing: float = 80.0,
-    seed: int = 0,
 ) -> tuple[Volume, sitk.Transform]:
     """Register `moving` (CT) to `fixed` (MR) in the first paper's order: landmarks, rigid, then non-rigid.
 
@@ -39,7 +39,7 @@ def register(
     fraction = min(1.0, SAMPLES / fixed.array.size)
     levels = [level for level in (4, 2, 1) if min(fixed.array.shape) // level >= 8] or [1]
 
-    search = _search(levels, fraction, seed, inside)
+    search = _search(levels, fraction, inside)
     search.SetOptimizerAsRegularStepGradientDescent(2.0, 1e-3, 100)
     search.SetOptimizerScalesFromPhysicalShift()
     search.SetInitialTransform(_start(still, move, landmarks), inPlace=False)
@@ -47,7 +47,7 @@ def register(
 
     extent = np.array(fixed.array.shape) * fixed.spacing
     mesh = np.maximum(np.round(extent / spacing), 1).astype(int).tolist()
-    search = _search([1], fraction, seed, inside)
+    search = _search([1], fraction, inside)
     search.SetMovingInitialTransform(rigid)
     search.SetInitialTransform(sitk.BSplineTransformInitializer(still, mesh), inPlace=False)
     search.SetOptimizerAsLBFGSB(gradientConvergenceTolerance=1e-5, numberOfIterations=20)
@@ -102,11 +102,11 @@ def _start(
     return start
 
 
-def _search(levels: list[int], fraction: float, seed: int, mask: sitk.Image | None) -> sitk.ImageRegistrationMethod:
+def _search(levels: list[int], fraction: float, mask: sitk.Image | None) -> sitk.ImageRegistrationMethod:
     search = sitk.ImageRegistrationMethod()
     search.SetMetricAsMattesMutualInformation(BINS)
     search.SetMetricSamplingStrategy(search.RANDOM)
-    search.SetMetricSamplingPercentage(fraction, seed + 1)  # 0 would mean the clock
+    search.SetMetricSamplingPercentage(fraction, SEED)
     search.SetInterpolator(sitk.sitkLinear)
     search.SetShrinkFactorsPerLevel(levels)
     search.SetSmoothingSigmasPerLevel([level / 2 if level > 1 else 0 for level in levels])

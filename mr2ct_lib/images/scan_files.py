@@ -260,7 +260,7 @@ def _check_fields(path: Path, shape: tuple[int, ...], kind: int) -> None:
             "superior. Find out where the patient's right side is",
             stacklevel=4,
         )
-    where = "LOCAL" if nrrd else fields.get("elementdatafile", "")
+    where = fields.get("data file", fields.get("datafile", "LOCAL")) if nrrd else fields.get("elementdatafile", "")
     if where.upper().startswith("LIST") or "%" in where:
         raise ValueError("its voxels lie in several files")
     packed = fields.get("encoding", "raw").lower() != "raw" or fields.get("compresseddata", "").lower() == "true"

@@ -5,6 +5,7 @@ anterior, k towards superior, and `affine @ (i, j, k, 1)` is the centre of the v
 axes are only permuted and flipped.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import numpy as np
 
 from mr2ct_lib.files import InputError, atomic
 from mr2ct_lib.images.dicom_geometry import LPS
-from mr2ct_lib.images.scan_files import NIFTI, UNIT_MARK, UNITS, ScanFile, open_scan, sitk_affine
+from mr2ct_lib.images.scan_files import NIFTI, UNIT_MARK, UNITS, ScanFile, open_scan
 
 if TYPE_CHECKING:  # SimpleITK and nibabel are imported where they are used: inference starts without them
     import SimpleITK as sitk
@@ -72,6 +73,13 @@ class Volume:
     def spacing(self) -> np.ndarray:
         """Distance between voxel centres along i, j, k in mm, (3,)."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    def sample(self) -> np.ndarray:
+        """Return at most about a million of the voxels, of all planes alike."""
+        step = max(1, self.array.size // 1_000_000)
+        while math.gcd(step, self.array.size) > 1:  # such a step would meet some planes only
+            step += 1
+        return self.array.ravel()[::step]
 
     def replace(self, **changes: Any) -> "Volume":
         """Return a copy with some fields changed.
@@ -179,10 +187,8 @@ def _whole_numbers(array: np.ndarray, dtype: np.dtype, path: Path) -> np.ndarray
     return np.clip(np.round(wide), np.iinfo(dtype).min, np.iinfo(dtype).max)
 
 
-def reslice(
-    volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, order: int = 1, fill: float | None = None
-) -> Volume:
-    """Return `volume` on another grid, of any orientation.
+def reslice(volume: Volume, shape: tuple[int, int, int], affine: np.ndarray, fill: float | None = None) -> Volume:
+    """Return `volume` on another grid, of any orientation: interpolated linearly, labels from the nearest voxel.
 
     A coarser grid is smoothed first (Gaussian of (ratio - 1) / 2 voxels), as a scanner with larger voxels would have
     seen it. A voxel reaches half its size from its centre.
@@ -191,18 +197,17 @@ def reslice(
         volume: any number of slices.
         shape: (I, J, K) of the new grid.
         affine: (4, 4) of the new grid, voxel to mm.
-        order: 0 takes the nearest voxel (always for labels), 1 interpolates linearly.
         fill: the value outside of the volume; by default -1000 for HU, 0 otherwise.
     """
     import SimpleITK as sitk
 
     if fill is None:
         fill = -1000.0 if volume.unit == "HU" else 0.0
-    order = 0 if volume.unit == "label" else order
+    linear = volume.unit != "label"
     affine = np.asarray(affine, dtype=np.float64)
-    dtype = np.float32 if order else volume.array.dtype
+    dtype = np.float32 if linear else volume.array.dtype
     image = to_sitk(volume.replace(array=volume.array.astype(dtype, copy=False)))
-    if order:
+    if linear:
         # size of a new voxel along each old axis, in old voxels
         ratio = np.abs(np.linalg.solve(volume.affine[:3, :3], affine[:3, :3])).max(axis=1)
         sigma = np.maximum(ratio - 1, 0) / 2
@@ -214,7 +219,7 @@ def reslice(
     grid.SetOutputSpacing(spacing)
     grid.SetOutputDirection(direction)
     grid.SetOutputOrigin(origin)
-    grid.SetInterpolator({0: sitk.sitkNearestNeighbor, 1: sitk.sitkLinear}[order])
+    grid.SetInterpolator(sitk.sitkLinear if linear else sitk.sitkNearestNeighbor)
     grid.SetDefaultPixelValue(float(fill))
     array = sitk.GetArrayFromImage(grid.Execute(image)).transpose(2, 1, 0)
     return Volume(np.ascontiguousarray(array).astype(dtype, copy=False), affine, volume.unit)
@@ -276,14 +281,6 @@ def to_sitk(volume: Volume) -> "sitk.Image":
     return image
 
 
-def from_sitk(image: "sitk.Image", unit: str = "a.u.") -> Volume:
-    """Return a 3D SimpleITK image as a Volume in RAS+ order."""
-    import SimpleITK as sitk
-
-    array, affine, axcodes = _canonical(sitk.GetArrayFromImage(image).transpose(2, 1, 0), sitk_affine(image))
-    return Volume(array, affine, unit, axcodes)
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let SimpleITK work on one thread inside the block, for the same bits on every machine.
@@ -315,17 +312,12 @@ def _ras(shape: tuple[int, ...], affine: np.ndarray) -> tuple[np.ndarray, np.nda
     return orientation, affine @ inv_ornt_aff(orientation, shape), ornt2axcodes(orientation)
 
 
-def _canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, str, str]]:
-    """Permute and flip axes to the nearest RAS+ order; every voxel keeps its place in mm."""
-    from nibabel.orientations import apply_orientation
-
-    orientation, ras_affine, axcodes = _ras(array.shape, affine)
-    return np.ascontiguousarray(apply_orientation(array, orientation)), ras_affine, axcodes
-
-
 def _checked_volume(file: ScanFile, array: np.ndarray, path: Path, unit: str) -> Volume:
     """Return what a file holds as a Volume. Raises InputError for values that no scan or label map has."""
-    array, affine, axcodes = _canonical(array, file.affine)
+    from nibabel.orientations import apply_orientation
+
+    orientation, affine, axcodes = _ras(array.shape, file.affine)
+    array = np.ascontiguousarray(apply_orientation(array, orientation))  # every voxel keeps its place in mm
     forms = None if file.forms is None else NiftiForms(file.forms, array.shape, affine)
     with np.errstate(over="ignore"):
         array = array.astype(np.float32, copy=False)

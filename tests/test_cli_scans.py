@@ -647,7 +647,7 @@ def test_labels_that_mark_nothing_and_names_that_are_none_are_said(pair, mr2ct):
     assert code == 2 and "empty.nii.gz: marks no structure" in err
     (pair / "names.json").write_text('{"1": ["muscle"], "2": "bone"}')
     code, _, err = mr2ct(*words, pair / "labels.nii.gz", "--names", pair / "names.json")
-    assert code == 2 and "no table of label values and names" in err
+    assert code == 2 and "expected a label value and a name" in err
 
 
 # ---- nothing is destroyed

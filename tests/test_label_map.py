@@ -8,9 +8,10 @@ from scipy import ndimage
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.volumes import Volume, read_volume
-from mr2ct_lib.patients.atlas import read_names
+from mr2ct_lib.patients.atlas import read_tissues
 from mr2ct_lib.patients.grids import voxel_centres
 from mr2ct_lib.patients.label_map import SMALLEST_JACOBIAN, LabelMapPatient, complete_labels
+from mr2ct_lib.patients.tissues import tissue_of
 
 NAMES = {0: "background", 1: "femur", 5: "gluteus_maximus"}
 
@@ -71,20 +72,23 @@ def test_values_without_name_and_empty_maps_are_refused():
         ([1], "names"),
         ({"1": 4}, "entry"),
         ({}, "names"),
+        ({"²": "femur"}, "entry '²'"),
+        ({"1": "femur", "01": "pelvis"}, "two names for one value"),
+        ({"0": "fat", "1": "femur"}, "label 0 is 'fat'"),
     ],
 )
 def test_bad_names_are_refused(tmp_path, content, match):
     path = tmp_path / "names.json"
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=match) as caught:
-        read_names(path)
+        read_tissues(path)
     assert str(path) in str(caught.value)
 
 
 def test_names_gain_a_background(tmp_path):
     path = tmp_path / "names.json"
     path.write_text('{"2": "femur"}')
-    assert read_names(path) == {0: "background", 2: "femur"}
+    assert read_tissues(path) == {0: "background", 2: "femur"}
 
 
 def test_label_map_patient_without_deformation_is_the_map():
@@ -123,6 +127,17 @@ def test_a_femur_in_one_sagittal_plane_is_centred_on_its_points():
     np.testing.assert_allclose(patient.landmarks["centre"], 3 * index.mean(axis=0))
 
 
+@pytest.mark.parametrize("name", ["femur_left", "left_femur", "Femur left", "FEMUR"])
+def test_a_bone_of_one_side_is_completed_like_the_bone(name):
+    labels, affine = small_map()
+    out, names = complete_labels(labels, NAMES | {1: name}, (3, 3, 3))
+    same, _ = complete_labels(labels, NAMES, (3, 3, 3))
+    np.testing.assert_array_equal(out, same)
+    assert [tissue_of(name).name for name in names.values()].count("cortical_bone") == 1
+    volume = Volume(labels, affine, "label")
+    assert LabelMapPatient(volume, NAMES | {1: name}).landmarks == LabelMapPatient(volume, NAMES).landmarks
+
+
 def test_body_of_another_shape_is_refused():
     labels, affine = small_map()
     with pytest.raises(InputError, match="body mask"):
@@ -131,7 +146,7 @@ def test_body_of_another_shape_is_refused():
 
 def test_real_label_map_becomes_a_recognisable_patient(real_data):
     folder = real_data / "hip_labels"
-    names = read_names(folder / "names.json")
+    names = read_tissues(folder / "names.json")
     scan = read_volume(folder / "hip_labels.nii.gz", unit="label")
     scan = scan.replace(array=scan.array[::3, ::3], affine=scan.affine @ np.diag([3, 3, 1, 1.0]))
     truth = read_volume(folder / "body_mask.nii.gz", unit="label").array[::3, ::3] > 0

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mr2ct_lib.files import InputError, read_json
+from mr2ct_lib.files import InputError
+from mr2ct_lib.images.folders import read_names
 from mr2ct_lib.images.hounsfield import UNMEASURED_HU, wrong_scale
 from mr2ct_lib.images.intensity import normalise_mr, without_unmeasured
 from mr2ct_lib.images.same_grid import check_same_grid
@@ -151,19 +152,13 @@ def _in_unit_of(made: Volume, real: Volume) -> Volume:
 def _names(path: Path | None, values: np.ndarray) -> dict[int, str]:
     """Label value -> name of the structures in a label map; a name that several values share ends with the value.
 
-    Raises InputError for a value without a name, or with two.
+    Raises InputError for a value without a name, and for a file that `read_names` refuses.
     """
     present = [int(value) for value in values if value]
     if path is None:
         return {value: f"label {value}" for value in present}
-    content = read_json(path)
-    good = isinstance(content, dict) and all(str(key).isdecimal() for key in content)
-    if not good or not all(isinstance(name, str) for name in content.values()):
-        raise InputError(f'{path}: is no table of label values and names; expected {{"1": "pelvis"}}. Correct it')
-    known = {int(value): name for value, name in content.items()}
-    missing = [value for value in present if value not in known]
-    if missing or len(known) < len(content):
-        problem = f"no name for the values {missing}" if missing else "two names for one value"
-        raise InputError(f"{path}: has {problem}; expected one for each. Correct it")
+    known = read_names(path)
+    if missing := [value for value in present if value not in known]:
+        raise InputError(f"{path}: has no name for the values {missing}; expected one for each. Correct it")
     shared = {name for value, name in known.items() if list(known.values()).count(name) > 1}
     return {value: f"{name} ({value})" if name in shared else name for value, name in known.items()}

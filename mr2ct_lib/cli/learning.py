@@ -1,6 +1,5 @@
 """Commands that make patients, slices and networks: cohort | prepare | train | segment train."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,8 @@ import typer
 
 from mr2ct_lib.cli.entry import Out, Overwrite, Scheduler, app, check_encoding, segmenting
 from mr2ct_lib.cli.outputs import check_folder, quoted
-from mr2ct_lib.files import InputError, counted, read_json
+from mr2ct_lib.files import InputError, counted
+from mr2ct_lib.images.folders import read_names
 
 
 @app.command(epilog="Example: mr2ct cohort hip --patients 20 --seed 1 --out cohorts/hip20")
@@ -79,7 +79,7 @@ def prepare(
     for path in folder.glob("*/*"):
         check_encoding(path)
     if (folder / "names.json").exists():
-        check_names(folder / "names.json")
+        read_names(folder / "names.json")  # before the work, not after it
     ct = None if window is None else Window(*window, "HU")
     more = {"source_modality": source_modality, "target_modality": target_modality, "scheduler": scheduler}
     prepare_cohort(folder, out, plane=plane, size=size, profile=profile, n4=n4, target_window=ct, **more)
@@ -90,23 +90,6 @@ def prepare(
         f"in {out}. "
         f"Next: mr2ct train cyclegan --data {quoted(out)} --out {quoted(f'runs/{out.name}')}"
     )
-
-
-def check_names(path: Path) -> None:
-    """Raise InputError unless the JSON at `path` maps whole numbers to the names of structures, {"1": "pelvis", "2":
-    "femur"}."""
-    names = read_json(path)
-    if not isinstance(names, dict) or not names:
-        raise InputError(
-            f'{path}: holds no names; expected JSON like {{"1": "pelvis", "2": "femur"}}. Write one name per '
-            f"label value"
-        )
-    for value, name in names.items():
-        if not value.isdecimal() or not isinstance(name, str):
-            entry = json.dumps({value: name})[1:-1]
-            raise InputError(
-                f'{path}: {entry} is no label value with its name; expected entries like "1": "pelvis". Correct it'
-            )
 
 
 @app.command(

@@ -132,10 +132,10 @@ def dice_bars(
     for number, ((name, table), colour) in enumerate(zip(tables.items(), palette(len(tables)), strict=True)):
         table = table.reindex(columns=structures)
         places = np.arange(len(structures)) + (number - (len(tables) - 1) / 2) * height
-        sd = table.std(ddof=1).fillna(0.0).to_numpy()
+        sd = table.std(ddof=1).to_numpy()
         ax.barh(
             places,
-            table.mean().fillna(0.0),
+            table.mean(),
             height * 0.9,
             xerr=sd,
             color=colour,

@@ -128,6 +128,23 @@ def is_offset_ct(volume: Volume) -> bool:
     return len(air) > 0.05 * len(values) and ((tissue > 874) & (tissue < 1174)).mean() > 0.5
 
 
+def read_names(path: str | Path) -> dict[int, str]:
+    """Return the label values and names that a JSON object holds, such as {"1": "pelvis", "2": "femur"}.
+
+    Raises InputError for anything else, and for a value that is named twice.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or not content:
+        raise InputError(f'{path}: holds no names; expected a JSON object such as {{"1": "femur"}}. Write one')
+    for key, name in content.items():
+        if not key.isdecimal() or not isinstance(name, str):
+            raise InputError(f'{path}: entry {key!r}: {name!r}; expected a label value and a name, as "1": "femur"')
+    names = {int(key): name for key, name in content.items()}
+    if len(names) < len(content):
+        raise InputError(f"{path}: has two names for one value; expected one for each. Correct it")
+    return names
+
+
 def read_index(folder: Path) -> dict[str, Any]:
     """Return what cohort.json of `folder` holds, {} where there is none. Raises InputError for entries of other types.
     """

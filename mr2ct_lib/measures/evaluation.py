@@ -17,7 +17,7 @@ from mr2ct_lib.images.volumes import Volume
 from mr2ct_lib.measures import metrics
 from mr2ct_lib.measures.baselines import histogram_matching, mean_target
 from mr2ct_lib.measures.displacement import displacement
-from mr2ct_lib.measures.label_metrics import dice, hausdorff_95, volumes
+from mr2ct_lib.measures.label_metrics import dice, hausdorff_95, structures_of, volumes
 
 SYNTHRAD_RANGE = (-1024.0, 3000.0)  # HU
 SSIM_WINDOW = 7  # voxels
@@ -134,9 +134,9 @@ def errors_by_label(
         if np.shape(other) != np.shape(truth):
             raise InputError(f"{name}: shape {np.shape(other)}; expected the truth's {np.shape(truth)}. Reslice")
     rows = {}
-    for value, name in names.items():
-        inside = np.asarray(labels) == int(value)
-        if int(value) == 0 or not inside.any():
+    for value, name in structures_of(names).items():
+        inside = np.asarray(labels) == value
+        if not inside.any():
             continue
         predicted, actual = (np.asarray(image, dtype=np.float64)[inside] for image in (prediction, truth))
         rows[name] = {

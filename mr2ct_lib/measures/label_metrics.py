@@ -22,7 +22,7 @@ def dice(prediction: np.ndarray, truth: np.ndarray, names: Mapping[int, str]) ->
     """
     prediction, truth = _labels(prediction, truth)
     result = {}
-    for value, name in _structures(names).items():
+    for value, name in structures_of(names).items():
         one, other = prediction == value, truth == value
         total = int(one.sum()) + int(other.sum())
         result[name] = 2 * int((one & other).sum()) / total if total else float("nan")
@@ -60,7 +60,7 @@ def hausdorff_95(
     prediction, truth = _labels(prediction, truth)
     spacing = _spacing(spacing, truth.ndim)
     result = {}
-    for value, name in _structures(names).items():
+    for value, name in structures_of(names).items():
         one, other = prediction == value, truth == value
         if not (one.any() and other.any()):
             result[name] = float("nan")
@@ -87,12 +87,15 @@ def volumes(labels: np.ndarray, names: Mapping[int, str], spacing: tuple[float, 
     voxel = float(np.prod(_spacing(spacing, 3))) / 1000
     if labels.ndim != 3:
         raise InputError(f"labels: shape {labels.shape}; expected a volume (I, J, K)")
-    return {name: int((labels == value).sum()) * voxel for value, name in _structures(names).items()}
+    return {name: int((labels == value).sum()) * voxel for value, name in structures_of(names).items()}
 
 
-def _structures(names: Mapping[int, str]) -> dict[int, str]:
-    """Return the names without the background, their keys as integers."""
-    return {int(value): name for value, name in names.items() if int(value) != 0}
+def structures_of(names: Mapping[int, str]) -> dict[int, str]:
+    """Return the names without the background, their keys as integers. Raises InputError where two values share one."""
+    structures = {int(value): name for value, name in names.items() if int(value) != 0}
+    if len(set(structures.values())) < len(structures):
+        raise InputError("names: several values share a name; expected one for each. Tell them apart")
+    return structures
 
 
 def _spacing(spacing: tuple[float, ...], axes: int) -> tuple[float, ...]:

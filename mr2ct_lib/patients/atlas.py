@@ -3,31 +3,26 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mr2ct_lib.files import InputError, read_json
+from mr2ct_lib.files import InputError
+from mr2ct_lib.images.folders import read_names
 from mr2ct_lib.images.volumes import read_volume
 from mr2ct_lib.patients.label_map import LabelMapPatient
 from mr2ct_lib.patients.tissues import tissue_of
 
 
-def read_names(path: str | Path) -> dict[int, str]:
-    """Read a JSON object of label values and names; value 0 is "background" when absent.
+def read_tissues(path: str | Path) -> dict[int, str]:
+    """Read the names of structures, each with a known tissue; value 0 is "background" when absent.
 
-    Raises InputError when it is not such an object or a name has no tissue.
+    Raises InputError for a file that `read_names` refuses, a name without a tissue, and a value 0 that is not air.
     """
-    content = read_json(path)
-    if not isinstance(content, dict) or not content:
-        raise InputError(f'{path}: holds no names; expected a JSON object such as {{"1": "femur"}}. Write one')
-    names = {}
-    for key, name in content.items():
-        if not str(key).strip().isdigit() or not isinstance(name, str):
-            raise InputError(f'{path}: entry {key!r}: {name!r}; expected a label value and a name, as "1": "femur"')
-        names[int(key)] = name
-    names.setdefault(0, "background")
+    names = {0: "background"} | read_names(path)
     for value, name in names.items():
         try:
-            tissue_of(name)
+            tissue = tissue_of(name).name
         except InputError as error:
             raise InputError(f"{path}: label {value}: {error}") from error
+        if value == 0 and tissue != "air":
+            raise InputError(f"{path}: label 0 is {name!r}; expected what lies around the body, such as 'background'")
     return dict(sorted(names.items()))
 
 
@@ -36,12 +31,12 @@ def read_atlas(labels: Sequence[Path], names: Path, bodies: Sequence[Path] = ())
 
     Args:
         labels: a label map per person.
-        names: the JSON of their structures (see `read_names`).
+        names: the JSON of their structures (see `read_tissues`).
         bodies: body masks, one for each map, or none.
 
     Raises InputError for a bad map or mask, and for maps that, completed, do not name the same structures.
     """
-    structures = read_names(names)
+    structures = read_tissues(names)
     people: list[LabelMapPatient] = []
     for number, path in enumerate(labels):
         body = read_volume(bodies[number], unit="label") if bodies else None

@@ -198,13 +198,14 @@ def _files_of(settings: CohortSettings, folder: Path, id_: str) -> list[Path]:
 
 
 def _ids(patients: int | tuple[int, int], paired: bool) -> list[str]:
-    counts = patients if isinstance(patients, tuple) and not paired else (patients,)
-    if any(isinstance(count, bool) or not isinstance(count, int) or count < 1 for count in counts):
+    roles = "p" if paired else "st"
+    counts = patients if isinstance(patients, tuple) else (patients,) * len(roles)
+    whole = all(isinstance(count, int) and not isinstance(count, bool) and count >= 1 for count in counts)
+    if len(counts) != len(roles) or not whole:
         raise InputError(f"patients: {patients!r}; expected a whole number of at least 1. Choose how many")
-    counts = counts if len(counts) == 2 else counts * 2
     return [
         f"{role}{number:04d}"
-        for role, count in zip("p" if paired else "st", counts, strict=False)
+        for role, count in zip(roles, counts, strict=True)
         for number in range(1, count + 1)
     ]
 

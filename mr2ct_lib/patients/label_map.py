@@ -12,7 +12,7 @@ from mr2ct_lib.images.same_grid import check_same_grid
 from mr2ct_lib.images.volumes import Volume
 from mr2ct_lib.patients.grids import voxel_centres
 from mr2ct_lib.patients.shapes import Waves, smoothstep
-from mr2ct_lib.patients.tissues import tissue_of
+from mr2ct_lib.patients.tissues import plain, tissue_of
 
 FAT_MM = 12.0  # subcutaneous fat that complete_labels lays over a map without a body
 SKIN_MM = 2.0
@@ -46,13 +46,9 @@ def _guess_body(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
 def _added(names: dict[int, str], tissues: dict[int, str]) -> list[str]:
     """Return the names that complete_labels adds to a map of these names, in the order of their new values."""
     bones = [names[value] for value in sorted(tissues) if tissues[value] == "trabecular_bone"]
-    long = [bone for bone in bones if _plain_name(bone) in LONG_BONES]
+    long = [bone for bone in bones if plain(bone) in LONG_BONES]
     soft = ["skin", "intermuscular_fat", "subcutaneous_fat", "cartilage", "pelvic_contents"]
     return soft + [f"{bone}_cortex" for bone in bones] + [f"{bone}_marrow" for bone in long]
-
-
-def _plain_name(name: str) -> str:
-    return name.lower().removesuffix("_left").removesuffix("_right").removeprefix("left_").removeprefix("right_")
 
 
 def _belly(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
@@ -270,7 +266,7 @@ class LabelMapPatient:
     def landmarks(self) -> dict[str, tuple[float, float, float]]:
         """Points in mm: "centre", between the femoral heads when the map names a femur, otherwise the map's middle."""
         array, affine = self.completed.array, self.completed.affine
-        values = [value for value, name in self.names.items() if name in ("femur", "femur_left", "femur_right")]
+        values = [value for value, name in self.names.items() if plain(name) == "femur"]
         index = np.argwhere(np.isin(array, values)) if values else np.empty((0, 3))
         if len(index) == 0:
             index = np.argwhere(array > 0)

@@ -4,6 +4,7 @@ Relaxation times at 1.0 and 1.5 T, proton densities and Hounsfield units from pu
 source are choices and marked so in the comments. T1 at 1.0 T follows from 1.5 T / 3 T pairs by a power law.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +99,16 @@ _TISSUE_OF = {name: name for name in TISSUES} | {
 _SUFFIXES = {"_cortex": "cortical_bone", "_cortical": "cortical_bone", "_marrow": "yellow_marrow"}
 
 
+def plain(structure: str) -> str:
+    """Return a structure's name in lower case, without its side.
+
+    >>> plain("Femur left"), plain("right_femur"), plain("femur_left_cortex")
+    ('femur', 'femur', 'femur_cortex')
+    """
+    name = re.sub(r"[ -]", "_", structure.strip().lower())
+    return re.sub(r"^(left|right)_|_(left|right)(?=$|_cortex$|_cortical$|_marrow$)", "", name)
+
+
 def tissue_of(structure: str) -> Tissue:
     """Return the tissue that a structure is made of; a bone's own name is its inside, `<bone>_cortex` its shell.
 
@@ -106,8 +117,7 @@ def tissue_of(structure: str) -> Tissue:
     >>> tissue_of("gluteus_maximus").name, tissue_of("femur_cortex").name, tissue_of("kidney_left").name
     ('muscle', 'cortical_bone', 'kidney')
     """
-    name = structure.strip().lower().replace(" ", "_").replace("-", "_")
-    name = name.removesuffix("_left").removesuffix("_right").removeprefix("left_").removeprefix("right_")
+    name = plain(structure)
     if name in _TISSUE_OF:
         return TISSUES[_TISSUE_OF[name]]
     for suffix, tissue in _SUFFIXES.items():

@@ -67,14 +67,17 @@ def show(name: str, ratio: float, target: str, detail: str) -> None:
 @lru_cache
 def prepared(size: int, count: int = 40) -> PreparedSlices:
     """Smooth random slices of `size` in a temporary folder."""
-    folder, rng = Path(tempfile.mkdtemp(prefix="mr2ct_bench_")), np.random.default_rng(0)
+    room = tempfile.TemporaryDirectory(prefix="mr2ct_bench_")
+    folder, rng = Path(room.name), np.random.default_rng(0)
     for domain in ("source", "target"):
-        slices = [np.clip(gaussian_filter(rng.normal(size=(size, size)), 2) * 5, -1, 1) for _ in range(count)]
-        np.save(folder / f"{domain}.npy", np.stack(slices).astype(np.float32))
+        images = [np.clip(gaussian_filter(rng.normal(size=(size, size)), 2) * 5, -1, 1) for _ in range(count)]
+        np.save(folder / f"{domain}.npy", np.stack(images).astype(np.float32))
     patients, domains = [{"id": "one", "first": 0, "count": count}], ("source", "target")
     preparation = Preparation("axial", 1.0, (size, size), 1.0, dict.fromkeys(domains, MR_WINDOW))
     write_record(folder, preparation, dict.fromkeys(domains, patients))
-    return PreparedSlices(folder)
+    slices = PreparedSlices(folder)
+    slices.room = room  # removed with them
+    return slices
 
 
 def trainer(method: str, profile: str, **changes: object) -> Trainer:

@@ -114,7 +114,3 @@ def main() -> None:
     print(f"memory of a full cohort of {MEMORY[0]} and of {MEMORY[1]} patients per domain: "
           f"{few[0]} and {many[0]} MiB, "
           f"each of its workers {few[1]} and {many[1]} MiB at most")  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()

@@ -8,31 +8,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mr2ct_lib.images.slices import PreparedSlices, unpaired_batch
-from mr2ct_lib.methods.layers import InstanceNorm, PaddedConvolution
+from mr2ct_lib.methods.layers import InstanceNorm
 from mr2ct_lib.methods.networks import Discriminator, Generator, initialise
 from mr2ct_lib.methods.settings import Settings
-
-
-class UsualNorm(nn.Module):
-    """Instance normalisation as in nn.InstanceNorm2d."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, c, h, w)."""
-        return F.instance_norm(x)
 
 
 def usual(network: nn.Module) -> nn.Module:
     """A copy of the network, of torch.nn's own layers, contiguous in memory: the same function of the same weights."""
     network = copy.deepcopy(network)
-    for parent in list(network.modules()):
-        for name, part in list(parent.named_children()):
-            if isinstance(part, InstanceNorm):
-                setattr(parent, name, UsualNorm())
-            elif isinstance(part, PaddedConvolution):
-                options = {"padding": part.padding, "padding_mode": part.padding_mode}
-                convolution = nn.Conv2d(part.in_channels, part.out_channels, part.kernel_size, **options)
-                convolution.load_state_dict(part.state_dict())
-                setattr(parent, name, convolution)
+    for part in network.modules():
+        if isinstance(part, InstanceNorm):
+            part.forward = F.instance_norm
+        for plain in (nn.Conv2d, nn.ConvTranspose2d):
+            if isinstance(part, plain):
+                part.__class__ = plain  # the same weights, PyTorch's own forward
     return network.to(memory_format=torch.contiguous_format)
 
 

@@ -128,7 +128,7 @@ def run_jobs(
             yield from _run_in_pool(function, jobs, workers, common)
 
 
-def raise_failures(failures: dict[str, Exception], total: int, what: str = "patients") -> None:
+def raise_failures(failures: dict[str, Exception], total: int) -> None:
     """Raise one InputError that lists failed jobs (name -> error) of `total` with their reasons, if there are any.
 
     >>> raise_failures({"s0004": ValueError("too thin")}, 20)  # doctest: +ELLIPSIS
@@ -142,7 +142,7 @@ def raise_failures(failures: dict[str, Exception], total: int, what: str = "pati
             for name, error in sorted(failures.items())
         ]
         raise InputError(
-            f"{len(failures)} of {total} {what} failed; the others are finished and kept. "
+            f"{len(failures)} of {total} patients failed; the others are finished and kept. "
             "Start again to repeat these:\n" + "\n".join(reasons)
         ) from next(iter(failures.values()))
 

@@ -5,7 +5,6 @@ Nothing is run, and no output changes. Both are made from the repository's addre
 
 import sys
 import tomllib
-from pathlib import Path
 
 import nbformat
 
@@ -29,9 +28,9 @@ if os.path.isdir("mr2ct/notebooks"):
     sys.path.insert(0, os.path.dirname(os.getcwd()))"""
 
 
-def repository(pyproject: Path = ROOT / "pyproject.toml") -> str:
+def repository() -> str:
     """Return the repository's address, which stands in [project.urls] of pyproject.toml and nowhere else."""
-    return tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 
 
 def source() -> str:

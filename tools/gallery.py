@@ -19,6 +19,7 @@ from mr2ct_lib.course.figures import synthesis_row
 from mr2ct_lib.course.recorded import find_translator
 from mr2ct_lib.course.tables import truth_of
 from mr2ct_lib.files import InputError, atomic
+from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.methods.translator import Translator
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -50,16 +51,12 @@ def choose(errors: pd.DataFrame) -> dict[str, str]:
     return {"median": order[len(order) // 2], "best": order[0], "worst": order[-1]}
 
 
-def draw(run: str, translator: Translator, patient: str, names: tuple[str, str]) -> plt.Figure:
-    """Return source | synthetic | truth | error of a patient's middle slice."""
-    test = experiments.prepared(f"{TRAININGS[run].cohort}_test", "full")
-    where = dict(test.patients("source"))[patient]
-    at = (where.start + where.stop) // 2
+def row_of(test: PreparedSlices, synthetic: np.ndarray, at: int, names: tuple[str, str] = ("MR", "CT")) -> plt.Figure:
+    """Return source | synthetic | truth | error of slice `at`; synthetic (h, w) in [-1, 1]."""
     source, target = test.windows["source"], test.windows["target"]
-    mr = np.asarray(test.source[at])
     return synthesis_row(
-        source.from_network(mr),
-        target.from_network(translator.translate(mr[None])[0]),
+        source.from_network(np.asarray(test.source[at])),
+        target.from_network(synthetic),
         target.from_network(truth_of(test, "source_to_target")[at]),
         source,
         target,
@@ -68,6 +65,14 @@ def draw(run: str, translator: Translator, patient: str, names: tuple[str, str])
         plane=test.preparation.plane,
         pixel=test.preparation.pixel,
     )
+
+
+def draw(run: str, translator: Translator, patient: str, names: tuple[str, str]) -> plt.Figure:
+    """Return source | synthetic | truth | error of a patient's middle slice."""
+    test = experiments.prepared(f"{TRAININGS[run].cohort}_test", "full")
+    where = dict(test.patients("source"))[patient]
+    at = (where.start + where.stop) // 2
+    return row_of(test, translator.translate(np.asarray(test.source[at])[None])[0], at, names)
 
 
 def is_recorded(run: str) -> bool:

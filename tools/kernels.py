@@ -6,9 +6,6 @@ from queue import Empty
 from jupyter_client import AsyncKernelClient, AsyncKernelManager
 from jupyter_client.channels import AsyncZMQSocketChannel
 
-ARGUMENTS = [
-    "--log-level=50"
-]  # not warnings: newer kernels give one at each start; not errors: some report the interrupt that ends them as one
 LOOK_AGAIN = 1.0  # s
 
 
@@ -44,8 +41,9 @@ class Manager(AsyncKernelManager):
     client_factory = Client
 
 
-OPTIONS = {
+OPTIONS = {  # of nbclient and papermill
     "kernel_name": "python3",
-    "extra_arguments": ARGUMENTS,
+    # not warnings: newer kernels give one at each start; not errors: some report the interrupt that ends them as one
+    "extra_arguments": ["--log-level=50"],
     "kernel_manager_class": Manager,
-}  # of nbclient and papermill
+}

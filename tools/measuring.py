@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 
 from mr2ct_lib.course import experiments
 from mr2ct_lib.course.catalogue import SEEDS, TRAININGS, cohort_plan
@@ -117,7 +118,8 @@ def finished_translator(name: str, profile: str, seed: int) -> Translator:
     folder = experiments.run_folder(name, profile, seed)
     if not (folder / "translator" / "translator.json").is_file():
         experiments.run(name, profile, seed)
-    return load_translator(folder)
+    translator = load_translator(folder)
+    return translator.cuda() if torch.cuda.device_count() else translator
 
 
 def measure_segmentation(kind: str, name: str, seed: int, profile: str) -> pd.DataFrame:

@@ -36,7 +36,6 @@ from mr2ct_lib.methods.settings import PROFILES
 from mr2ct_lib.patients.abdomen import abdomen_patient
 from mr2ct_lib.patients.acquisition import acquire_ct, acquire_mr
 from mr2ct_lib.patients.cohort import make_cohort
-from mr2ct_lib.patients.hip import STRUCTURES, structure_labels
 from mr2ct_lib.patients.physics import Sequence
 from tools import ROOT
 from tools.record import provenance_of_machine
@@ -81,31 +80,25 @@ def real_slices(real: Path, profile: str) -> PreparedSlices:
     return PreparedSlices(folder / "prepared")
 
 
-def structures(slices: PreparedSlices) -> np.ndarray:
-    """The 22 structures of prepared MR slices, (n, h, w) uint8."""
-    names = {int(value): name for value, name in slices.meta["label_names"].items()}
-    return structure_labels(np.asarray(slices.labels_source), names)
-
-
 def measure_dice(real: Path, profile: str) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train a U-Net on MR of virtual hips, use it on other virtual hips and on the real one; draws the picture, too.
 
     Beside it the recorded translator and its U-Net, which has seen no labelled MR.
     """
     training, test = (experiments.prepared(name, profile) for name in ("hip", "hip_test"))
-    person = real_slices(real, profile)
-    names, settings = dict(enumerate(STRUCTURES, 1)), PROFILES[profile].unet
+    person, settings = real_slices(real, profile), PROFILES[profile].unet
+    labels, names = experiments.structures(np.asarray(training.labels_source), training)
     folder = experiments.RUNS / profile / "realism" / "unet"
     if not folder.is_dir():
         unet = train_segmenter(
-            np.array(training.source)[:, None], structures(training), names, channel_names=("MR",), size=profile,
+            np.array(training.source)[:, None], labels, names, channel_names=("MR",), size=profile,
             iterations=settings.iterations, learning_rate=settings.learning_rate,
         )  # fmt: skip
         save_segmenter(unet, folder)
     unet, table, examples = load_segmenter(folder), pd.DataFrame({"structure": list(names.values())}), {}
     two_channels, to_ct = load_segmenter(RESULTS / "segmenters" / SHOWN), experiments.recorded_translator(SHOWN)
     for who, slices in (("virtual", test), ("real", person)):
-        images, truth = np.array(slices.source), structures(slices)
+        images, (truth, _) = np.array(slices.source), experiments.structures(np.asarray(slices.labels_source), slices)
         found = {
             who: predict(unet, images[:, None]),
             f"{who}, MR + synthetic CT": predict(two_channels, np.stack([images, to_ct.translate(images)], axis=1)),

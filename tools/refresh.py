@@ -26,9 +26,9 @@ SANITIZE = NOTEBOOKS / "sanitize.cfg"
 ROUNDING = (1, 3, 5)  # divisors of 255, so that black stays black and white white
 
 
-def sanitize_rules(path: Path = SANITIZE) -> list[tuple[str, str]]:
+def sanitize_rules() -> list[tuple[str, str]]:
     """Return the (regular expression, replacement) pairs of the sanitize file, read as nbval reads it."""
-    return re.findall("^regex: (.*)$\n^replace: (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return re.findall("^regex: (.*)$\n^replace: (.*)$", SANITIZE.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
 def sanitized(outputs: list[nbformat.NotebookNode]) -> str:

@@ -1,12 +1,12 @@
 """What `mr2ct inspect` tells about a scan: where it lies, what its header and its values say, and which translator it
 fits."""
 
-import warnings
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from mr2ct_lib.cli.entry import kept_warnings
 from mr2ct_lib.course.recorded import find_translator
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.dicom_reading import open_series
@@ -93,11 +93,10 @@ def fitness(path: Path, folder: Path) -> str:
     slices, place = known.to_slices(volume, domains[0])
     if not place.training.any():
         return f"no{direction}: the window cuts everything, so no slice shows anything"
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with kept_warnings() as messages:
         check_scan(slices[place.training], translator, domains[0], place=place)
-    if caught:
-        return f"doubtful{direction}: {caught[0].message}"
+    if messages:
+        return f"doubtful{direction}: {messages[0]}"
     scan = " x ".join(f"{mm:.4g}" for mm in volume.spacing)
     return (
         f"yes{direction}: {known.plane} slices of {known.pixel:.4g} mm pixels, made from this scan's {scan} mm voxels"

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from mr2ct_lib.cli.entry import Out, Overwrite, Scheduler, app, check_encoding, segmenting
@@ -154,16 +153,15 @@ def segment_train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train the U-Net on labelled CT and the synthetic MR that the translator makes from it."""
-    from mr2ct_lib.course.experiments import structures
+    from mr2ct_lib.course.experiments import labelled_channels
     from mr2ct_lib.course.recorded import find_translator
     from mr2ct_lib.images.slices import PreparedSlices
-    from mr2ct_lib.methods.segmentation import save_segmenter, train_segmenter, training_channels
+    from mr2ct_lib.methods.segmentation import save_segmenter, train_segmenter
     from mr2ct_lib.methods.translator import load_translator
 
     check_folder(out, [translator, data], "segmenter.json", overwrite)
     slices = PreparedSlices(data)
-    channels = training_channels(slices, load_translator(find_translator(translator)))
-    labels, names = structures(np.asarray(slices.labels_target), slices)
+    channels, labels, names = labelled_channels(slices, load_translator(find_translator(translator)))
     segmenter = train_segmenter(
         channels,
         labels,

@@ -198,8 +198,7 @@ def segmenter(name: str = "hip_many_gc", profile: str = "quick", seed: int = 7, 
     """Return the U-Net that learned the 22 structures from CT and the MR that the run `name` makes of it.
 
     "recorded hip_many_gc": from the MR that this recorded translator makes. "ct_alone", "mr_alone": from labelled scans
-    of one kind, one channel, as many patients. Trained now if it is not there; it lies in its run's folder. Its
-    `training` holds "curve", the mean loss of each tenth of the steps.
+    of one kind, one channel, as many patients. Trained now if it is not there; it lies in its run's folder.
     """
     if _needs_run(name) and not _is_done(run, name, base=(root or RUNS) / profile, seed=seed):
         run(name, profile, seed, root)
@@ -222,14 +221,11 @@ def _learn_structures(name: str, profile: str, seed: int, root: Path | None) -> 
     else:
         channels, labels, names = labelled_channels(data, _translator_behind(name, profile, seed, root))
         channel_names = ("MR", "CT")
-    unet, losses = PROFILES[profile].unet, []
-    trained = train_segmenter(
+    unet = PROFILES[profile].unet
+    return train_segmenter(
         channels, labels, names, channel_names=channel_names, size=profile, iterations=unet.iterations, seed=seed,
-        learning_rate=unet.learning_rate, progress=sys.stderr.isatty(), report=lambda _, loss: losses.append(loss),
+        learning_rate=unet.learning_rate, progress=sys.stderr.isatty(),
     )  # fmt: skip
-    tenths = [part for part in np.array_split(losses, 10) if len(part)]
-    trained.training["curve"] = [round(float(part.mean()), 4) for part in tenths]
-    return trained
 
 
 def segment_test(

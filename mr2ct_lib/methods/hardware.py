@@ -56,12 +56,12 @@ def gain(device: torch.device, precision: str = "bf16", channels: int = 64) -> f
     """
     gpu, threads = device.type == "cuda", torch.get_num_threads()
     shape = (2**14 // channels, channels, 64, 64) if gpu else (2, 64, 32, 32)
-    layout = torch.channels_last if gpu else torch.contiguous_format
     seconds = {torch.float32: float("inf"), TYPES[precision]: float("inf")}
     torch.set_num_threads(1)
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
             for dtype in list(seconds) * 7:
+                layout = torch.channels_last if gpu and dtype != torch.float32 else torch.contiguous_format
                 x = torch.ones(shape, device=device, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
                 weight = torch.ones(shape[1], shape[1], 3, 3, device=device, dtype=dtype, requires_grad=True)
                 work = lambda x=x, weight=weight: F.conv2d(x, weight, padding=1).sum().backward()  # noqa: E731

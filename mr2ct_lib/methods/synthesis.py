@@ -16,7 +16,6 @@ def synthesize(
     volume: Volume,
     translator: Translator,
     reverse: bool = False,
-    deform: bool = False,
     progress: bool = False,
     precision: str = "auto",
     strict: bool = False,
@@ -29,7 +28,6 @@ def synthesize(
             of view. `Preparation.to_slices` makes slices of it, just as it did of the training scans.
         translator: of a finished run.
         reverse: from the target domain to the source domain.
-        deform: the deformed pass of a DicycleGAN, to look at; the undeformed one is the aligned result.
         progress: a bar, shown at a terminal only.
         strict: refuse a scan that is unlike the training scans, in place of a warning.
         precision: "auto" translates in bf16 where this machine gains by it, less than 2 HU from "float32".
@@ -45,7 +43,7 @@ def synthesize(
     check_window(place.cut, preparation.windows[here], "the scan")
     check_scan(slices[place.training], translator, here, strict, place)
     options = {"progress": progress, "precision": precision, "spin": spin}
-    translated = translator.translate(slices, f"{here}_to_{there}", deform, **options)
+    translated = translator.translate(slices, f"{here}_to_{there}", **options)
     window = preparation.windows[there]
     units = window.from_network(translated).astype(np.float32)
     result = preparation.to_volume(units, place, volume, window.unit, fill=window.low)

@@ -253,7 +253,6 @@ class Trainer:
                 "stopped_early": self.stopped_early,
                 "collapse": self.collapse.steps,
             },
-            "random": torch.get_rng_state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -267,7 +266,6 @@ class Trainer:
                     moments[kept] = torch.empty_like(parameter).copy_(moments[kept])
         for domain, pool in self.pools.items():
             pool.images = [self.fabric.to_device(image) for image in state["pools"][domain]]
-        torch.set_rng_state(state["random"].cpu())
         stopping, device = state["stopping"], self.fabric.device
         self.settings = dataclasses.replace(self.settings, iterations=stopping["iterations"])
         self.patience, self.collapse = Patience(**stopping["patience"]), CollapseWatch(stopping["collapse"])

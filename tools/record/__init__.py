@@ -121,7 +121,7 @@ def provenance_of_run(name: str, seed: int, profile: str) -> dict[str, Any]:
         "steps": log[-1]["step"],
         "minutes": round(log[-1]["seconds"] / 60, 2),
         "patients": {domain: len(ids[: settings["patients"]]) for domain, ids in rows.items()},
-        "trained_with": {key: config[key] for key in ("mr2ct", "torch", "commit") if key in config},
+        "trained_with": {key: config[key] for key in ("mr2ct", "torch") if key in config},
         "date": datetime.date.today().isoformat(),
         "processor": processor(),
         "threads": torch.get_num_threads(),
@@ -157,8 +157,6 @@ def do(job: Job, profile: str) -> Result:
     if kind in ("translator", "spin"):
         cohort = TRAININGS[name].tested_on(seed)
         translator = finished_translator(name, profile, seed)
-        if torch.cuda.device_count():
-            translator = translator.cuda()
         run, about = (f"{name}_spin", stamp) if kind == "spin" else (name, provenance_of_run(name, seed, profile))
         return measure_translator(cohort, translator, profile, seed, run, spin=kind == "spin"), about
     return {"segmentation": measure_segmentation(kind, name, seed, profile)}, {
@@ -223,11 +221,11 @@ def record(
         for job, minutes, (tables, about) in outcomes(pending, profile, workers):
             section, key = place(job)
             add(tables, folder)
+            keep(job, profile, results)  # before the note that says that the job is done
             counts = {name: plan.patients[profile] for name, plan in COHORTS.items()} | {"few": PROFILES[profile].few}
             content |= provenance_of_machine(profile) | {"patients": counts}
             content[section] = dict(sorted((content.get(section, {}) | {key: about}).items()))
             write_json(content, notes)
-            keep(job, profile, results)
             print(log_line(job, tables, minutes), flush=True)
     except OutOfTime:
         print(f"stopped after {(time.monotonic() - started) / 60:.1f} minutes, the budget", flush=True)

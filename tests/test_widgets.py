@@ -70,7 +70,6 @@ def explorables() -> dict[str, widgets.Explorable]:
     labels[6:14, 6:14] = 2
     names = {0: "background", 1: "subcutaneous_fat", 2: "muscle"}
     return {
-        "slices": widgets.slice_viewer({"MR": volume(), "CT": volume()}, "axial"),
         "transform": widgets.transform_explorer(
             IMAGE, IMAGE, {"L1": lambda a, b: np.abs(a - b).mean()}, reach=2, steps=5
         ),
@@ -81,7 +80,7 @@ def explorables() -> dict[str, widgets.Explorable]:
     }
 
 
-@pytest.mark.parametrize("name", ["slices", "transform", "offset", "window", "sequence", "scanner"])
+@pytest.mark.parametrize("name", ["transform", "offset", "window", "sequence", "scanner"])
 def test_every_explorable_builds_without_a_frontend_and_draws_its_ends(name: str) -> None:
     view = explorables()[name]
     assert set(view.sliders) == set(inspect.signature(view.draw).parameters)
@@ -95,17 +94,6 @@ def test_every_explorable_builds_without_a_frontend_and_draws_its_ends(name: str
 def test_own_sliders_take_the_place_of_an_explorables() -> None:
     box = widgets.explore(widgets.window_explorer(IMAGE * 100), level=(0.0, 80.0, 10.0))
     assert controls(box)["level"].max == 80 and controls(box)["width"].max == 3000
-
-
-def test_slice_viewer_shows_the_slice_that_is_asked_for() -> None:
-    view = widgets.slice_viewer(volume(), "axial", CT_WINDOW)
-    shown = view(slice=7).axes[0].images[0]
-    np.testing.assert_array_equal(shown.get_array(), volume().array[::-1, ::-1, 7].T)
-    assert shown.get_clim() == (-150, 350)
-    with pytest.raises(InputError, match="slice: 10; expected 0 to 9"):
-        view(slice=10)
-    with pytest.raises(InputError, match="expected one grid"):
-        widgets.slice_viewer({"MR": volume(), "CT": volume((6, 8, 9))})
 
 
 def test_moved_is_identity_at_zero_and_shifts_right_and_inverts() -> None:

@@ -17,9 +17,9 @@ from mr2ct_lib.course import experiments
 from mr2ct_lib.course.catalogue import SEEDS, TRAININGS
 from mr2ct_lib.course.figures import synthesis_row
 from mr2ct_lib.course.recorded import find_translator
-from mr2ct_lib.course.tables import truth_of
 from mr2ct_lib.files import InputError, atomic
 from mr2ct_lib.images.slices import PreparedSlices
+from mr2ct_lib.measures.evaluation import truth_of
 from mr2ct_lib.methods.translator import Translator
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -8,7 +8,7 @@ import torch
 
 from mr2ct_lib.course import experiments
 from mr2ct_lib.course.catalogue import SEEDS, TRAININGS, cohort_plan
-from mr2ct_lib.course.tables import in_aorta, truth_of
+from mr2ct_lib.course.tables import in_aorta
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.measures import evaluation
 from mr2ct_lib.measures.baselines import fitted_curve
@@ -82,7 +82,8 @@ def measure_frames(cohort: str, profile: str) -> dict[str, pd.DataFrame]:
 
         def translate(data: PreparedSlices, direction: str) -> np.ndarray:
             source = direction.split("_to_")[0]
-            return fitted_curve(getattr(pairs, source), truth_of(pairs, direction), getattr(data, source), pairs.valid)
+            truth = evaluation.truth_of(pairs, direction)
+            return fitted_curve(getattr(pairs, source), truth, getattr(data, source), pairs.valid)
 
         return translate
 

@@ -84,12 +84,6 @@ def unpaired_information(name: str, network: Translator, data: PreparedSlices, e
     return pd.DataFrame(rows)
 
 
-def truth_of(data: PreparedSlices, direction: str) -> np.ndarray:
-    """Return the true slices (N, H, W) of a direction, in the source's shape where the scanners see different ones."""
-    truth = getattr(data, f"truth_{direction}")
-    return np.asarray(getattr(data, direction.split("_to_")[1]) if truth is None else truth)
-
-
 def in_aorta(synthetic: np.ndarray, data: PreparedSlices, direction: str) -> pd.DataFrame:
     """Measure errors inside the aorta as Wang et al. do in Table 3: columns patient, "MSE aorta", "PSNR aorta", ...
 
@@ -99,7 +93,7 @@ def in_aorta(synthetic: np.ndarray, data: PreparedSlices, direction: str) -> pd.
     source, target = direction.split("_to_")
     inside = aorta_mask(np.asarray(getattr(data, f"labels_{source}")))
     table = evaluation.measure(synthetic, data, direction, inside)
-    truth = truth_of(data, direction)
+    truth = evaluation.truth_of(data, direction)
     spread = [data.windows[target].from_network(truth[where]).std() for _, where in data.patients("source")]
     table["MSE unit"] /= np.square(spread)
     names = {"MSE unit": "MSE aorta", "PSNR unit": "PSNR aorta", "SSIM": "SSIM aorta", "SSIM whole": "SSIM whole aorta"}
@@ -250,14 +244,14 @@ def gains(records: Records) -> pd.DataFrame:
 # --- claims ---
 
 
-def claims(records: pd.DataFrame, family: str, alpha: float = 0.05) -> pd.DataFrame:
+def claims(records: pd.DataFrame, family: str) -> pd.DataFrame:
     """Return a family of `catalogue.CLAIMS`, tested over seeds and patients, as a table of texts.
 
     Claims whose runs or measures are not recorded stay in it, as "n too small". InputError for an unknown family.
     """
     family_claims = known(CLAIMS, family)
     missing = [claim.measure for claim in family_claims if claim.measure not in records]
-    table = weigh_claims(records.reindex(columns=[*records, *dict.fromkeys(missing)]), family_claims, alpha)
+    table = weigh_claims(records.reindex(columns=[*records, *dict.fromkeys(missing)]), family_claims)
 
     def with_interval(name: str, low: str, high: str) -> list[str]:
         rows = table[[name, low, high]].itertuples(index=False)

@@ -2,9 +2,9 @@
 
 A drawing is any function of a few numbers that returns a figure. In a notebook:
 
-    view = widgets.slice_viewer({"MR": mr, "CT": ct}, "coronal")
-    widgets.explore(view)      # sliders, where there is a kernel
-    view(slice=30); plt.show() # the twin: what the text below speaks of
+    view = widgets.window_explorer(hu)
+    widgets.explore(view)                  # sliders, where there is a kernel
+    view(level=40, width=400); plt.show()  # the twin: what the text below speaks of
 
 `follow` draws the curves of a run that trains elsewhere.
 """
@@ -130,33 +130,6 @@ def moved(image: np.ndarray, shift: float = 0.0, rotation: float = 0.0, contrast
     centre = (np.array(image.shape) - 1) / 2
     offset = centre - matrix @ (centre + (0.0, shift))
     return contrast * ndimage.affine_transform(np.asarray(image, float), matrix, offset, order=1, mode="nearest")
-
-
-def slice_viewer(volumes: Volume | Mapping[str, Volume], plane: str = "coronal", window: Any = None) -> Explorable:
-    """Slices of one volume, or of several on one grid side by side. Argument: slice.
-
-    window: one, or {title: Window}.
-    """
-    given = {"": volumes} if isinstance(volumes, Volume) else dict(volumes)
-    shapes = {title: volume.array.shape for title, volume in given.items()}
-    if len(set(shapes.values())) != 1:
-        raise InputError(f"volumes: shapes {shapes}; expected one grid. Reslice them with volumes.reslice")
-    stacks = {title: slices_of(volume, plane) for title, volume in given.items()}
-    first = next(iter(given.values()))
-    _, row, column, _ = plane_axes(plane)
-    last = len(next(iter(stacks.values()))) - 1
-    if window is None:
-        ends = {title: (float(volume.array.min()), float(volume.array.max())) for title, volume in given.items()}
-        window = {title: Window(low, max(high, low + 1e-6), given[title].unit) for title, (low, high) in ends.items()}
-
-    def draw(slice: int = last // 2) -> Figure:
-        if not 0 <= slice <= last:
-            raise InputError(f"slice: {slice}; expected 0 to {last}")
-        images = {title: stack[slice] for title, stack in stacks.items()}
-        height, pixel = first.spacing[row], first.spacing[column]  # mm
-        return figures.show_images(images, window, plane=plane, aspect=height / pixel, pixel=pixel)
-
-    return Explorable(draw, {"slice": (0, last, 1)})
 
 
 def transform_explorer(

@@ -258,6 +258,6 @@ def _own_meta(
     }
     default = {
         "format": FORMAT, "anatomy": "own", "profile": None, "seed": None, "paired": False, "distort_target": False,
-        "domains": domains, "physics": {}, "label_names": names, "patients": people, "versions": {},
+        "domains": domains, "label_names": names, "patients": people, "versions": {},
     }  # fmt: skip
     return default | meta | {"domains": domains}

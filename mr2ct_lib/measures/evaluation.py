@@ -138,16 +138,7 @@ def errors_by_label(
         inside = np.asarray(labels) == value
         if not inside.any():
             continue
-        predicted, actual = (np.asarray(image, dtype=np.float64)[inside] for image in (prediction, truth))
-        rows[name] = {
-            "voxels": int(inside.sum()),
-            "mean error": float((predicted - actual).mean()),
-            "MAE": metrics.mae(predicted, actual),
-            "median": float(np.median(predicted)),
-            "true median": float(np.median(actual)),
-            "SD": float(predicted.std()),
-            "true SD": float(actual.std()),
-        }
+        rows[name] = _errors(*(np.asarray(image, dtype=np.float64)[inside] for image in (prediction, truth)))
     if not rows:
         raise InputError(
             f"labels: none of the structures {', '.join(map(str, names.values()))} occurs; check the names"
@@ -264,21 +255,23 @@ def measure_tissues(
             if not inside.any():
                 continue
             core = binary_erosion(inside, np.ones((1, 3, 3), bool))
-            cores = [image[core] if core.any() else np.array([np.nan]) for image in (predicted, actual)]
-            rows.append(
-                {
-                    "patient": patient,
-                    "tissue": tissue,
-                    "voxels": int(inside.sum()),
-                    "mean error": float((predicted - actual)[inside].mean()),
-                    "MAE": metrics.mae(predicted, actual, inside),
-                    "median": float(np.median(cores[0])),
-                    "true median": float(np.median(cores[1])),
-                    "SD": float(cores[0].std()),
-                    "true SD": float(cores[1].std()),
-                }
-            )
+            errors = _errors(predicted[inside], actual[inside], core[inside])
+            rows.append({"patient": patient, "tissue": tissue} | errors)
     return pd.DataFrame(rows)
+
+
+def _errors(predicted: np.ndarray, actual: np.ndarray, core: np.ndarray | None = None) -> dict[str, float]:
+    """Errors of one structure, values (n,); core (n,) bool: where medians and SDs count, None for everywhere."""
+    a, b = (x if core is None else x[core] if core.any() else np.array([np.nan]) for x in (predicted, actual))
+    return {
+        "voxels": len(actual),
+        "mean error": float((predicted - actual).mean()),
+        "MAE": metrics.mae(predicted, actual),
+        "median": float(np.median(a)),
+        "true median": float(np.median(b)),
+        "SD": float(a.std()),
+        "true SD": float(b.std()),
+    }
 
 
 def measure_labels(
@@ -308,16 +301,20 @@ def measure_labels(
     return pd.DataFrame(rows)
 
 
+def truth_of(data: PreparedSlices, direction: str) -> np.ndarray:
+    """Return the true slices (N, H, W) of a direction, in the source's shape where the scanners see different ones."""
+    truth = getattr(data, f"truth_{direction}")
+    return np.asarray(getattr(data, direction.split("_to_")[1]) if truth is None else truth)
+
+
 def _truth(synthetic: np.ndarray, test: PreparedSlices, direction: str) -> tuple[np.ndarray, Window]:
     """Return the truth (N, H, W) in [-1, 1] of a direction and its window; InputError for other shapes."""
-    domain = direction.split("_to_")[1]
-    truth = getattr(test, f"truth_{direction}")
-    truth = np.asarray(getattr(test, domain) if truth is None else truth)
+    truth = truth_of(test, direction)
     if truth.shape != synthetic.shape:
         raise InputError(
             f"synthetic: shape {synthetic.shape} against {truth.shape} of {test.folder}; translate the whole test set"
         )
-    return truth, test.windows[domain]
+    return truth, test.windows[direction.split("_to_")[1]]
 
 
 def baselines(

@@ -7,6 +7,7 @@ are not independent, and neither are patients translated by one trained network.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from scipy import stats
 
 from mr2ct_lib.files import InputError
 
+ALPHA = 0.05  # below this p a claim is supported
 LEAST_SEEDS = 3  # fewer allow no verdict on a method: a GAN's seed decides too much
 
 
@@ -173,7 +175,7 @@ class Claim:
     rows: tuple[tuple[str, str], ...] = ()
 
 
-def weigh_claims(records: pd.DataFrame, claims: Sequence[Claim], alpha: float = 0.05) -> pd.DataFrame:
+def weigh_claims(records: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFrame:
     """Test a family of claims over seeds and patients, corrected by Holm, a row per claim.
 
     records: columns run, seed, patient, those of the claims' `rows`, and the measures. Only seeds and patients that
@@ -186,52 +188,56 @@ def weigh_claims(records: pd.DataFrame, claims: Sequence[Claim], alpha: float = 
     """
     if not claims:
         raise InputError("claims: none given; expected at least one")
-    table = []
-    for claim in claims:
-        conditions = dict(claim.rows)
-        check_columns(records, ["run", "seed", "patient", claim.measure, *conditions])
-        chosen = records[np.logical_and.reduce([np.ones(len(records), bool)] + [
-            (records[column] == value).to_numpy() for column, value in conditions.items()
-        ])]  # fmt: skip
-        compared = chosen[chosen.run.isin((claim.better, claim.against))]
-        if len(twice := compared[compared.duplicated(["run", "seed", "patient"])]):
-            raise InputError(
-                f"records: {twice.run.iloc[0]} has several rows for one seed and patient; expected one. Choose one "
-                "split, cohort and direction"
-            )
-        first, second = (
-            chosen[chosen.run == run].pivot_table(index="seed", columns="patient", values=claim.measure)
-            for run in (claim.better, claim.against)
-        )
-        if list(second.index) == [0]:  # a baseline is the same for every seed
-            second = second.loc[[0] * len(first)].set_axis(first.index)
-        difference = (first - second).dropna(axis=0, how="all").dropna(axis=1)
-        row = {"better": claim.better, "against": claim.against, "measure": claim.measure, **conditions}
-        row |= {"difference": difference.to_numpy().mean() if difference.size else np.nan}
-        if len(difference) >= LEAST_SEEDS and difference.shape[1] >= 2:
-            result = crossed_test(difference.to_numpy())
-            row |= dict(zip(("low", "high"), result.interval, strict=True))
-            row |= {"effect": result.effect_size} | dict(
-                zip(("effect low", "effect high"), result.effect_interval, strict=True)
-            )
-            row["p"] = result.p
-        counts = {"seeds": len(difference), "patients": difference.shape[1] if len(difference) else 0}
-        table.append(row | counts | {"lower": claim.lower_is_better})
-    statistics = ["low", "high", "effect", "effect low", "effect high", "p", "p Holm"]
-    table = pd.DataFrame(table).reindex(columns=list(dict.fromkeys([*table[0], *statistics, "seeds", "patients"])))
+    conditions = dict.fromkeys(column for claim in claims for column, _ in claim.rows)
+    table = pd.DataFrame(
+        [_weighed(records, claim) for claim in claims],
+        columns=["better", "against", "measure", *conditions, "difference", "low", "high", "effect", "effect low",
+                 "effect high", "p", "p Holm", "seeds", "patients"],
+    )  # fmt: skip
     tested = table.p.notna()
     table.loc[tested, "p Holm"] = holm(table.p[tested])
     table["verdict"] = [
-        verdict(row.difference, row["p Holm"], row.seeds, row.lower, alpha) for _, row in table.iterrows()
+        verdict(row.difference, row["p Holm"], row.seeds, claim.lower_is_better)
+        for claim, (_, row) in zip(claims, table.iterrows(), strict=True)
     ]
-    order = [*(c for c in table if c not in ("seeds", "patients", "verdict", "lower")), "seeds", "patients", "verdict"]
-    return table[order]
+    return table
 
 
-def verdict(difference: float, p: float, seeds: int, lower_is_better: bool, alpha: float = 0.05) -> str:
+def _weighed(records: pd.DataFrame, claim: Claim) -> dict[str, Any]:
+    """A claim's row in the table of `weigh_claims`, as far as it does not depend on other claims."""
+    conditions = dict(claim.rows)
+    check_columns(records, ["run", "seed", "patient", claim.measure, *conditions])
+    chosen = records[np.logical_and.reduce([np.ones(len(records), bool)] + [
+        (records[column] == value).to_numpy() for column, value in conditions.items()
+    ])]  # fmt: skip
+    compared = chosen[chosen.run.isin((claim.better, claim.against))]
+    if len(twice := compared[compared.duplicated(["run", "seed", "patient"])]):
+        raise InputError(
+            f"records: {twice.run.iloc[0]} has several rows for one seed and patient; expected one. Choose one split, "
+            "cohort and direction"
+        )
+    first, second = (
+        chosen[chosen.run == run].pivot_table(index="seed", columns="patient", values=claim.measure)
+        for run in (claim.better, claim.against)
+    )
+    if list(second.index) == [0]:  # a baseline is the same for every seed
+        second = second.loc[[0] * len(first)].set_axis(first.index)
+    difference = (first - second).dropna(axis=0, how="all").dropna(axis=1).to_numpy()
+    seeds, patients = difference.shape
+    row = {"better": claim.better, "against": claim.against, "measure": claim.measure, **conditions}
+    row |= {"seeds": seeds, "patients": patients if seeds else 0}
+    row |= {"difference": difference.mean() if difference.size else np.nan}
+    if seeds >= LEAST_SEEDS and patients >= 2:
+        result = crossed_test(difference)
+        row |= dict(zip(("low", "high"), result.interval, strict=True)) | {"p": result.p, "effect": result.effect_size}
+        row |= dict(zip(("effect low", "effect high"), result.effect_interval, strict=True))
+    return row
+
+
+def verdict(difference: float, p: float, seeds: int, lower_is_better: bool) -> str:
     """Return "supported", "not supported" or "n too small" (fewer than 3 seeds).
 
-    difference: better - against; p: corrected for the family of claims.
+    difference: better - against; p: corrected for the family of claims, below ALPHA where the claim is supported.
 
     >>> verdict(-2.0, 0.001, 5, lower_is_better=True), verdict(-2.0, 0.001, 2, lower_is_better=True)
     ('supported', 'n too small')
@@ -239,7 +245,7 @@ def verdict(difference: float, p: float, seeds: int, lower_is_better: bool, alph
     if seeds < LEAST_SEEDS or np.isnan(p):
         return "n too small"
     right_side = difference < 0 if lower_is_better else difference > 0
-    return "supported" if p < alpha and right_side else "not supported"
+    return "supported" if p < ALPHA and right_side else "not supported"
 
 
 # --- tables ---

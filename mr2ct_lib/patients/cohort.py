@@ -6,6 +6,7 @@ machines make them.
 """
 
 import hashlib
+import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -111,7 +112,7 @@ class CohortSettings:
     def as_dict(self) -> dict[str, Any]:
         """Return what cohort.json says of the settings, in types of JSON."""
         sequences = [one.sequence for one in self.scanners.values() if one.sequence]
-        return _json_types({
+        return json.loads(json.dumps({
             "anatomy": self.anatomy, "profile": self.profile, "seed": self.seed, "paired": self.paired,
             "distort_target": self.distort_target, "whole_ct": self.whole_ct, "posture": self.postures_differ,
             "labels": [str(path.resolve()) for path in self.labels],
@@ -121,15 +122,8 @@ class CohortSettings:
             "domains": {domain: one.as_dict() for domain, one in self.scanners.items()},
             "positioning_sd": ANATOMIES[self.anatomy].positioning_sd,
             "grids": {domain: asdict(grid) for domain, grid in self.grids.items()},
-            "sequences": {name: SEQUENCES[name].as_dict() for name in sequences},
-        })  # fmt: skip
-
-
-def _json_types(value: Any) -> Any:
-    """Return `value` as it comes back from JSON: tuples become lists."""
-    if isinstance(value, dict):
-        return {str(key): _json_types(item) for key, item in value.items()}
-    return [_json_types(item) for item in value] if isinstance(value, list | tuple) else value
+            "sequences": {name: asdict(SEQUENCES[name]) for name in sequences},
+        }))  # fmt: skip
 
 
 def patient_seed(seed: int, role: str, number: int) -> int:
@@ -318,7 +312,6 @@ def _whole_meta(settings: CohortSettings, described: dict[str, Any], folder: Pat
         "complete": True, "anatomy": settings.anatomy, "profile": settings.profile, "seed": settings.seed,
         "paired": settings.paired, "distort_target": settings.distort_target,
         "domains": {domain: {key: one[key] for key in ("modality", "name", "unit")} for domain, one in domains.items()},
-        "physics": {"domains": domains, "sequences": described["sequences"], "grids": described["grids"]},
         "label_names": label_names, "patients": entries,
         "versions": {
             "mr2ct": __version__, "numpy": np.__version__, "scipy": scipy.__version__,

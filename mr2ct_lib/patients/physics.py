@@ -9,8 +9,7 @@ Left out here and in the acquisition:
   share of a tissue changes in steps and thin oblique borders look like strings of beads.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,10 +27,6 @@ class Sequence:
     te: float
     flip: float = 90.0
     field: float = 1.5
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 # The hip's is the first paper's (Hiasa et al. 2018). The head's two are the echoes of one dual-echo acquisition, with

@@ -128,7 +128,6 @@ def test_a_figure_that_is_changed_in_place_looks_like_one_that_is_drawn_anew() -
 SMALL = np.random.default_rng(2).normal(100, 60, (4, 20, 16))
 MAPS = np.arange(SMALL.size).reshape(SMALL.shape) // 40
 MOVES = {
-    "slices": [{"slice": 7}, {"slice": 1}],
     "offset": [{"strength": -1.5}, {"strength": 0.0}, {"strength": 0.5}],
     "window": [{"level": 0.0}, {"width": 3000.0}, {"width": 50.0}],
     "sequence": [{"flip": 90.0}, {"tr": 90.0}, {"field": 1.5}],

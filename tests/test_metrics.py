@@ -360,7 +360,7 @@ IMAGE, LABELS = np.arange(64.0).reshape(8, 8), np.zeros((8, 8), dtype=np.uint8)
         (lambda: metrics.mae(np.full((8, 8), np.nan), IMAGE), "prediction: 64 voxels are NaN"),
         (lambda: metrics.mae(np.empty(0), np.empty(0)), "no voxels"),
         (lambda: metrics.psnr(IMAGE, IMAGE, data_range=0), "data_range"),
-        (lambda: metrics.ssim(IMAGE[:5], IMAGE[:5], data_range=1), "smaller window"),
+        (lambda: metrics.ssim(IMAGE[:5], IMAGE[:5], data_range=1), "Use slicewise"),
         (lambda: metrics.mutual_information(IMAGE, IMAGE, bins=1), "bins"),
         (lambda: metrics.mutual_information(IMAGE, IMAGE, limits=((1, 0), (0, 1))), "limits"),
         (lambda: metrics.normalised_mutual_information(IMAGE, IMAGE, convention="joint"), '"unit" or "studholme"'),

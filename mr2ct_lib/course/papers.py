@@ -118,8 +118,6 @@ DICYCLEGAN: Mapping[str, Setting] = MappingProxyType(
 
 METHODS: Mapping[str, Mapping[str, Setting]] = MappingProxyType({"cyclegan": CYCLEGAN, "dicyclegan": DICYCLEGAN})
 
-HU_PER_GREY = 500 / 255  # a grey level of the window [-150, 350] HU
-
 
 def settings_table(method: str) -> pd.DataFrame:
     """Return all settings of a method ("cyclegan" or "dicyclegan") with their marks; InputError for another name.

@@ -18,6 +18,7 @@ from mr2ct_lib.images.volumes import Volume, plane_axes, reslice, slices_of, vol
 SAME_SPACING = 0.01  # voxels whose size differs by less from the wanted one are kept: interpolation would blur more
 STRIDE = 0.75  # of a field of view: where the body needs several, neighbours overlap by at least a quarter
 BLANK = 0.1  # a slice is blank when the middle 98 % of its pixels, in [-1, 1], differ by less
+LARGEST = 2**14  # pixels of a side of a slice
 CUT_AT_MOST = 0.95  # of the body beyond the window: more, and the networks see black or white
 NORMALISATION = {"HU": None, "%": "percentile", "SD": "zscore"}  # what gives a scan the unit of its window
 Grid = tuple[tuple[int, int, int], np.ndarray]  # shape (I, J, K) and affine (4, 4)
@@ -105,7 +106,7 @@ class Preparation:
         plane_axes(self.plane)
         if not all(1e-3 < mm < 1e3 for mm in (self.pixel, self.slice_spacing)):
             raise InputError(f"pixel {self.pixel} mm, slices {self.slice_spacing} mm; expected 0.001 to 1000 mm")
-        if len(self.shape) != 2 or not all(isinstance(n, int) and 1 <= n <= 2**14 for n in self.shape):
+        if len(self.shape) != 2 or not all(isinstance(n, int) and 1 <= n <= LARGEST for n in self.shape):
             raise InputError(f"shape {self.shape}; expected rows and columns of a slice")
         windows = " and ".join(map(str, self.windows.values()))
         if any(window.unit not in NORMALISATION for window in self.windows.values()):

@@ -23,7 +23,7 @@ from mr2ct_lib.images.intensity import (
     WHOLE_BODY_WINDOW,
     Window,
 )
-from mr2ct_lib.images.preparation import Preparation, check_window
+from mr2ct_lib.images.preparation import LARGEST, Preparation, check_window
 from mr2ct_lib.images.prepare_patient import FORMAT, Job, finished, prepare_patient, version_of
 from mr2ct_lib.images.volumes import plane_axes, read_grid
 
@@ -31,7 +31,6 @@ ARRAYS = (
     *("source", "target", "labels_source", "labels_target"),
     *("valid", "truth_source_to_target", "truth_target_to_source"),
 )
-LARGEST = 2**14  # pixels of a side
 _PLANE_OF = {"hip": "coronal", "head": "axial", "abdomen": "axial"}
 _CT_WINDOW_OF = {"hip": CT_WINDOW, "abdomen": ABDOMEN_CT_WINDOW}
 
@@ -167,16 +166,14 @@ def _plan(
     number, *in_plane, _ = plane_axes(plane)
     view = [float(median((shapes * spacings)[:, axis])) for axis in in_plane]  # mm of rows and columns
     pixel = float(median(spacings[:, in_plane].ravel()))
-    asked = () if size is None else (size,) if isinstance(size, int) else size
+    asked = () if size is None else (size,) if isinstance(size, int) else tuple(size)
     if any(not 16 <= pixels <= LARGEST for pixels in asked):
         raise InputError(f"size: {size}; expected 16 to {LARGEST} pixels. Choose another one")
-    if isinstance(size, int):
-        pixel = max(view) / (4 * math.ceil(size / 4))
-    elif size is not None:
-        pixel = max(mm / pixels for mm, pixels in zip(view, size, strict=True))
-    shape = (
-        tuple(4 * math.ceil(round(mm / pixel, 3) / 4) for mm in view) if not isinstance(size, tuple | list) else size
-    )
+    if len(asked) == 1:
+        pixel = max(view) / (4 * math.ceil(asked[0] / 4))
+    elif asked:
+        pixel = max(mm / pixels for mm, pixels in zip(view, asked, strict=True))
+    shape = asked if len(asked) == 2 else tuple(4 * math.ceil(round(mm / pixel, 3) / 4) for mm in view)
     if min(shape) < 16:
         raise InputError(
             f"size: slices of {shape[0]} x {shape[1]} pixels; expected at least 16 x 16. Choose a larger one"
@@ -187,7 +184,7 @@ def _plan(
     return Preparation(
         plane=plane,
         pixel=pixel,
-        shape=tuple(shape),
+        shape=shape,
         slice_spacing=float(median(spacings[:, number])),
         windows={
             domain: _window(given, modality[domain], reason[domain], anatomy, domain)
@@ -234,31 +231,13 @@ def _jobs(cohort: Cohort, believed: dict[str, str | None], said: list[str]) -> l
     ours = "settings" in cohort.meta  # virtual scans are what their cohort.json says, whatever they look like
     # an MR that was given as such may look like anything; a CT must be in HU all the same
     modality = {d: how["modality"] for d, how in cohort.meta["domains"].items() if believed[d] != "MR" and not ours}
-
-    def beside(kind: str, id_: str) -> dict[str, Path]:
-        path = cohort.folder / kind / f"{id_}.nii.gz"
-        return {kind: path} if path.exists() else {}
-
     scans = {"source": cohort.source, "target": cohort.target}
     used = {path for id_, path in cohort.labels.items() if id_ in cohort.source or id_ in cohort.target}
     spare = [] if ours else sorted(path.name for path in {*(cohort.folder / "labels").glob("[!.]*")} - used)
     if spare:
         said.append(f"labels/: no scan is called like {', '.join(spare[:3])}; expected the scan's own name. Left out")
     if cohort.paired:
-        jobs = []
-        for id_, path in cohort.source.items():
-            if id_ not in cohort.target:
-                raise InputError(
-                    f"{cohort.folder}: {id_} has no target scan; expected both of each pair. Add or remove it"
-                )
-            labels = (
-                dict.fromkeys(("labels_source", "labels_target"), cohort.labels[id_]) if id_ in cohort.labels else {}
-            )
-            labels |= beside("labels_target", id_) if labels else {}
-            truths = beside("truth_source_to_target", id_) | beside("truth_target_to_source", id_)
-            both = {"source": path, "target": cohort.target[id_]}
-            jobs.append(Job(id_, both, modality, labels, truths))
-        groups = [jobs]
+        groups = [[_pair(cohort, id_, modality) for id_ in cohort.source]]
     else:
         groups = [
             [
@@ -284,6 +263,19 @@ def _jobs(cohort: Cohort, believed: dict[str, str | None], said: list[str]) -> l
     names = () if ours else cohort.meta.get("label_names", ())
     named = tuple(sorted(int(value) for value in names if str(value).isdecimal()))
     return [replace(job, named=named) for job in sum(groups, [])]
+
+
+def _pair(cohort: Cohort, id_: str, modality: dict[str, str]) -> Job:
+    """The job of a patient of a paired cohort: both scans, and the labels and truths that there are."""
+
+    def beside(kind: str) -> dict[str, Path]:
+        path = cohort.folder / kind / f"{id_}.nii.gz"
+        return {kind: path} if path.exists() else {}
+
+    labels = dict.fromkeys(("labels_source", "labels_target"), cohort.labels[id_]) if id_ in cohort.labels else {}
+    labels |= beside("labels_target") if labels else {}
+    truths = beside("truth_source_to_target") | beside("truth_target_to_source")
+    return Job(id_, {"source": cohort.source[id_], "target": cohort.target[id_]}, modality, labels, truths)
 
 
 def _run(

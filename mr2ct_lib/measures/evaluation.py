@@ -20,12 +20,9 @@ from mr2ct_lib.measures.displacement import displacement
 from mr2ct_lib.measures.label_metrics import dice, hausdorff_95, structures_of, volumes
 
 SYNTHRAD_RANGE = (-1024.0, 3000.0)  # HU
-SSIM_WINDOW = 7  # voxels
 
 
-def compare_volumes(
-    prediction: Volume, truth: Volume, mask: np.ndarray | None = None, ct_window: Window | None = CT_WINDOW
-) -> dict[str, float]:
+def compare_volumes(prediction: Volume, truth: Volume, mask: np.ndarray | None = None) -> dict[str, float]:
     """Compare a synthetic scan with the true one on the same grid.
 
     CT is measured twice: with all HU as they are ("MAE (HU)", "MSE (HU squared)"), and clipped to the window in which
@@ -35,7 +32,6 @@ def compare_volumes(
     Args:
         prediction, truth: volumes on one grid; unit "HU" for CT, else MR in one common unit.
         mask: where to measure, (I, J, K); None for the whole scan. SSIM takes neighbours from outside the mask.
-        ct_window: the window for CT; None leaves the clipped measures out.
 
     Returns the measures by name, in the order in which they are to be read. Volumes with fewer than 7 voxels along an
     axis get SSIM slice by slice, over the axis with the fewest voxels, and the name says so. SSIM is NaN where the mask
@@ -55,10 +51,9 @@ def compare_volumes(
         "MAE (HU)": metrics.mae(prediction.array, truth.array, mask),
         "MSE (HU squared)": metrics.mse(prediction.array, truth.array, mask),
     }
-    if ct_window is None:
-        return values
-    where, span = f", clipped to [{ct_window.low:g}, {ct_window.high:g}] HU", ct_window.high - ct_window.low
-    clipped = [np.clip(volume.array, ct_window.low, ct_window.high) for volume in (prediction, truth)]
+    low, high = CT_WINDOW.low, CT_WINDOW.high
+    where, span = f", clipped to [{low:g}, {high:g}] HU", high - low
+    clipped = [np.clip(volume.array, low, high) for volume in (prediction, truth)]
     values |= _measures(*clipped, mask, "HU", span, where)
     values[f"MAE (grey levels of 255{where})"] = values[f"MAE (HU{where})"] * 255 / span
     return values
@@ -69,7 +64,7 @@ def _measures(
 ) -> dict[str, float]:
     """Return the measures of both papers; `where` says in their names what was done to the images."""
     mae = metrics.mae(prediction, truth, mask)
-    thin = min(truth.shape) < SSIM_WINDOW
+    thin = min(truth.shape) < metrics.SSIM_WINDOW
     if thin:  # slice by slice along the axis with the fewest voxels
         axis = int(np.argmin(truth.shape))
         stacks = [None if x is None else np.moveaxis(x, axis, 0) for x in (prediction, truth, mask)]
@@ -81,7 +76,7 @@ def _measures(
         f"MAE ({unit}{where})": mae,
         f"MSE ({unit} squared{where})": metrics.mse(prediction, truth, mask),
         f"PSNR (dB, range {span:.4g}{where})": metrics.psnr(prediction, truth, mask, data_range=span),
-        f"SSIM ({'mean over slices' if thin else '3D'}, window {SSIM_WINDOW}{where})": ssim,
+        f"SSIM ({'mean over slices' if thin else '3D'}, window {metrics.SSIM_WINDOW}{where})": ssim,
         f"SSIM (moments of the whole volume{where})": metrics.ssim_whole(prediction, truth, mask, data_range=span),
         f"mutual information (nats{where})": metrics.mutual_information(prediction, truth, mask),
         f"NMI ([0, 1]{where})": metrics.normalised_mutual_information(prediction, truth, mask),

@@ -18,6 +18,7 @@ from skimage.metrics import structural_similarity
 from mr2ct_lib.files import InputError
 
 Limits = tuple[float, float]
+SSIM_WINDOW = 7  # voxels
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # from fine to coarse (Wang et al. 2003)
 
 
@@ -60,12 +61,12 @@ def ssim(
     mask: np.ndarray | None = None,
     *,
     data_range: float,
-    window: int = 7,
 ) -> float:
     """Return the windowed structural similarity (Wang, Bovik et al. 2004, by scikit-image); 1 for equal images.
 
-    The window runs over all axes of the arrays: 3D for a volume, 2D for a slice (for a stack see `slicewise`). The
-    similarity of each voxel comes from the whole images, since a window needs neighbours; the mean runs over the mask.
+    The window of SSIM_WINDOW voxels runs over all axes of the arrays: 3D for a volume, 2D for a slice (for a stack see
+    `slicewise`). The similarity of each voxel comes from the whole images, since a window needs neighbours; the mean
+    runs over the mask.
     Voxels whose window reaches over the image's border are left out, with a mask and without, as scikit-image and the
     SynthRAD challenge do. So a mask of ones changes nothing.
 
@@ -74,7 +75,7 @@ def ssim(
     data_range = _range(data_range)
     prediction, truth = _pair(prediction, truth, None)
     inside = np.ones(truth.shape, dtype=bool) if mask is None else _mask(mask, truth.shape)
-    similarity, inside = (_inner(x, window) for x in (_similarity(prediction, truth, data_range, window), inside))
+    similarity, inside = (_inner(x) for x in (_similarity(prediction, truth, data_range), inside))
     if not inside.any():
         raise InputError("mask: lies at the image's border only, where no window fits; expected voxels further inside")
     return float(similarity[inside].mean())
@@ -122,10 +123,10 @@ def ms_ssim(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None =
     prediction, truth, inside = (np.pad(image, border, mode="edge") for image in (prediction, truth, inside))
     result = 1.0
     for weight in MS_SSIM_WEIGHTS:
-        counted = _inner(inside, 7)
+        counted = _inner(inside)
         if not counted.any():
             raise InputError("mask: has no voxel left at a coarse scale; expected a larger region")
-        similarity = _inner(_similarity(prediction, truth, data_range, 7), 7)
+        similarity = _inner(_similarity(prediction, truth, data_range))
         result *= (np.clip(similarity, 0, None) ** weight)[counted].mean()
         prediction, truth = (uniform_filter(image, 2, mode="constant")[::2, ::2, ::2] for image in (prediction, truth))
         inside = inside[::2, ::2, ::2]
@@ -250,18 +251,16 @@ def _range(data_range: float) -> float:
     return float(data_range)
 
 
-def _inner(image: np.ndarray, window: int) -> np.ndarray:
+def _inner(image: np.ndarray) -> np.ndarray:
     """Return the part of the image in which a window does not reach over the border."""
-    return image[tuple(slice(window // 2, size - window // 2) for size in image.shape)]
+    return image[tuple(slice(SSIM_WINDOW // 2, size - SSIM_WINDOW // 2) for size in image.shape)]
 
 
-def _similarity(prediction: np.ndarray, truth: np.ndarray, data_range: float, window: int) -> np.ndarray:
+def _similarity(prediction: np.ndarray, truth: np.ndarray, data_range: float) -> np.ndarray:
     """Return the windowed SSIM around each voxel; InputError for images smaller than the window."""
-    if min(truth.shape) < window:
-        raise InputError(
-            f"truth: shape {truth.shape}; expected at least {window} per axis. Use slicewise or a smaller window"
-        )
-    return structural_similarity(truth, prediction, data_range=data_range, win_size=window, full=True)[1]
+    if min(truth.shape) < SSIM_WINDOW:
+        raise InputError(f"truth: shape {truth.shape}; expected at least {SSIM_WINDOW} per axis. Use slicewise")
+    return structural_similarity(truth, prediction, data_range=data_range, win_size=SSIM_WINDOW, full=True)[1]
 
 
 def _entropies(

@@ -88,11 +88,11 @@ def errors(mae: Mapping[str, float], unit: str, limit: float) -> str:
     return f" Error of each synthetic image, {scale}. Mean absolute error in {unit}: {numbers(mae)}."
 
 
-def grouped(groups: Mapping[str, Sequence[float]], value: str, paper: Mapping[str, float] | None = None) -> str:
-    """Describe boxes or bars of several values: how many, their median and their range, and the paper's number.
+def grouped(groups: Mapping[str, Sequence[float]], value: str) -> str:
+    """Describe boxes or bars of several values: how many, their median and their range.
 
-    >>> grouped({"GC": [4.0, 5.0, 9.0]}, "MAE / HU", {"GC": 4.3})
-    'MAE / HU, median and range. GC: 5 (4 to 9, n = 3). Printed in the paper: GC 4.3.'
+    >>> grouped({"GC": [4.0, 5.0, 9.0]}, "MAE / HU")
+    'MAE / HU, median and range. GC: 5 (4 to 9, n = 3).'
     """
     found = {str(name): np.asarray(points, float) for name, points in groups.items()}
     found = {name: points[np.isfinite(points)] for name, points in found.items()}
@@ -100,8 +100,7 @@ def grouped(groups: Mapping[str, Sequence[float]], value: str, paper: Mapping[st
         f"{name}: {np.median(v):.3g} ({v.min():.3g} to {v.max():.3g}, n = {v.size})" if v.size else f"{name}: none"
         for name, v in found.items()
     ]
-    printed = f" Printed in the paper: {numbers(paper)}." if paper else ""
-    return f"{value}, median and range. {listed(texts)}.{printed}"
+    return f"{value}, median and range. {listed(texts)}."
 
 
 def tables(scores: Mapping[str, pd.DataFrame], value: str, paper: Mapping[str, float] | None = None) -> str:

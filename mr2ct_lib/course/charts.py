@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from mr2ct_lib.course import alt_text
 from mr2ct_lib.course.drawing import WIDTH, palette, panels, styled
 from mr2ct_lib.files import InputError
-from mr2ct_lib.images.intensity import Window
 from mr2ct_lib.measures.statistics import check_columns
 
 GREY_BOXES = {"showfliers": False, "medianprops": {"color": "#222222"}} | dict.fromkeys(
@@ -72,16 +71,14 @@ def box_comparison(
     by: str,
     value: str,
     pair: str | None = None,
-    paper: Mapping[str, float] | None = None,
     label: str | None = None,
     title: str = "",
 ) -> Figure:
-    """Show one box per group with all its points, those of one pair joined; a diamond is the paper's printed value.
+    """Show one box per group with all its points, those of one pair joined.
 
     Args:
         records: a long table with the columns `by`, `value` and, on demand, `pair`; groups keep their order.
         pair: a column such as seed or patient.
-        paper: {group: printed value}.
     """
     check_columns(records, [by, value] + ([pair] if pair else []))
     groups = list(dict.fromkeys(records[by]))
@@ -95,27 +92,17 @@ def box_comparison(
     for place, (points, colour) in enumerate(zip(values, palette(len(groups)), strict=True), start=1):
         spread = np.zeros(len(points)) if pair or len(points) == 1 else np.linspace(-0.12, 0.12, len(points))
         ax.scatter(place + spread, points, color=colour, s=24, edgecolor="white", linewidth=0.5, zorder=3)
-    printed = [(groups.index(group) + 1.34, number) for group, number in (paper or {}).items() if group in groups]
-    if printed:
-        x, y = zip(*printed, strict=True)
-        ax.scatter(
-            x, y, marker="D", s=36, facecolor="white", edgecolor="#222222", zorder=4, label="printed in the paper"
-        )
-        ax.legend(loc="best")
     ax.set_xticks(range(1, len(groups) + 1), [str(group) for group in groups])
     ax.set(ylabel=label or value, title=title, xlim=(0.4, len(groups) + 0.6))
     ax.grid(axis="y")
-    shown = {group: number for group, number in (paper or {}).items() if group in groups}
-    return alt_text.describe(
-        fig, f"{title} {alt_text.grouped(dict(zip(groups, values, strict=True)), label or value, shown)}"
-    )
+    told = alt_text.grouped(dict(zip(groups, values, strict=True)), label or value)
+    return alt_text.describe(fig, f"{title} {told}")
 
 
 @styled
 def dice_bars(
     scores: pd.DataFrame | Mapping[str, pd.DataFrame],
     paper: Mapping[str, tuple[float, float]] | None = None,
-    title: str = "",
 ) -> Figure:
     """Show mean and SD of Dice over patients for every structure as horizontal bars; diamonds are the paper's values.
 
@@ -158,12 +145,12 @@ def dice_bars(
             label="printed in the paper" if number == 0 else None,
         )
     ax.set_yticks(range(len(structures)), [str(s).replace("_", " ") for s in structures])
-    ax.set(xlim=(0, 1), ylim=(len(structures) - 0.5, -0.5), xlabel="Dice", title=title)
+    ax.set(xlim=(0, 1), ylim=(len(structures) - 0.5, -0.5), xlabel="Dice")
     ax.grid(axis="x")
     if len(tables) > 1 or printed:
         fig.legend(loc="outside right upper")
     return alt_text.describe(
-        fig, f"{title} {alt_text.tables(tables, 'Dice', {structures[place]: mean for place, mean, _ in printed})}"
+        fig, alt_text.tables(tables, "Dice", {structures[place]: mean for place, mean, _ in printed})
     )
 
 
@@ -226,28 +213,20 @@ def draw_curves(
 
 
 @styled
-def tissue_histogram(
-    values: Mapping[str, Any],
-    unit: str = "HU",
-    window: Window | None = None,
-    limits: tuple[float, float] | None = None,
-    bins: int = 80,
-) -> Figure:
-    """Show how often each value occurs: one outline per tissue on one axis, each of area 1; the window is a pale band.
+def tissue_histogram(values: Mapping[str, Any], unit: str = "HU") -> Figure:
+    """Show how often each value occurs: one outline per tissue on one axis, each of area 1.
 
-    Args:
-        values: {tissue: values of any shape}.
-        limits: the ends of the axis; by default the 0.1 and 99.9 percentiles of all values.
+    The axis runs from the 0.1 to the 99.9 percentile of all values; values beyond it count in the first or last bin.
+
+    values: {tissue: values of any shape}.
     """
     points = {name: np.asarray(v, float).ravel() for name, v in values.items()}
     points = {name: v[np.isfinite(v)] for name, v in points.items() if np.isfinite(v).any()}
     if not points:
         raise InputError("values: none; expected at least one finite value of a tissue")
-    low, high = limits or np.percentile(np.concatenate(list(points.values())), (0.1, 99.9))
-    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+    low, high = np.percentile(np.concatenate(list(points.values())), (0.1, 99.9))
+    edges = np.linspace(low, high if high > low else low + 1, 81)
     fig, ax = plt.subplots(figsize=(WIDTH * 0.8, 3.4))
-    if window:
-        ax.axvspan(window.low, window.high, color="#eeeeee", label=f"window [{window.low:g}, {window.high:g}]")
     for (name, v), colour in zip(points.items(), palette(len(points)), strict=True):
         counts = np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0] / v.size / np.diff(edges)
         ax.stairs(counts, edges, color=colour, linewidth=1.6, label=f"{name.replace('_', ' ')} (mean {v.mean():.3g})")
@@ -263,8 +242,6 @@ def dice_boxes(
     scores: Mapping[str, pd.DataFrame],
     structures: Sequence[str],
     paper: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
-    label: str = "Dice",
-    title: str = "",
 ) -> Figure:
     """Show one box per method for each structure, with one point per patient; diamonds with SD are the paper's values.
 
@@ -292,10 +269,10 @@ def dice_boxes(
     if paper:
         ax.errorbar([], [], yerr=[], **diamond, label="printed in the paper")
     ax.set_xticks(range(len(structures)), [s.replace("_", " ") for s in structures])
-    ax.set(ylabel=label, title=title, xlim=(-0.5, len(structures) - 0.5))
+    ax.set(ylabel="Dice", xlim=(-0.5, len(structures) - 0.5))
     ax.grid(axis="y")
     fig.legend(loc="outside upper center", ncols=min(5, len(scores) + 1))
     drawn = {method: row for method, row in (paper or {}).items() if method in scores}
     printed = {f"{method}, {s}": v[0] for method, row in drawn.items() for s, v in row.items() if s in structures}
     tables = {method: table[list(structures)] for method, table in scores.items()}
-    return alt_text.describe(fig, f"{title} {alt_text.tables(tables, label, printed)}")
+    return alt_text.describe(fig, alt_text.tables(tables, "Dice", printed))

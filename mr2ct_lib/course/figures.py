@@ -59,7 +59,6 @@ def show_images(
     vmax: float | None = None,
     columns: int = 4,
     plane: str | None = None,
-    aspect: float = 1.0,
     cmap: str = "gray",
     pixel: float | None = None,
 ) -> Figure:
@@ -71,20 +70,17 @@ def show_images(
             vmax apply, and without these the smallest and largest value of all images.
         unit: the label of the colour bar when there is no window.
         plane: marks the patient's sides.
-        aspect: the height of a pixel divided by its width.
         pixel: the width of a pixel in mm; it draws a scale bar on the first image.
     """
     several = isinstance(window, Mapping)
     arrays = checked_images(images, same=False)
     if several and set(window) != set(arrays):
         raise InputError(f"window: for {sorted(window)}; expected one for each of {sorted(arrays)}")
-    fig, axes = panels(
-        len(arrays), columns, max((image.shape for image in arrays.values()), key=lambda s: s[0] / s[1]), aspect
-    )
+    fig, axes = panels(len(arrays), columns, max((image.shape for image in arrays.values()), key=lambda s: s[0] / s[1]))
     shared = grey_limits(list(arrays.values()), None if several else window, vmin, vmax)
     for ax, (title, image) in zip(axes, arrays.items(), strict=True):
         limits = (window[title].low, window[title].high) if several else shared
-        drawn = draw_image(ax, image, title, limits, plane, aspect, cmap, pixel if ax is axes[0] else None)
+        drawn = draw_image(ax, image, title, limits, plane, cmap=cmap, pixel=pixel if ax is axes[0] else None)
         if several:
             colour_bar(fig, drawn, ax, window[title].unit, extend=bar_ends([image], limits))
     if not several:
@@ -105,7 +101,6 @@ def synthesis_row(
     mask: Any = None,
     names: tuple[str, str] = ("MR", "CT"),
     plane: str | None = "coronal",
-    aspect: float = 1.0,
     pixel: float | None = None,
 ) -> Figure:
     """Show source | synthetic | truth | error (synthetic - truth) in the target's unit, the error on a diverging scale.
@@ -136,18 +131,18 @@ def synthesis_row(
     errors = [np.where(inside, image.astype(float) - true, np.nan) for image in synthetics.values()]
     cmap = plt.get_cmap("RdBu_r", 65).with_extremes(bad="#bbbbbb")
     columns, rows = (2 + len(synthetics), 2) if several else (4, 1)
-    height = rows * ((WIDTH - 1.6) / columns * aspect * real.shape[0] / real.shape[1] + 0.42) + 0.85 * (not several)
+    height = rows * ((WIDTH - 1.6) / columns * real.shape[0] / real.shape[1] + 0.42) + 0.85 * (not several)
     with plt.rc_context({"figure.constrained_layout.w_pad": 0.02, "figure.constrained_layout.wspace": 0.01}):
         fig, axes = subplots(rows, columns, figsize=(WIDTH, height))
-    mr = draw_image(axes[0, 0], real, source_title, (source_window.low, source_window.high), plane, aspect, pixel=pixel)
+    mr = draw_image(axes[0, 0], real, source_title, (source_window.low, source_window.high), plane, pixel=pixel)
     order = [(truth_title, true), *synthetics.items()] if several else [*synthetics.items(), (truth_title, true)]
     for ax, (title, image) in zip(axes[0, 1:], order, strict=False):
-        ct = draw_image(ax, image, title, (target_window.low, target_window.high), plane, aspect)
+        ct = draw_image(ax, image, title, (target_window.low, target_window.high), plane)
     error_axes = list(axes[1, 2:]) if several else [axes[0, 3]]
     for ax, error in zip(error_axes, errors, strict=True):
         mean = f"MAE {np.nanmean(np.abs(error)):.3g} {target_window.unit}" if inside.any() else "no voxel"
         title = mean if len(synthetics) > 2 else f"error ({mean})"
-        wrong = draw_image(ax, error, title, (-limit, limit), plane, aspect, cmap)
+        wrong = draw_image(ax, error, title, (-limit, limit), plane, cmap=cmap)
     label = f"synthetic - true / {target_window.unit}"
     if several:
         for ax in axes[1, :2]:
@@ -169,25 +164,19 @@ def synthesis_row(
 
 @styled
 def receptive_field(
-    image: Any,
-    sizes: int | Mapping[str, int],
-    window: Window | None = None,
-    centre: tuple[int, int] | None = None,
-    title: str = "",
-    plane: str | None = None,
+    image: Any, sizes: Mapping[str, int], window: Window | None = None, plane: str | None = None
 ) -> Figure:
-    """Show on an image the square of pixels that one output of a network sees. The part outside the image is padding.
+    """Show the square of pixels that one output of a network sees, drawn around the middle of an image.
 
-    Args:
-        sizes: the side in pixels, or {name: pixels} for several networks.
-        centre: (row, column); by default the middle.
+    The part outside the image is padding.
+
+    sizes: {name of a network: the square's side in pixels}.
     """
     image = as_image(image)
-    sizes = sizes if isinstance(sizes, Mapping) else {f"{sizes} x {sizes} pixels": sizes}
-    row, column = centre or (image.shape[0] // 2, image.shape[1] // 2)
+    row, column = image.shape[0] // 2, image.shape[1] // 2
     fig, (ax,) = panels(1, 1, image.shape)
     fig.set_figwidth(6.4)
-    draw_image(ax, image, title, grey_limits([image], window, None, None), plane)
+    draw_image(ax, image, "", grey_limits([image], window, None, None), plane)
     for (name, size), colour in zip(sizes.items(), palette(len(sizes)), strict=True):
         corner = (column - size / 2, row - size / 2)
         ax.add_patch(patches.Rectangle(corner, size, size, fill=False, edgecolor=colour, linewidth=2.5, label=name))
@@ -202,16 +191,9 @@ def receptive_field(
 
 
 @styled
-def three_planes(
-    volume: Volume, centre: tuple[int, int, int] | None = None, window: Window | None = None, title: str = ""
-) -> Figure:
-    """Show the coronal, axial and sagittal slices of a volume through a voxel, at their true proportions.
-
-    centre: the voxel (i, j, k); by default the middle of the volume.
-    """
-    at = centre or tuple(side // 2 for side in volume.array.shape)
-    if len(at) != 3 or any(not 0 <= index < side for index, side in zip(at, volume.array.shape, strict=True)):
-        raise InputError(f"centre: {at}; expected a voxel inside {volume.array.shape}")
+def three_planes(volume: Volume, window: Window | None = None, title: str = "") -> Figure:
+    """Show the coronal, axial and sagittal slices of a volume through its middle voxel, at their true proportions."""
+    at = tuple(side // 2 for side in volume.array.shape)
     planes = [(plane, *plane_axes(plane)[:3]) for plane in ("coronal", "axial", "sagittal")]
     mm = np.array(volume.array.shape) * volume.spacing
     width = [mm[column] for _, _, _, column in planes]
@@ -231,10 +213,8 @@ def three_planes(
 
 
 @styled
-def window_view(
-    image: Any, window: Window, plane: str | None = "axial", aspect: float = 1.0, pixel: float | None = None
-) -> Figure:
-    """Show an image in a window beside the histogram of its values; values outside the pale band are cut.
+def window_view(image: Any, window: Window, pixel: float | None = None) -> Figure:
+    """Show an axial image in a window beside the histogram of its values; values outside the pale band are cut.
 
     pixel: the width of a pixel in mm; it draws a scale bar.
     """
@@ -245,8 +225,7 @@ def window_view(
         image,
         f"level {(window.low + window.high) / 2:g}, width {window.high - window.low:g}",
         (window.low, window.high),
-        plane,
-        aspect,
+        "axial",
         pixel=pixel,
     )
     colour_bar(fig, drawn, left, window.unit, extend=bar_ends([image], (window.low, window.high)))
@@ -257,27 +236,20 @@ def window_view(
     right.yaxis.set_major_formatter("{x:g}")
     cut = float(np.mean((values < window.low) | (values > window.high)))
     right.set(xlabel=window.unit, ylabel="pixels", title=f"cut to black or white: {cut:.0%} of the pixels")
-    shown = alt_text.images([left.get_title()], plane, alt_text.greys({"": (window.low, window.high, window.unit)}))
+    shown = alt_text.images([left.get_title()], "axial", alt_text.greys({"": (window.low, window.high, window.unit)}))
     return describe(fig, f"{shown} Beside it the histogram of its values; {right.get_title()}.")
 
 
 @styled
-def contrast_view(
-    image: Any,
-    signals: Mapping[str, float],
-    title: str = "",
-    plane: str | None = "coronal",
-    aspect: float = 1.0,
-    pixel: float | None = None,
-) -> Figure:
-    """Show a simulated image beside a bar for the signal of each tissue in it, the brightest on top.
+def contrast_view(image: Any, signals: Mapping[str, float], title: str = "", pixel: float | None = None) -> Figure:
+    """Show a simulated coronal image beside a bar for the signal of each tissue in it, the brightest on top.
 
     pixel: the width of a pixel in mm; it draws a scale bar.
     """
     image = as_image(image)
     order = sorted(signals, key=signals.__getitem__)
     fig, ((left, right),) = subplots(1, 2, figsize=(WIDTH, 3.9), width_ratios=(1.1, 1))
-    drawn = draw_image(left, image, title, (0.0, max(float(np.nanmax(image)), 1e-9)), plane, aspect, pixel=pixel)
+    drawn = draw_image(left, image, title, (0.0, max(float(np.nanmax(image)), 1e-9)), "coronal", pixel=pixel)
     colour_bar(fig, drawn, left, "signal / a.u.")
     bars = right.barh(range(len(order)), [signals[name] for name in order], color=COLOURS[0])
     right.bar_label(bars, fmt="%.4f", padding=3, fontsize=8)
@@ -285,29 +257,25 @@ def contrast_view(
     right.set_yticks(range(len(order)), [name.replace("_", " ") for name in order])
     right.set_xlabel("signal / a.u.")
     right.grid(True, axis="x")
-    shown = alt_text.images([title], plane, "White is the strongest signal")
+    shown = alt_text.images([title], "coronal", "White is the strongest signal")
     return describe(fig, f"{shown} Bars of the signal: {alt_text.numbers({n: signals[n] for n in order[::-1]})}.")
 
 
 @styled
-def numbered_images(
-    images: Mapping[str, Any], window: Window | None = None, columns: int = 4, digits: str = "g", cmap: str = "gray"
-) -> Figure:
+def numbered_images(images: Mapping[str, Any], window: Window | None = None, columns: int = 4) -> Figure:
     """Show tiny images with the value of each pixel written into it, in one grey scale, to be followed by hand.
 
-    Args:
-        window: what is black and what is white; by default the smallest and largest value of all images.
-        digits: the format of a value.
+    window: what is black and what is white; by default the smallest and largest value of all images.
     """
     arrays = checked_images(images, same=False)
     fig, axes = panels(len(arrays), columns, max((image.shape for image in arrays.values()), key=lambda s: s[0] / s[1]))
     low, high = grey_limits(list(arrays.values()), window, None, None)
     for ax, (title, image) in zip(axes, arrays.items(), strict=True):
-        draw_image(ax, image, title, (low, high), cmap=cmap)
+        draw_image(ax, image, title, (low, high))
         for (row, column), value in np.ndenumerate(image):
             colour = "black" if (value - low) / (high - low) > 0.5 else "white"
-            ax.text(column, row, format(value, digits), ha="center", va="center", color=colour, fontsize=8.5)
-    rows = {t: " / ".join(", ".join(format(v, digits) for v in row) for row in image) for t, image in arrays.items()}
+            ax.text(column, row, f"{value:g}", ha="center", va="center", color=colour, fontsize=8.5)
+    rows = {t: " / ".join(", ".join(f"{v:g}" for v in row) for row in image) for t, image in arrays.items()}
     return describe(fig, "Tiny images, row by row. " + " ".join(f"{title}: {text}." for title, text in rows.items()))
 
 

@@ -89,33 +89,32 @@ def misalignment(
     positions: Sequence[float],
     curves: Mapping[str, Any],
     marker: float,
-    xlabel: str = "shift / pixels",
     titles: tuple[str, str] = ("reference", "moved"),
-    plane: str | None = None,
     limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """Show a reference and a moved image, and below them one panel of curves per loss over all positions.
+    """Show a coronal reference and a moved image, and below them the curve of each loss over all positions.
 
     The dotted line marks where the image is now.
 
     Args:
-        curves: {panel: values} or {panel: {line: values}}, one value per position.
+        positions: shifts in pixels.
+        curves: {loss: values}, one value per position.
         limits: black and white of both images; by default the extremes of each image, which hides its contrast.
     """
     images = checked_images({titles[0]: reference, titles[1]: moved})
     fig = plt.figure(figsize=(WIDTH, 5.6))
     top, bottom = fig.subfigures(2, 1, height_ratios=(1.1, 1))
     for ax, (title, image) in zip(top.subplots(1, 2), images.items(), strict=True):
-        draw_image(ax, image, title, limits or grey_limits([image], None, None, None), plane)
-    for ax, (title, lines) in zip(bottom.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
-        draw_curves(ax, positions, lines if isinstance(lines, Mapping) else {"": lines}, title, marker)
-        ax.set_xlabel(xlabel)
+        draw_image(ax, image, title, limits or grey_limits([image], None, None, None), "coronal")
+    for ax, (title, values) in zip(bottom.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        draw_curves(ax, positions, {"": values}, title, marker)
+        ax.set_xlabel("shift / pixels")
     fig.axes[2].set_ylabel("loss")
     return describe(fig, f"The image is now at {marker:.3g}. {alt_text.read_off(fig)}")
 
 
 def change_misalignment(fig: Figure, moved: Any, curves: Mapping[str, Any], title: str, marker: float) -> list[Artist]:
-    """Change a figure of `misalignment` with one line per panel in place; return the artists that have changed."""
+    """Change a figure of `misalignment` in place; return the artists that have changed."""
     right, *panels_below = fig.axes[1:]
     right.images[0].set_data(as_image(moved))
     right.title.set_text(title)
@@ -133,7 +132,6 @@ def offset_field(
     dy: Any,
     dx: Any,
     background: Any = None,
-    step: int | None = None,
     limit: float | None = None,
     title: str = "",
     plane: str | None = None,
@@ -148,7 +146,6 @@ def offset_field(
     Args:
         dy, dx: displacements (H, W) in pixels, down and to the right.
         background: the image below the arrows.
-        step: pixels between two arrows.
         limit: the end of the colour scale; by default the longest displacement.
         pixel: mm per column, for a scale bar.
         own_arrows: scale the arrows by the displacements of this field (90 % of them stay apart), not by `limit`.
@@ -156,7 +153,7 @@ def offset_field(
     fields = checked_images({"dy": dy, "dx": dx} | ({} if background is None else {"background": background}))
     down, right = fields["dy"], fields["dx"]
     length = np.hypot(down, right)
-    step = step or max(1, max(down.shape) // 20)
+    step = max(1, max(down.shape) // 20)  # pixels between two arrows
     rows, columns = (np.arange(step // 2, side, step) for side in down.shape)
     picked = np.ix_(rows, columns)
     end = limit or float(np.nanmax(length)) or 1.0
@@ -221,7 +218,6 @@ def edge_overlay(
     reference: Any,
     window: Window | None = None,
     reference_window: Window | None = None,
-    share: float = 0.12,
     plane: str | None = None,
     pixel: float | None = None,
 ) -> Figure:
@@ -230,7 +226,6 @@ def edge_overlay(
     Args:
         window: of the images.
         reference_window: what is cut from the reference before its edges are detected (the table, the air).
-        share: the share of pixels whose ridges count as edges.
         pixel: mm; it draws a scale bar on the first image, as everywhere.
     """
     given = image if isinstance(image, Mapping) else {"": image}
@@ -240,11 +235,9 @@ def edge_overlay(
         checked_images({f"{title} (image)": one, "reference": base})
     limits = grey_limits([base], reference_window, None, None)
     scaled = (np.nan_to_num(np.clip(base, *limits), nan=limits[0]) - limits[0]) / (limits[1] - limits[0])
-    edges = (
-        canny(scaled, 1.0, 1 - 1.5 * share, 1 - share, use_quantiles=True)
-        if np.ptp(scaled) > 0
-        else np.zeros(base.shape, bool)
-    )
+    edges = np.zeros(base.shape, bool)
+    if np.ptp(scaled) > 0:  # ridges among the steepest 12 % of the pixels, and what continues them in the next 6 %
+        edges = canny(scaled, 1.0, 0.82, 0.88, use_quantiles=True)
     fig, axes = panels(len(images), 4, edges.shape)
     rgba = np.zeros((*edges.shape, 4))
     rgba[edges] = (*colors.to_rgb(COLOURS[1]), 0.9)
@@ -260,29 +253,28 @@ def channel_rows(
     rows: Mapping[str, tuple[Any, Any, Any]],
     synthetic: Mapping[str, str],
     names: Mapping[int, str],
-    plane: str | None = "coronal",
-    windows: tuple[Window, Window] = (MR_WINDOW, CT_WINDOW),
     pixel: float | None = None,
 ) -> Figure:
     """Show what a two-channel U-Net reads and returns: MR | CT | labels, one row per {title: (MR, CT, labels or None)}.
+
+    The images are coronal, in % and HU.
 
     synthetic: {title: "MR" or "CT"}, the channel that a translator made; it has an orange frame, and the labels lie on
     the other channel. pixel: the width of a pixel in mm; it draws a scale bar on each MR.
     """
     if not rows or set(synthetic) != set(rows) or set(synthetic.values()) - {"MR", "CT"}:
         raise InputError(f'synthetic: {dict(synthetic)}; expected "MR" or "CT" for each of {list(rows)}')
-    colour = label_colours(names)
+    colour, windows = label_colours(names), {"MR": MR_WINDOW, "CT": CT_WINDOW}
+    limits = {name: (window.low, window.high) for name, window in windows.items()}
     fig, axes = plt.subplots(len(rows), 3, squeeze=False, figsize=(WIDTH * 0.8, 2.35 * len(rows) + 0.2))
     for line, (title, (mr, ct, labels)) in zip(axes, rows.items(), strict=True):
-        images = dict(zip(("MR", "CT"), checked_images({"MR": mr, "CT": ct}).values(), strict=True))
-        limits = {name: (window.low, window.high) for name, window in zip(images, windows, strict=True)}
-        units = {name: window.unit for name, window in zip(images, windows, strict=True)}
+        images = checked_images({"MR": mr, "CT": ct})
         for ax, (name, image) in zip(line, images.items(), strict=False):
             is_synthetic = synthetic[title] == name
             bar = pixel if name == "MR" else None
             low, high = limits[name]
-            shown = f"{'synthetic' if is_synthetic else 'real'} {name}\n{low:g} to {high:g} {units[name]}"
-            draw_image(ax, image, shown, limits[name], plane, pixel=bar)
+            shown = f"{'synthetic' if is_synthetic else 'real'} {name}\n{low:g} to {high:g} {windows[name].unit}"
+            draw_image(ax, image, shown, limits[name], "coronal", pixel=bar)
             if is_synthetic:
                 ax.add_patch(
                     patches.Rectangle(
@@ -290,9 +282,8 @@ def channel_rows(
                     )
                 )
         base = "CT" if synthetic[title] == "MR" else "MR"
-        draw_image(
-            line[2], images[base], "labels: none" if labels is None else f"labels on the {base}", limits[base], plane
-        )
+        shown = "labels: none" if labels is None else f"labels on the {base}"
+        draw_image(line[2], images[base], shown, limits[base], "coronal")
         if labels is not None:
             paint_labels(line[2], as_image(labels, "labels"), colour, 0.55, 0.9, 1.0)
         line[0].text(
@@ -311,40 +302,30 @@ def channel_rows(
 
 
 @styled
-def joint_histogram(
-    first: Any,
-    second: Any,
-    names: tuple[str, str] = ("MR / %", "CT / HU"),
-    windows: tuple[Window, Window] | None = None,
-    bins: int = 64,
-    title: str = "",
-) -> Figure:
-    """Show how often each pair of values occurs at the same place, on a logarithmic colour scale.
+def joint_histogram(mr: Any, cts: Mapping[str, Any], windows: tuple[Window, Window] | None = None) -> Figure:
+    """Show how often each pair of MR and CT values occurs at the same place, on a logarithmic colour scale.
 
-    second: an array of the first one's shape, or {title: array} for panels side by side with one colour scale.
+    cts: {title: array of the MR's shape}, drawn side by side with one colour scale; MR in %, CT in HU.
     """
-    others = dict(second) if isinstance(second, Mapping) else {title: second}
-    one, *rest = (np.asarray(v.detach().cpu() if hasattr(v, "detach") else v, float) for v in (first, *others.values()))
+    one, *rest = (np.asarray(v.detach().cpu() if hasattr(v, "detach") else v, float) for v in (mr, *cts.values()))
     if wrong := [v.shape for v in rest if v.shape != one.shape]:
         raise InputError(
             f"joint histogram: shapes {one.shape} and {wrong[0]}; expected one shape. Reslice them onto one grid"
         )
     ranges = [grey_limits(v, w, None, None) for v, w in zip(([one], rest), windows or (None, None), strict=True)]
     tables = [
-        np.histogram2d(*(np.clip(v.ravel(), *r) for v, r in zip((one, v), ranges, strict=True)), bins, ranges)
+        np.histogram2d(*(np.clip(v.ravel(), *r) for v, r in zip((one, v), ranges, strict=True)), 64, ranges)
         for v in rest
     ]
     size = (5.2, 4.2) if len(rest) == 1 else (WIDTH, 0.9 + (WIDTH - 1.2) / len(rest))
     fig, axes = plt.subplots(1, len(rest), squeeze=False, sharex=True, sharey=True, figsize=size)
     cmap = plt.get_cmap("viridis").with_extremes(bad="white")
     norm = colors.LogNorm(vmin=1, vmax=max(2, *(counts.max() for counts, _, _ in tables)))
-    for ax, name, (counts, x, y) in zip(axes[0], others, tables, strict=True):
+    for ax, title, (counts, x, y) in zip(axes[0], cts, tables, strict=True):
         drawn = ax.pcolormesh(x, y, np.ma.masked_equal(counts.T, 0), norm=norm, cmap=cmap, rasterized=True)
-        ax.set(xlabel=names[0], title=name)
-    axes[0, 0].set_ylabel(names[1])
+        ax.set(xlabel="MR / %", title=title)
+    axes[0, 0].set_ylabel("CT / HU")
     colour_bar(fig, drawn, list(axes[0]), "pixels")
-    same = {
-        name or names[1]: float(np.corrcoef(one.ravel(), v.ravel())[0, 1]) for name, v in zip(others, rest, strict=True)
-    }
-    what = f"How often {names[0]} and {names[1]} occur at the same place, on a logarithmic colour scale"
+    same = {title: float(np.corrcoef(one.ravel(), v.ravel())[0, 1]) for title, v in zip(cts, rest, strict=True)}
+    what = "How often MR / % and CT / HU occur at the same place, on a logarithmic colour scale"
     return describe(fig, f"{what}. Correlation: {alt_text.numbers(same)}.")

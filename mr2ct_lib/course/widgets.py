@@ -32,7 +32,7 @@ from scipy import ndimage
 from mr2ct_lib.course import charts, drawing, figures, overlays, redrawing
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import Window
-from mr2ct_lib.images.volumes import Volume, plane_axes, slices_of
+from mr2ct_lib.images.volumes import Volume, slices_of
 from mr2ct_lib.methods.runs import read_log
 from mr2ct_lib.patients import faults, physics, tissues
 
@@ -138,9 +138,8 @@ def transform_explorer(
     losses: Mapping[str, Callable[[np.ndarray, np.ndarray], float]],
     reach: int = 8,
     steps: int = 17,
-    plane: str | None = "coronal",
 ) -> Explorable:
-    """How losses respond when an image is moved against a reference.
+    """How losses respond when a coronal image is moved against a reference.
 
     Arguments: shift (pixels), rotation (degrees), contrast.
 
@@ -173,8 +172,8 @@ def transform_explorer(
 
     def draw(shift: float = 0.0, rotation: float = 0.0, contrast: float = 1.0) -> Figure:
         here, curves, title = at(shift, rotation, contrast)
-        settings = {"titles": ("reference", title), "plane": plane, "limits": (-brightest, brightest)}
-        fig = overlays.misalignment(reference, here, positions, curves, shift, **settings)
+        titles, limits = ("reference", title), (-brightest, brightest)
+        fig = overlays.misalignment(reference, here, positions, curves, shift, titles, limits)
         for ax in fig.axes:
             if ax.get_title() in losses:
                 ax.set_ylim(*ends()[ax.get_title()])
@@ -187,10 +186,8 @@ def transform_explorer(
     )
 
 
-def offset_explorer(
-    image: np.ndarray, dy: np.ndarray, dx: np.ndarray, plane: str | None = "axial", pixel: float | None = None
-) -> Explorable:
-    """Displacement fields (H, W) or (channels, H, W) on the image that they move.
+def offset_explorer(image: np.ndarray, dy: np.ndarray, dx: np.ndarray, pixel: float | None = None) -> Explorable:
+    """Displacement fields (H, W) or (channels, H, W) on the axial image that they move.
 
     Arguments: strength (1: as learned), channel.
 
@@ -212,32 +209,28 @@ def offset_explorer(
         rows, columns = np.indices(image.shape)
         warped = ndimage.map_coordinates(image.astype(float), [rows + down, columns + right], order=1, mode="nearest")
         title = f"moved, strength {strength:g}"
-        return overlays.offset_field(down, right, warped, limit=longest, title=title, plane=plane, pixel=pixel)
+        return overlays.offset_field(down, right, warped, limit=longest, title=title, plane="axial", pixel=pixel)
 
     several = {"channel": (0, len(fields[0]) - 1, 1)} if len(fields[0]) > 1 else {}
     return Explorable(draw, {"strength": (-2.0, 2.0, 0.25)} | several)
 
 
-def window_explorer(
-    image: np.ndarray, unit: str = "HU", plane: str | None = "axial", aspect: float = 1.0, pixel: float | None = None
-) -> Explorable:
-    """A CT in any window. Arguments: level and width in the image's unit; they start at the papers' [-150, 350] HU.
+def window_explorer(image: np.ndarray, pixel: float | None = None) -> Explorable:
+    """An axial CT in any window. Arguments: level and width in HU; they start at the papers' [-150, 350] HU.
 
     pixel: the width of a pixel in mm; it draws a scale bar.
     """
 
     def draw(level: float = 100.0, width: float = 500.0) -> Figure:
-        return figures.window_view(image, Window(level - width / 2, level + width / 2, unit), plane, aspect, pixel)
+        return figures.window_view(image, Window(level - width / 2, level + width / 2, "HU"), pixel)
 
     return Explorable(draw, {"level": (-1000.0, 1000.0, 25.0), "width": (50.0, 3000.0, 50.0)})
 
 
-def sequence_explorer(
-    labels: np.ndarray, names: Mapping[int, str], plane: str | None = "coronal", pixel: float | None = None
-) -> Explorable:
+def sequence_explorer(labels: np.ndarray, names: Mapping[int, str], pixel: float | None = None) -> Explorable:
     """One anatomy under other settings of the spoiled gradient echo: tr, te (ms), flip (degrees), field (1.0 or 1.5 T).
 
-    labels: label values (H, W), each with a name. pixel: mm. The settings start as those of the hip.
+    labels: label values (H, W) of a coronal slice, each with a name. pixel: mm. The settings start as those of the hip.
     """
     labels = figures.as_image(labels, "labels").astype(int)
     tables = {name: tissues.lookup(dict(names), name) for name in ("t1_10", "t1_15", "t2star", "pd")}
@@ -249,15 +242,15 @@ def sequence_explorer(
             signal = np.nan_to_num(physics.spgr(t1, tables["t2star"], tables["pd"], tr, te, flip))
         kinds = {tissues.tissue_of(names[value]).name: float(signal[value]) for value in present}
         title = f"TR {tr:g} ms, TE {te:g} ms, flip {flip:g}°, {field:g} T" + " (impossible: TE > TR)" * (te >= tr)
-        return figures.contrast_view(signal[labels], kinds, title, plane, pixel=pixel)
+        return figures.contrast_view(signal[labels], kinds, title, pixel)
 
     return Explorable(
         draw, {"tr": (4.0, 100.0, 0.1), "te": (1.0, 30.0, 0.02), "flip": (2.0, 90.0, 1.0), "field": [1.0, 1.5]}
     )
 
 
-def scanner_explorer(signal: Volume, seed: int = 0, plane: str = "coronal") -> Explorable:
-    """What coil and electronics do to a clean signal (one slice).
+def scanner_explorer(signal: Volume, seed: int = 0) -> Explorable:
+    """What coil and electronics do to a clean signal (one coronal slice).
 
     Arguments: noise (SD as a share of the body's mean signal) and bias (SD of the logarithm of the coil's sensitivity).
     """
@@ -269,8 +262,8 @@ def scanner_explorer(signal: Volume, seed: int = 0, plane: str = "coronal") -> E
         coil = faults.bias_field(signal.array.shape, signal.affine, bias, seed)
         scan = faults.rician(signal.array * coil, noise * mean, np.random.default_rng(seed))
         images = {"clean": signal.array, f"bias {bias:g}, noise {noise:g}": scan}
-        shown = {title: slices_of(image, plane)[0] for title, image in images.items()}
-        return figures.show_images(shown, window, plane=plane, pixel=signal.spacing[plane_axes(plane)[2]])
+        shown = {title: slices_of(image, "coronal")[0] for title, image in images.items()}
+        return figures.show_images(shown, window, plane="coronal", pixel=signal.spacing[0])
 
     return Explorable(draw, {"noise": (0.0, 0.3, 0.02), "bias": (0.0, 0.6, 0.05)})
 

@@ -1,5 +1,6 @@
 """What a scanner adds to the ideal signal: coil sensitivity, noise, and the distortion of the head's target domain."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -91,51 +92,45 @@ def ct_noise(shape: tuple[int, int, int], sd: float, rng: np.random.Generator) -
     return noise
 
 
-class Distortion:
-    """A displacement in the axial plane, the same on every slice: x, y in mm -> (dx, dy) in mm, shapes as x."""
-
-    def __init__(self, nodes: np.ndarray, values: np.ndarray):
-        self.nodes, self.values = nodes, values
-        self._interpolate = RegularGridInterpolator(
-            (nodes, nodes), values, method="cubic", bounds_error=False, fill_value=None
-        )
-
-    def __call__(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        limit = np.abs(self.nodes).max()
-        points = np.stack(np.broadcast_arrays(np.clip(x, -limit, limit), np.clip(y, -limit, limit)), axis=-1)
-        displacement = self._interpolate(points)
-        return displacement[..., 0], displacement[..., 1]
-
-
 @cache
-def thin_plate_distortion(seed: int = DISTORTION_SEED, size_mm: float = 180.0, rms_mm: float = 8.0) -> Distortion:
-    """Return one invertible thin-plate-spline distortion of `rms_mm` (root mean square) in a disc of `size_mm`.
+def thin_plate_distortion(
+    seed: int = DISTORTION_SEED,
+) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Return one invertible thin-plate-spline distortion of 8 mm (root mean square) in a disc of 180 mm.
 
-    A 5 x 5 lattice of control points over 1.4 sizes is displaced at random. Its affine part (shift, rotation, scaling,
-    shear) is removed, and a smoothed thin-plate spline approximates the rest. A draw that folds (Jacobian below 0.3
-    anywhere) is drawn again. The distortion stays in the plane, because networks that see slices can undo no more.
-    A distorted scan shows at (x, y) what lies at (x + dx, y + dy).
+    It maps places in the axial plane, x and y in mm, to (dx, dy) in mm, each of the same shape; places beyond 135 mm
+    move as those at 135 mm. A distorted scan shows at (x, y) what lies at (x + dx, y + dy). Every slice is distorted
+    alike, because networks that see slices can undo no more.
 
-    Raises InputError when the size allows no distortion of this strength without folds.
+    A 5 x 5 lattice of control points over 1.4 diameters is displaced at random. Its affine part (shift, rotation,
+    scaling, shear) is removed, and a smoothed thin-plate spline approximates the rest. A draw that folds (Jacobian
+    below 0.3 anywhere) is drawn again.
 
     >>> dx, dy = thin_plate_distortion()(np.array([0.0, 50.0]), np.array([10.0, -20.0]))
     >>> dx.shape, bool(np.hypot(dx, dy).max() < 40)
     ((2,), True)
     """
     rng = np.random.default_rng(seed)
-    lattice = np.linspace(-0.7, 0.7, 5) * size_mm
+    size = 180.0  # mm, the diameter of the disc
+    lattice = np.linspace(-0.7, 0.7, 5) * size
     control = np.stack(np.meshgrid(lattice, lattice, indexing="ij"), axis=-1).reshape(-1, 2)
     affine_part = np.column_stack([np.ones(len(control)), control])
-    nodes = np.linspace(-0.75, 0.75, 49) * size_mm
+    nodes = np.linspace(-0.75, 0.75, 49) * size
     grid = np.stack(np.meshgrid(nodes, nodes, indexing="ij"), axis=-1)
-    inside = np.hypot(grid[..., 0], grid[..., 1]) < size_mm / 2
-    for _ in range(1000):
+    inside = np.hypot(grid[..., 0], grid[..., 1]) < size / 2
+    while True:
         moved = rng.standard_normal((len(control), 2))
         moved -= affine_part @ np.linalg.lstsq(affine_part, moved, rcond=None)[0]
-        spline = RBFInterpolator(control, moved, kernel="thin_plate_spline", smoothing=size_mm**2 * 0.1)
+        spline = RBFInterpolator(control, moved, kernel="thin_plate_spline", smoothing=size**2 * 0.1)
         field_ = spline(grid.reshape(-1, 2)).reshape(grid.shape)
-        field_ *= rms_mm / np.sqrt((field_[inside] ** 2).sum(axis=-1).mean())
+        field_ *= 8.0 / np.sqrt((field_[inside] ** 2).sum(axis=-1).mean())  # mm
         (xx, xy), (yx, yy) = (np.gradient(field_[..., c], nodes, nodes) for c in (0, 1))
         if ((1 + xx) * (1 + yy) - xy * yx).min() > 0.3:
-            return Distortion(nodes, field_)
-    raise InputError(f"rms_mm: {rms_mm} mm over {size_mm} mm always folds; expected less. Choose a smaller value")
+            break
+    interpolate = RegularGridInterpolator((nodes, nodes), field_, method="cubic")
+
+    def distortion(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        points = np.stack(np.broadcast_arrays(x, y), axis=-1).clip(nodes[0], nodes[-1])
+        return tuple(np.moveaxis(interpolate(points), -1, 0))
+
+    return distortion

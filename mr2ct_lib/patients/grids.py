@@ -39,23 +39,18 @@ def interpolate_lattice(
 ) -> np.ndarray:
     """Interpolate `values` (c, l, m, n) linearly from a lattice with corner `origin` and spacing `step` (mm) to a grid.
 
-    Returns float32 (c, I, J, K). Separable (three small matrix products) when the grid lies along the lattice's axes.
+    The grid lies along the axes (diagonal affine). Returns float32 (c, I, J, K).
     """
-    affine = np.asarray(affine, dtype=np.float64)
-    matrix = affine[:3, :3]
-    if np.count_nonzero(matrix) == 3 and np.all(np.diag(matrix) != 0):
-        weights = []
-        for axis in range(3):
-            where = (affine[axis, 3] + matrix[axis, axis] * np.arange(shape[axis]) - origin[axis]) / step
-            where = np.clip(where, 0, values.shape[axis + 1] - 1.001)
-            low = np.floor(where).astype(int)
-            along = np.zeros((shape[axis], values.shape[axis + 1]), dtype=np.float32)
-            along[np.arange(shape[axis]), low] = 1 - (where - low)
-            along[np.arange(shape[axis]), low + 1] = where - low
-            weights.append(along)
-        return separable_sum(values.astype(np.float32), *weights)
-    points = (voxel_centres(shape, affine) - np.asarray(origin, np.float32)[:, None, None, None]) / np.float32(step)
-    return np.stack([ndimage.map_coordinates(v.astype(np.float32), points, order=1, mode="nearest") for v in values])
+    weights = []
+    for axis in range(3):
+        where = (affine[axis, 3] + affine[axis, axis] * np.arange(shape[axis]) - origin[axis]) / step
+        where = np.clip(where, 0, values.shape[axis + 1] - 1.001)
+        low = np.floor(where).astype(int)
+        along = np.zeros((shape[axis], values.shape[axis + 1]), dtype=np.float32)
+        along[np.arange(shape[axis]), low] = 1 - (where - low)
+        along[np.arange(shape[axis]), low + 1] = where - low
+        weights.append(along)
+    return separable_sum(values.astype(np.float32), *weights)
 
 
 def separable_sum(values: np.ndarray, along_x: np.ndarray, along_y: np.ndarray, along_z: np.ndarray) -> np.ndarray:

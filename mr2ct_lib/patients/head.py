@@ -5,12 +5,11 @@ convention (mm, origin near the anterior commissure). Each seed is a person with
 folds.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from mr2ct_lib.files import InputError
 from mr2ct_lib.patients.grids import grid_points
 from mr2ct_lib.patients.shapes import Waves, chain_depth, ellipsoid_depth
 
@@ -67,15 +66,13 @@ class HeadPatient:
     fold_bend: np.ndarray  # how the folds wind on their way inwards, rad (waves,)
     depths: Waves
     bends: tuple[Waves, Waves, Waves]
-    names: dict[int, str] = field(default_factory=lambda: dict(HEAD_NAMES))
+
+    names = HEAD_NAMES
 
     @property
     def landmarks(self) -> dict[str, tuple[float, float, float]]:
         """Points in mm: the field of view's centre and the anterior commissure."""
-        return {"centre": (0.0, 0.0, 0.0), "anterior_commissure": tuple(self._to_scanner((0, 0, 0)))}
-
-    def _to_scanner(self, point: tuple) -> np.ndarray:
-        return self.tilt @ ((np.asarray(point, float) - _CENTRE) * self.scale)
+        return {"centre": (0.0, 0.0, 0.0), "anterior_commissure": tuple(self.tilt @ (-_CENTRE * self.scale))}
 
     def paint(self, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
         """Labels (uint8, values of `names`) at the voxel centres of the grid."""
@@ -227,42 +224,23 @@ def _cerebellum_depth(half: np.ndarray) -> np.ndarray:
     return np.minimum(np.maximum(lobe, vermis), -6 - 0.3 * (half[:, 1] + 64) * (half[:, 1] < -64) - half[:, 2])
 
 
-def head_patient(
-    seed: int,
-    *,
-    size: float | None = None,
-    ventricles: float | None = None,
-    atrophy: float | None = None,
-    tilt: float | None = None,
-) -> HeadPatient:
+def head_patient(seed: int) -> HeadPatient:
     """Return the virtual head of `seed`; the same seed is the same person.
-
-    Args:
-        seed: chooses the person.
-        size: factor of length; by default the seed draws 0.94 to 1.02.
-        ventricles: factor of their radius; by default 0.7 to 1.6.
-        atrophy: factor of the width of the sulci; by default 0.7 to 1.4.
-        tilt: SD of the head's three rotations in degrees; by default 3.
-
-    Raises InputError for factors outside 0.3 to 3.
 
     >>> affine = np.array([[6.0, 0, 0, -93], [0, 6, 0, -105], [0, 0, 20, -50], [0, 0, 0, 1]])
     >>> labels = head_patient(1).paint((32, 36, 6), affine)
     >>> labels.shape, labels[0, 0, 0].item()
     ((32, 36, 6), 0)
     """
-    for name, value in {"size": size, "ventricles": ventricles, "atrophy": atrophy}.items():
-        if value is not None and not 0.3 <= value <= 3:
-            raise InputError(f"{name}: {value}; expected a factor between 0.3 and 3. Use 1 for the mean head")
     rng = np.random.default_rng([seed, 21])
-    drawn = {"size": rng.uniform(0.94, 1.02), "ventricles": rng.uniform(0.7, 1.6), "atrophy": rng.uniform(0.7, 1.4)}
+    size, ventricles, atrophy = rng.uniform(0.94, 1.02), rng.uniform(0.7, 1.6), rng.uniform(0.7, 1.4)
     proportions = rng.uniform(0.975, 1.025, 3)
-    angles = np.radians(rng.normal(0, 1, 3).clip(-2, 2) * (3 if tilt is None else tilt))
+    angles = np.radians(rng.normal(0, 1, 3).clip(-2, 2) * 3)
     return HeadPatient(
         seed=seed,
-        scale=tuple((drawn["size"] if size is None else size) * proportions),
-        ventricles=drawn["ventricles"] if ventricles is None else ventricles,
-        atrophy=drawn["atrophy"] if atrophy is None else atrophy,
+        scale=tuple(size * proportions),
+        ventricles=ventricles,
+        atrophy=atrophy,
         cortex=rng.uniform(2.6, 3.2),
         tilt=Rotation.from_euler("ZYX", angles[::-1]).as_matrix(),
         folds=Waves.random(rng, 24, _FOLD, 0.2),

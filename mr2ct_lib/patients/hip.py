@@ -5,7 +5,7 @@ asymmetric variation, and with their own pose on each side: flexion, abduction a
 inserts on it about the head's centre, while the origins on the pelvis stay.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 
@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from mr2ct_lib.files import InputError
 from mr2ct_lib.patients import shapes as solid
+from mr2ct_lib.patients.faults import along_axes
 from mr2ct_lib.patients.grids import Nodes, interpolate_lattice, join_strays, put_rows, voxel_centres
 from mr2ct_lib.patients.hip_reference import (
     BONES,
@@ -120,16 +121,12 @@ class HipPatient:
         return {"centre": tuple(map(float, middle)), "symphysis": tuple(map(float, symphysis))} | sides
 
     def body_mask(self, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
-        """Return where `paint` paints anything, bool (I, J, K), but much sooner; for grids along the axes only."""
-        x = affine[0, 0] * np.arange(shape[0]) + affine[0, 3] - self.origin[0]
-        halves = []
-        for sign, part in ((-1, x < 0), (1, x >= 0)):
-            start = affine.copy()
-            start[:3, 3] += affine[:3, 0] * int(part.argmax())
-            if part.any():
-                nodes = Nodes(self._reference_grid((int(part.sum()), *shape[1:]), start, sign))
-                halves.append(nodes.on_grid(self._layers(nodes)) > 0)
-        return np.concatenate(halves)
+        """Return where `paint` paints anything, bool (I, J, K), but much sooner."""
+        body = np.zeros(shape, dtype=bool)
+        for sign, part, half, start in self._halves(shape, affine):
+            nodes = Nodes(self._reference_grid(half, start, sign))
+            body[part] = nodes.on_grid(self._layers(nodes)) > 0
+        return body
 
     def _layers(self, nodes: Nodes) -> np.ndarray:
         """Return indices into LAYERS, uint8 (rows, n): how deep below the skin each voxel lies."""
@@ -143,32 +140,26 @@ class HipPatient:
         return nodes.layers(classify)
 
     def paint(self, shape: tuple[int, int, int], affine: np.ndarray) -> np.ndarray:
-        """Return uint8 labels (I, J, K), values of `names`, at the voxel centres of any grid."""
-        affine = np.asarray(affine, dtype=np.float64)
+        """Return uint8 labels (I, J, K), values of `names`, at a grid's voxel centres.
+
+        Raises InputError for a grid that is not along the axes (positive diagonal affine).
+        """
         labels = np.zeros(shape, dtype=np.uint8)
-        aligned = not affine[0, 1:3].any() and not affine[1:3, 0].any() and affine[0, 0] > 0
-        for sign in (1, -1):
-            first, last = 0, shape[0]
-            x = affine[0, 0] * np.arange(shape[0]) + affine[0, 3] - self.origin[0]
-            if aligned:  # paint only this side's half
-                inside = np.flatnonzero(x >= 0) if sign > 0 else np.flatnonzero(x < 0)
-                if len(inside) == 0:
-                    continue
-                first, last = int(inside[0]), int(inside[-1]) + 1
-            moved = affine.copy()
-            moved[:3, 3] += affine[:3, 0] * first
-            half = (last - first, *shape[1:])
-            painted = self._paint_side(half, moved, sign)
-            if aligned:
-                midline = (0, 0 if sign > 0 else -1)
-                join_strays(painted, PIECE[painted], (midline,) if len(inside) < shape[0] else ())
-                labels[first:last] = painted
-            else:
-                world_x = voxel_centres(half, moved)[0] - self.origin[0]
-                labels = np.where(world_x >= 0 if sign > 0 else world_x < 0, painted, labels)
-        if not aligned:
-            join_strays(labels, PIECE[labels] + np.uint8(len(HIP_NAMES)) * ((world_x >= 0) & (PIECE[labels] > 0)))
+        for sign, part, half, start in self._halves(shape, affine):
+            painted = self._paint_side(half, start, sign)
+            join_strays(painted, PIECE[painted], () if part.all() else ((0, 0 if sign > 0 else -1),))
+            labels[part] = painted
         return labels
+
+    def _halves(self, shape: tuple, affine: np.ndarray) -> Iterator[tuple[int, np.ndarray, tuple, np.ndarray]]:
+        """Yield each side that a grid shows: sign, which voxels along x, bool (I,), and their shape and affine."""
+        affine = along_axes(affine)
+        x = affine[0, 0] * np.arange(shape[0]) + affine[0, 3] - self.origin[0]
+        for sign, part in ((-1, x < 0), (1, x >= 0)):
+            if part.any():
+                start = affine.copy()
+                start[0, 3] += affine[0, 0] * int(part.argmax())
+                yield sign, part, (int(part.sum()), *shape[1:]), start
 
     def _reference_grid(self, shape: tuple[int, int, int], affine: np.ndarray, sign: int) -> np.ndarray:
         """Reference coordinates (3, I, J, K) of a grid's voxels: exact on a lattice, linear between its nodes."""

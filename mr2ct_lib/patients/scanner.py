@@ -13,7 +13,7 @@ import numpy as np
 from mr2ct_lib.images.volumes import Volume
 from mr2ct_lib.patients.abdomen import abdomen_patient
 from mr2ct_lib.patients.acquisition import Patient, acquire_ct, acquire_mr
-from mr2ct_lib.patients.faults import DISTORTION_SEED, Distortion, thin_plate_distortion
+from mr2ct_lib.patients.faults import DISTORTION_SEED, thin_plate_distortion
 from mr2ct_lib.patients.head import head_patient
 from mr2ct_lib.patients.hip import hip_patient
 from mr2ct_lib.patients.physics import SEQUENCES
@@ -193,17 +193,9 @@ def scan(
         tables = [value for value, name in patient.names.items() if name == "table"]
         array = np.where(np.isin(labels.array, tables), 0, labels.array).astype(labels.array.dtype)
         return image, labels.replace(array=array)
-    displacement = None
     if distort:
         isocentre = affine @ [*(np.asarray(grid.shape) - 1) / 2, 1]
         distortion = thin_plate_distortion(DISTORTION_SEED if distort is True else distort)
-        displacement = partial(_distortion_around, distortion=distortion, isocentre=isocentre)
+        options["displacement"] = lambda x, y: distortion(x - isocentre[0], y - isocentre[1])
     sequence = SEQUENCES[scanner.sequence]
-    options |= {"strip": scanner.strip, "displacement": displacement}
-    return acquire_mr(patient, grid.shape, affine, sequence, seed, **options)
-
-
-def _distortion_around(
-    x: np.ndarray, y: np.ndarray, distortion: Distortion, isocentre: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    return distortion(x - isocentre[0], y - isocentre[1])
+    return acquire_mr(patient, grid.shape, affine, sequence, seed, strip=scanner.strip, **options)

@@ -587,9 +587,11 @@ def test_words_that_no_command_knows_end_with_2(words, mr2ct, tmp_path, monkeypa
 
 
 @pytest.fixture
-def small_disk():
+def small_disk(monkeypatch):
     """A disk on which no file can grow beyond a few bytes: every real writer meets a real OSError (EFBIG here, ENOSPC
     on a full one)."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a .pyc cut at the limit would break every later import
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # of the processes that are started, too
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill(limit: int) -> None:

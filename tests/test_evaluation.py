@@ -90,6 +90,19 @@ def test_synthrad_by_its_definitions(pair):
     assert values["MS-SSIM"] == pytest.approx(by_luminance_contrast_structure(*shifted, mask, 4024))
 
 
+def test_ms_ssim_of_images_that_share_little():
+    """A part of the truth is inverted, so that some similarities are negative, and all far below 1."""
+    rng = np.random.default_rng(0)
+    truth = gaussian_filter(rng.normal(size=(16, 18, 20)), 2)
+    truth = (truth - truth.min()) / np.ptp(truth) * 3500
+    prediction = np.where(np.arange(16)[:, None, None] < 5, 3500 - truth, truth)
+    prediction = (prediction + rng.normal(0, 150, truth.shape).clip(-300, 300)).clip(0, 4024)
+    mask = truth > 500
+    expected = by_luminance_contrast_structure(prediction, truth, mask, 4024)
+    assert metrics.ms_ssim(prediction, truth, mask, data_range=4024) == pytest.approx(expected, rel=1e-6)
+    assert expected < 0.9
+
+
 def by_luminance_contrast_structure(prediction, truth, mask, data_range):
     """MS-SSIM written as l * c * s of Wang et al. 2003, each to the scale's weight, voxel by voxel."""
     border = [((97 - n) // 2, 97 - n - (97 - n) // 2) for n in truth.shape]

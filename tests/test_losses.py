@@ -161,9 +161,33 @@ def test_nmi_agrees_with_skimage_on_two_level_images():
 
 
 def test_alignment_is_two_minus_both_directions():
-    s, t = images(17), images(18)
-    expected = 2 - losses.normalised_mutual_information(s, t).mean() - losses.normalised_mutual_information(t, s).mean()
-    torch.testing.assert_close(losses.alignment(s, t, t, s), expected)
+    s, t, to_t, to_s = (images(seed) for seed in (17, 18, 19, 20))
+    to_s = 0.5 * t + 0.5 * to_s  # the way back says more
+    nmi = [losses.normalised_mutual_information(*pair).mean() for pair in ((s, to_t), (t, to_s))]
+    assert abs(nmi[0] - nmi[1]) > 0.01
+    torch.testing.assert_close(losses.alignment(s, to_t, t, to_s), 2 - nmi[0] - nmi[1])
+
+
+def test_gc_by_hand_and_with_every_operator():
+    """d/dx agrees (NCC 1), d/dy is unrelated (0): one half; swapped axes the other half."""
+    ramp = torch.tensor([0.0, 1, 3, 3, 7, 8]).double()
+    a, b = ramp.expand(6, 6)[None, None], (ramp[:, None] + 0 * ramp)[None, None]
+    torch.testing.assert_close(losses.gradient_correlation(a, a), torch.tensor([0.5]).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(losses.gradient_correlation(b, b), torch.tensor([0.5]).double(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "operator, expected", [("forward", [0, 1, 2, 0, 0]), ("central", [0, 1, 3, 2, 0]), ("sobel", [0, 4, 12, 8, 0])]
+)
+def test_each_operator_by_hand(operator, expected):
+    steps = torch.tensor([0.0, 0, 1, 3, 3]).expand(4, 5)[None, None]
+    assert losses.gradients(steps, operator, absolute=False)[0][0, 0, 1].tolist() == expected
+    a, b = images(5), images(6)
+    of = [losses.gradients(x, operator) for x in (a, b)]
+    ncc = [np.corrcoef(of[0][k][0].flatten(), of[1][k][0].flatten())[0, 1] for k in (0, 1)]
+    assert losses.gradient_correlation(a, b, operator)[0].item() == pytest.approx(np.mean(ncc), abs=1e-6)
+    each = losses.gradient_correlation(a, b, operator)
+    torch.testing.assert_close(losses.gradient_consistency(a, b, operator), 1 - each.mean())
 
 
 @pytest.mark.parametrize(

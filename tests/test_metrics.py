@@ -170,6 +170,14 @@ def test_values_beyond_the_limits_count_at_the_limit():
     assert metrics.mutual_information(clipped, image, bins=4, limits=limits) == pytest.approx(np.log(2))
 
 
+def test_values_beyond_the_limits_count_at_the_limit_of_their_own_image():
+    first, second = np.array([-9.0, 0, 1, 99]), np.array([5.0, 10, 30, 700])
+    limits = ((0, 1), (10, 20))
+    assert metrics.mutual_information(first, second, bins=4, limits=limits) == pytest.approx(np.log(2))
+    one = metrics.mutual_information(np.array([0.0, 1]), np.array([0.0, 1]), bins=2, limits=((0, 4), (0, 4)))
+    assert one == 0  # both values fall into the lower half of the limits
+
+
 def test_blank_images_share_nothing():
     blank = np.zeros((8, 8))
     assert metrics.mutual_information(blank, blank) == 0

@@ -38,9 +38,16 @@ def test_receptive_field_is_what_a_gradient_sees(layers, field):
     )
 
 
-def test_instance_norm_agrees_with_pytorch():
-    x = torch.randn(3, 5, 8, 9)
-    torch.testing.assert_close(InstanceNorm()(x), nn.InstanceNorm2d(5)(x))
+def test_the_discriminator_is_the_reference_architecture():
+    def layer(a, b, stride, last=False):
+        return [nn.Conv2d(a, b, 4, stride, 1), *([] if last else [nn.InstanceNorm2d(b), nn.LeakyReLU(0.2)])]
+
+    ours = initialise(Discriminator(4), 0)
+    first = [nn.Conv2d(1, 4, 4, 2, 1), nn.LeakyReLU(0.2)]
+    reference = nn.Sequential(*first, *layer(4, 8, 2), *layer(8, 16, 2), *layer(16, 32, 1), *layer(32, 1, 1, last=True))
+    reference.load_state_dict(dict(zip(reference.state_dict(), ours.state_dict().values(), strict=True)))
+    x = torch.randn(2, 1, 64, 48, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(ours(x), reference(x), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (61, 50), (16, 17)])

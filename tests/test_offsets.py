@@ -98,6 +98,22 @@ def test_deformable_convolution_taps_read_their_own_places():
     torch.testing.assert_close(layer(x)[:, :, 1:], x[:, :, :-1])
 
 
+def test_taps_of_a_deformable_convolution_move_down_by_dy_and_right_by_dx():
+    x = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(0))
+    layer = DeformableConvolution(3)
+    with torch.no_grad():
+        layer.predict.bias[2 * 4] = 1.0  # dy of the centre tap
+    torch.testing.assert_close(layer(x)[:, :, :-1], x[:, :, 1:])
+    with torch.no_grad():
+        layer.predict.bias[2 * 4 : 2 * 4 + 2] = torch.tensor([0.0, 1.0])
+    torch.testing.assert_close(layer(x)[..., :-1], x[..., 1:])
+
+
+def test_shared_offsets_move_all_channels_alike():
+    assert OffsetLayer(3, "shared").offsets(torch.zeros(2, 3, 7, 9)).shape == (2, 1, 2, 7, 9)
+    assert OffsetLayer(3).offsets(torch.zeros(2, 3, 7, 9)).shape == (2, 3, 2, 7, 9)
+
+
 def field_of(control, points=7):
     layer = SmoothField(points).double()
     with torch.no_grad():

@@ -49,9 +49,37 @@ def test_noise_free_scan_equals_closed_form(name):
     assert scan.unit == "a.u." and labels.unit == "label"
 
 
-def test_hip_sequence_is_the_papers():
-    hip = SEQUENCES["hip_spgr"]
-    assert (hip.tr, hip.te, hip.flip, hip.field) == (7.9, 3.08, 30.0, 1.0)
+def mr(**changes):
+    return acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES["hip_spgr"], 7, **(CLEAN | {"gain": 1.0} | changes))[0].array
+
+
+def test_noise_bias_and_texture_of_an_mr_are_as_large_as_they_are_said_to_be():
+    clean = mr()
+    body = clean > 0
+    sd = 0.05 * clean[body].mean()
+    assert mr(noise=0.05)[~body].mean() == pytest.approx(sd * np.sqrt(np.pi / 2), rel=0.05)  # Rice without a signal
+    coil, grain = (
+        faults.smooth_field(SHAPE, AFFINE, mm, seed)[body]
+        for mm, seed in ((faults.BIAS_MM, [7, 12]), (acquisition.TEXTURE_MM, [Spheres().seed, 11]))
+    )
+    np.testing.assert_allclose(np.log(mr(bias=0.3)[body] / clean[body]), 0.3 * coil, atol=1e-5)
+    np.testing.assert_allclose(mr(texture=0.1)[body] / clean[body] - 1, 0.1 * grain, atol=1e-5)
+    small = (Spheres(), (9, 9, 1), AFFINE @ np.diag([2, 2, 1, 1.0]), SEQUENCES["hip_spgr"])
+    gains = [np.log(acquire_mr(*small, n, **CLEAN)[0].array.max() / clean.max()) for n in range(200)]
+    assert np.exp(np.median(gains)) == pytest.approx(3000, rel=0.1) and np.std(gains) == pytest.approx(0.35, rel=0.2)
+
+
+def test_noise_and_texture_of_a_ct_are_as_large_as_they_are_said_to_be():
+    options = {"noise": 0, "texture": 0, "table": None, "supersample": (1, 1, 1)}
+
+    def scan(**changes):
+        return acquire_ct(Spheres(), SHAPE, AFFINE, 7, **(options | changes))
+
+    clean, labels = (volume.array.astype(float) for volume in scan())
+    assert (scan(noise=20.0)[0].array - clean)[2:-2, 2:-2].std() == pytest.approx(20, rel=0.1)
+    grain = faults.smooth_field(SHAPE, AFFINE, acquisition.TEXTURE_MM, [Spheres().seed, 11])
+    spread = np.array([0, TISSUES["muscle"].hu_sd, TISSUES["fat"].hu_sd])[labels.astype(int)]
+    np.testing.assert_allclose(scan(texture=0.5)[0].array - clean, 0.5 * spread * grain, atol=0.51)  # whole HU
 
 
 def test_spgr_limits():
@@ -225,22 +253,17 @@ def test_distortion_is_smooth_invertible_and_clearly_visible():
     np.testing.assert_allclose(back + np.stack(fixed(*back)), there, atol=0.05)
 
 
-def test_displaced_scan_shows_what_lies_there():
-    clean = CLEAN | {"supersample": (2, 2, 2)}
-    plain, labels = acquire_mr(Spheres(), SHAPE, AFFINE, SEQUENCES["head_pd"], 1, gain=1.0, **clean)
-    shifted, moved = acquire_mr(
-        Spheres(),
-        SHAPE,
-        AFFINE,
-        SEQUENCES["head_pd"],
-        1,
-        gain=1.0,
-        displacement=lambda x, y: (x * 0 + 12.0, y * 0),
-        **clean,
-    )
-    np.testing.assert_allclose(shifted.array[:-2], plain.array[2:], atol=1e-6)
-    np.testing.assert_array_equal(moved.array[:-2], labels.array[2:])
-    assert ndimage.center_of_mass(moved.array)[0] < ndimage.center_of_mass(labels.array)[0]
+@pytest.mark.parametrize("axis", [0, 1])
+def test_displaced_scan_shows_what_lies_12_mm_further_along_an_axis(axis):
+    clean = CLEAN | {"supersample": (2, 2, 2), "gain": 1.0}
+    scan = (Spheres(), SHAPE, AFFINE, SEQUENCES["head_pd"], 1)
+    plain, labels = (np.moveaxis(volume.array, axis, 0) for volume in acquire_mr(*scan, **clean))
+    step = [12.0 * (axis == i) for i in (0, 1)]
+    moved = acquire_mr(*scan, displacement=lambda x, y: (0 * x + step[0], 0 * y + step[1]), **clean)
+    image, there = (np.moveaxis(volume.array, axis, 0) for volume in moved)
+    np.testing.assert_allclose(image[:-2], plain[2:], atol=1e-6)
+    np.testing.assert_array_equal(there[:-2], labels[2:])
+    assert ndimage.center_of_mass(there)[0] < ndimage.center_of_mass(labels)[0]
 
 
 def test_bad_input_is_refused():

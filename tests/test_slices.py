@@ -72,6 +72,15 @@ def test_the_same_row_of_slices_whatever_the_batch_size(prepared):
     assert ones == fours
 
 
+def test_seeds_and_domains_have_orders_of_their_own(prepared):
+    def order(seed, domain, steps):
+        return [seen(unpaired_batch(prepared, step, 1, seed)[domain])[0] for step in range(steps)]
+
+    assert len({tuple(order(seed, 1, 11)) for seed in range(3)}) == 3
+    prepared.meta["patients"]["target"] = prepared.meta["patients"]["source"]  # seven slices in either domain
+    assert order(0, 0, 7) != order(0, 1, 7)
+
+
 def test_seeds_epochs_and_domains_differ():
     rows = {tuple(epoch_indices(50, 0, 50, seed, domain)) for seed in range(3) for domain in range(2)}
     rows.add(tuple(epoch_indices(50, 1, 50, 0, 0)))

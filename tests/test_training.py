@@ -120,13 +120,6 @@ def test_the_order_of_the_data_is_that_of_the_seed_alone(data):
             assert taken == given
 
 
-def test_fewer_patients_are_the_first_ones(data):
-    few = PreparedSlices(data)
-    seen = torch.cat([unpaired_batch(few, step, 2, seed=3, patients=1)[0] for step in range(4)])
-    known = torch.from_numpy(np.load(data / "source.npy")[:2])
-    assert all(any(torch.equal(image[0], k) for k in known) for image in seen)
-
-
 def test_image_pool_gives_back_half_of_what_it_holds():
     pool, rng = ImagePool(10), np.random.default_rng(0)
     first = torch.arange(10.0).view(10, 1, 1, 1)

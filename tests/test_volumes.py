@@ -211,6 +211,16 @@ def test_a_coarser_grid_averages_instead_of_picking():
     np.testing.assert_allclose(coarse.array[2:-2], 50, atol=8)
 
 
+@pytest.mark.parametrize("spacing", [0.5, 1.0, 4.0])
+def test_a_coarser_grid_is_smoothed_by_half_a_voxel_less_one_whatever_the_voxels_measure(spacing):
+    """A wave of 12 voxels, read 5 times coarser: sigma is 2 voxels, so exp(-2 (2 pi / 12)^2) = 0.578 of it stays."""
+    wave = np.cos(2 * np.pi * np.arange(120) / 12)
+    array = np.broadcast_to(wave[:, None, None], (120, 4, 4)).astype(np.float32)
+    affine = np.diag([spacing, 1, 1, 1.0])
+    coarse = reslice(Volume(array, affine), (24, 4, 4), affine @ np.diag([5.0, 1, 1, 1])).array[4:-4, 1, 1]
+    np.testing.assert_allclose(coarse, np.exp(-2 * (2 * np.pi / 12) ** 2) * wave[::5][4:-4], atol=0.01)
+
+
 def test_labels_never_mix():
     labels = Volume(np.resize(np.array([0, 10], np.int16), (8, 8, 8)), np.eye(4), "label")
     assert set(np.unique(reslice(labels, (5, 5, 5), np.diag([1.4, 1.4, 1.4, 1])).array)) <= {0, 10}

@@ -420,6 +420,12 @@ def test_own_folder_of_scans(tmp_path, spheres):
     own = read_cohort(folder)
     assert own.meta["domains"]["target"]["modality"] == "CT" and own.meta["domains"]["source"]["unit"] == "a.u."
     assert not own.paired and own.labels == {} and list(own.source) == ["p0001", "p0002"]
+    (folder / "names.json").write_text('{"1": "pelvis"}')
+    assert read_cohort(folder).meta["label_names"] == {"1": "pelvis"}
+    (folder / "names.json").write_text('["pelvis"]')
+    with pytest.raises(InputError, match="names.json: holds no names"):
+        read_cohort(folder)
+    (folder / "names.json").unlink()
     (folder / "cohort.json").write_text(json.dumps({"paired": True}))
     assert read_cohort(folder).paired
     (folder / "source" / "p0002.nii.gz").unlink()

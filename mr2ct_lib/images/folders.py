@@ -251,7 +251,8 @@ def _own_meta(
     for domain, paths in scans.items():
         for id_ in paths:
             people.setdefault(id_, {"seed": None, "domains": [], "landmarks": {}})["domains"].append(domain)
-    names = read_json(folder / "names.json") if (folder / "names.json").exists() else {}
+    given = folder / "names.json"
+    names = {str(value): name for value, name in read_names(given).items()} if given.exists() else {}
     domains = {
         domain: {"modality": kind, "name": kind, "unit": "HU" if kind == "CT" else "a.u.", "why": why}
         for domain, (kind, why) in kinds.items()

@@ -18,16 +18,19 @@ from mr2ct_lib.course.catalogue import SEEDS, TRAININGS
 from mr2ct_lib.course.figures import synthesis_row
 from mr2ct_lib.course.recorded import find_translator
 from mr2ct_lib.files import InputError, atomic
+from mr2ct_lib.images.intensity import Window
 from mr2ct_lib.images.slices import PreparedSlices
 from mr2ct_lib.measures.evaluation import truth_of
 from mr2ct_lib.methods.translator import Translator
 
 DOCS = Path(__file__).parents[1] / "docs"
-# title -> runs, of which the first that is recorded is shown; names of both scans
+SOFT_TISSUE = Window(-160.0, 240.0, "HU")  # that of the networks reaches to -800 HU; organs hardly differ in it
+# title -> runs, of which the first that is recorded is shown; names of both scans; the window of the CT, None for the
+# networks' own
 SHOWN = {
-    "Hips: MR to CT": (("hip_many_gc",), ("MR", "CT")),
-    "Distorted heads: PD to T2": (("head_distorted_field", "head_distorted_dicyclegan"), ("PD", "T2")),
-    "Abdomens: T2* to CT": (("abdomen_field", "abdomen_dicyclegan"), ("T2*", "CT")),
+    "Hips: MR to CT": (("hip_many_gc",), ("MR", "CT"), None),
+    "Distorted heads: PD to T2": (("head_distorted_field", "head_distorted_dicyclegan"), ("PD", "T2"), None),
+    "Abdomens: T2* to CT": (("abdomen_field", "abdomen_dicyclegan"), ("T2*", "CT"), SOFT_TISSUE),
 }
 HEAD = """# Gallery: the median, the best and the worst patient
 
@@ -51,15 +54,24 @@ def choose(errors: pd.DataFrame) -> dict[str, str]:
     return {"median": order[len(order) // 2], "best": order[0], "worst": order[-1]}
 
 
-def row_of(test: PreparedSlices, synthetic: np.ndarray, at: int, names: tuple[str, str] = ("MR", "CT")) -> plt.Figure:
-    """Return source | synthetic | truth | error of slice `at`; synthetic (h, w) in [-1, 1]."""
+def row_of(
+    test: PreparedSlices,
+    synthetic: np.ndarray,
+    at: int,
+    names: tuple[str, str] = ("MR", "CT"),
+    shown: Window | None = None,
+) -> plt.Figure:
+    """Return source | synthetic | truth | error of slice `at`; synthetic (h, w) in [-1, 1].
+
+    shown: the window in which target and error are drawn; None for the networks' own.
+    """
     source, target = test.windows["source"], test.windows["target"]
     return synthesis_row(
         source.from_network(np.asarray(test.source[at])),
         target.from_network(synthetic),
         target.from_network(truth_of(test, "source_to_target")[at]),
         source,
-        target,
+        shown or target,
         mask=None if test.valid is None else np.asarray(test.valid[at]),
         names=names,
         plane=test.preparation.plane,
@@ -67,12 +79,14 @@ def row_of(test: PreparedSlices, synthetic: np.ndarray, at: int, names: tuple[st
     )
 
 
-def draw(run: str, translator: Translator, patient: str, names: tuple[str, str]) -> plt.Figure:
+def draw(
+    run: str, translator: Translator, patient: str, names: tuple[str, str], shown: Window | None = None
+) -> plt.Figure:
     """Return source | synthetic | truth | error of a patient's middle slice."""
     test = experiments.prepared(f"{TRAININGS[run].cohort}_test", "full")
     where = dict(test.patients("source"))[patient]
     at = (where.start + where.stop) // 2
-    return row_of(test, translator.translate(np.asarray(test.source[at])[None])[0], at, names)
+    return row_of(test, translator.translate(np.asarray(test.source[at])[None])[0], at, names, shown)
 
 
 def is_recorded(run: str) -> bool:
@@ -86,7 +100,7 @@ def is_recorded(run: str) -> bool:
 
 def section(title: str, folder: Path) -> str:
     """Write the pictures of an anatomy and return its part of the page; empty without a recorded translator."""
-    runs, (source, target) = SHOWN[title]
+    runs, (source, target), shown = SHOWN[title]
     run = next((name for name in runs if is_recorded(name)), None)
     if run is None:
         return ""
@@ -98,9 +112,13 @@ def section(title: str, folder: Path) -> str:
     others = [f"{mae:.1f}" for seed, mae in images.groupby("seed").MAE.mean().items() if seed != SEEDS[0]]
     text = f"\n## {title}\n\n`{run}`, {steps} steps; MAE of {len(errors)} test patients {values.mean():.1f} grey levels"
     text += f" (with other seeds: {', '.join(others)}).\n" if others else ".\n"
+    if shown:
+        own = translator.preparation.windows["target"]
+        text += f"\n{target} is shown in the window for soft tissue, {shown}, to tell organs apart; the network sees"
+        text += f" {own}.\n"
     for which, patient in choose(errors).items():
         path = folder / f"gallery_{run}_{which}.jpg"
-        figure = draw(run, translator, patient, (source, target))
+        figure = draw(run, translator, patient, (source, target), shown)
         with atomic(path) as temporary:
             figure.savefig(temporary, dpi=90, format="jpg", pil_kwargs={"quality": 85})
         plt.close(figure)

@@ -134,7 +134,8 @@ def synthesis_row(
     height = rows * ((WIDTH - 1.6) / columns * real.shape[0] / real.shape[1] + 0.42) + 0.85 * (not several)
     with plt.rc_context({"figure.constrained_layout.w_pad": 0.02, "figure.constrained_layout.wspace": 0.01}):
         fig, axes = subplots(rows, columns, figsize=(WIDTH, height))
-    mr = draw_image(axes[0, 0], real, source_title, (source_window.low, source_window.high), plane, pixel=pixel)
+    shown = f"{source_title} ({source_window})" if several else source_title  # there its colour bar has no room
+    mr = draw_image(axes[0, 0], real, shown, (source_window.low, source_window.high), plane, pixel=pixel)
     order = [(truth_title, true), *synthetics.items()] if several else [*synthetics.items(), (truth_title, true)]
     for ax, (title, image) in zip(axes[0, 1:], order, strict=False):
         ct = draw_image(ax, image, title, (target_window.low, target_window.high), plane)
@@ -155,7 +156,7 @@ def synthesis_row(
         colour_bar(fig, mr, axes[0, 0], source_window.unit, aspect=17, **below)
         colour_bar(fig, ct, list(axes[0, 1:3]), target_window.unit, aspect=36, **below)
         colour_bar(fig, wrong, axes[0, 3], label, aspect=17, extend="both", **below)
-    titles = [source_title, *(title for title, _ in order)]
+    titles = [shown, *(title for title, _ in order)]
     windows = dict(zip(names, (source_window, target_window), strict=True))
     greys = alt_text.greys({title: (w.low, w.high, w.unit) for title, w in windows.items()})
     mae = {t: float(np.nanmean(np.abs(e))) for t, e in zip(synthetics, errors, strict=True) if inside.any()}

@@ -53,6 +53,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+if torch.cuda.device_count():  # a driver that starts while `no_gpu` hides the GPUs would find none later either
+    torch._C._cuda_getDeviceCount()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def no_gpu(request) -> Iterator[None]:
     """All tests but those of test_gpu.py, and the commands they start see no GPU: bits are equal on a CPU only."""

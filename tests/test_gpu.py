@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -68,9 +69,10 @@ def test_captured_updates_on_pairs_give_the_losses_of_plain_ones(tmp_path):
 
 
 def test_a_recording_that_breaks_off_leaves_a_run_that_goes_on(data, capsys):
-    broken, plain = trainer(data), trainer(data)
-    for update in plain.updates.values():
-        update.recorder = None
+    broken, plain, again = (trainer(data) for _ in range(3))
+    for run in (plain, again):
+        for update in run.updates.values():
+            update.recorder = None
     update = broken.updates["discriminators"].update
 
     def waiting(*inputs):
@@ -80,7 +82,8 @@ def test_a_recording_that_breaks_off_leaves_a_run_that_goes_on(data, capsys):
         return terms
 
     broken.updates["discriminators"].update = waiting
-    np.testing.assert_allclose(losses_of(broken, 8), losses_of(plain, 8), rtol=1e-3, atol=1e-3)
+    of_broken, of_plain, of_again = (np.array(losses_of(run, 8)) for run in (broken, plain, again))
+    assert np.abs(of_broken - of_plain).max() <= max(1e-3, 10 * np.abs(of_again - of_plain).max())
     assert capsys.readouterr().err.count("CUDA graph: not recorded") == 1
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
     fresh = trainer(data)  # the next run of the same process is recorded
@@ -144,7 +147,7 @@ def test_every_network_can_be_captured_in_the_precision_that_a_gpu_takes(offset_
 
 def test_a_resumed_run_ends_near_one_that_was_never_stopped(data, tmp_path):
     s = settings(iterations=12, decay_iterations=6, precision="float32", sample_every=0)
-    whole, again = (read_log(train(s, data, tmp_path / name, device="cuda")) for name in ("whole", "again"))
+    unbroken = [read_log(train(s, data, tmp_path / name, device="cuda")) for name in ("whole", "again", "third")]
     step = Trainer.step
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(
@@ -152,9 +155,11 @@ def test_a_resumed_run_ends_near_one_that_was_never_stopped(data, tmp_path):
         )
         train(s, data, tmp_path / "cut", device="cuda")
     cut = read_log(train(s, data, tmp_path / "cut", resume=True, device="cuda"))
-    tables = [np.array([[v for k, v in line.items() if k != "seconds"] for line in log]) for log in (whole, again, cut)]
-    spread = np.abs(tables[0] - tables[1]).max()
-    assert np.abs(tables[0] - tables[2]).max() <= max(3 * spread, 1e-3)
+    *tables, resumed = (
+        np.array([[v for k, v in line.items() if k != "seconds"] for line in log]) for log in (*unbroken, cut)
+    )
+    spread = max(np.abs(one - other).max() for one, other in combinations(tables, 2))
+    assert np.abs(resumed - tables[0]).max() <= max(3 * spread, 1e-3)
 
 
 SHAPES = [(1, 16, 128, 128), (2, 64, 31, 31), (1, 256, 64, 64), (1, 64, 256, 256), (3, 70, 9, 7)]

@@ -200,10 +200,10 @@ def shared_gpu() -> Iterator[bool]:
     with tempfile.TemporaryDirectory(prefix="mps", ignore_cleanup_errors=True) as folder:  # it may still write there
         variables = {MPS_FOLDER: folder, "CUDA_MPS_LOG_DIRECTORY": folder}
         os.environ.update(variables)
-        works = _succeeds([MPS, "-d"]) and _succeeds([sys.executable, "-c", USE_GPU])
-        if not works:
-            _forget(variables)
         try:
+            works = _succeeds([MPS, "-d"]) and _succeeds([sys.executable, "-c", USE_GPU])
+            if not works:
+                _forget(variables)
             yield works
         finally:
             _succeeds([MPS], input="quit\n", env=os.environ | variables)

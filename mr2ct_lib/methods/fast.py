@@ -95,11 +95,13 @@ def _kernels(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
         from mr2ct_lib.methods import kernels
 
         with torch.inference_mode(False), torch.enable_grad():
-            x = torch.arange(1024.0, device=device).view(1, 16, 8, 8).to(dtype).contiguous(memory_format=CHANNELS_LAST)
-            out = kernels.Reflect.apply(kernels.InstanceNorm.apply(x.requires_grad_(), EPS, FLAT), 1)
-            out.sum().backward()
-            expected = F.pad(F.instance_norm(x.detach().float()), [1] * 4, mode="reflect")
-            torch.testing.assert_close(out.detach().float(), expected, rtol=0, atol=0.05)  # waits for the kernels, too
+            for channels, k in ((16, 1), (64, 3)):
+                x = torch.arange(channels * 64.0, device=device).view(1, channels, 8, 8) / channels
+                x = x.to(dtype).contiguous(memory_format=CHANNELS_LAST)
+                out = kernels.Reflect.apply(kernels.InstanceNorm.apply(x.requires_grad_(), EPS, FLAT), k)
+                out.sum().backward()
+                expected = F.pad(F.instance_norm(x.detach().float()), [k] * 4, mode="reflect")
+                torch.testing.assert_close(out.detach().float(), expected, rtol=0, atol=0.05)  # waits for the kernels
     except ImportError:
         return None
     except Exception as error:  # of any kind: what a run can do without must not end it

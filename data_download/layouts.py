@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -261,7 +262,7 @@ def _chosen(source: list[Scan], target: list[Scan], ids: tuple[list[str], list[s
 
 
 def _write(out: Path, sides: Sides, known: dict[int, str], paired: bool) -> Path:
-    failures, written = [], 0
+    failures, unusable = [], []
     with atomic(out) as temporary:
         for domain, unit, scans in zip(("source", "target"), ("a.u.", "HU"), sides, strict=True):
             (temporary / domain).mkdir(parents=True)
@@ -274,11 +275,14 @@ def _write(out: Path, sides: Sides, known: dict[int, str], paired: bool) -> Path
                         (temporary / "labels").mkdir(exist_ok=True)
                         scan.labels(temporary / "labels" / f"{scan.id}.nii.gz")
                     _place(scan, temporary / domain / scan.id, unit)
-                    written += 1
                 except InputError as error:
                     (temporary / "labels" / f"{scan.id}.nii.gz").unlink(missing_ok=True)
                     failures.append(f"{scan.id}: {error}")
-        if not written:
+                    unusable.append(scan.id)
+        for id_ in unusable if paired else ():  # a pair needs both sides
+            for kind, ending in product(("source", "target", "labels"), ENDINGS):
+                (temporary / kind / f"{id_}{ending}").unlink(missing_ok=True)
+        if not any(any((temporary / domain).iterdir()) for domain in ("source", "target")):
             raise InputError(f"{out}: no scan can be used; expected at least one. The first: {failures[0]}")
         write_json({"paired": paired}, temporary / "cohort.json")
         if (temporary / "labels").is_dir():

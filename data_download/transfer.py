@@ -313,6 +313,8 @@ def _receive_once(session: requests.Session, remote: Remote, part: Path) -> None
         if have and not start:  # the server begins anew: what is here stays until the new bytes are worth more
             _begin_anew(response, remote, part, about, have)
         else:
+            if not start:
+                part.unlink(missing_ok=True)  # what lay here without a note may be another version
             write_json(about, _note(part))
             _append(response, part, start, total)
             _require_end(response, remote, part, about)

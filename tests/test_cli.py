@@ -74,6 +74,21 @@ def test_an_mr_is_compared_in_the_unit_of_the_synthetic_one(chain, mr2ct, tmp_pa
     assert code == 0 and json.loads(out)["unit"] == "SD" and json.loads(out)["MAE (SD)"] < 1e-5
 
 
+def test_a_z_scored_mr_is_lifted_before_it_is_compared_in_percent(chain, mr2ct, tmp_path):
+    """As `prepare` lifts it, so that its air is black."""
+    mr = read_volume(chain / "cohort/source/s0001.nii.gz")
+    from mr2ct_lib.images.intensity import normalise_mr
+    from mr2ct_lib.images.volumes import write_volume
+
+    write_volume(normalise_mr(mr, "percentile"), tmp_path / "made.nii.gz")
+    write_volume(mr.replace(array=(mr.array - mr.array.mean()) / mr.array.std()), tmp_path / "truth.nii.gz")
+    code, out, _ = mr2ct("evaluate", tmp_path / "made.nii.gz", tmp_path / "truth.nii.gz", "--json")
+    assert code == 0 and json.loads(out)["unit"] == "%" and json.loads(out)["MAE (%)"] < 1
+    said = [mr2ct("inspect", path)[1] for path in (chain / "cohort/source/s0001.nii.gz", tmp_path / "truth.nii.gz")]
+    body = [int(re.search(r"body\s+(\d+)%", text)[1]) for text in said]
+    assert abs(body[0] - body[1]) <= 1
+
+
 def test_training_goes_on_where_it_stopped(chain, mr2ct, tmp_path):
     words = [
         "train",

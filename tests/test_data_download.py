@@ -139,6 +139,16 @@ def test_a_changed_file_is_not_glued_to_the_old_piece(server, tmp_path):
     assert transfer.fetch(remote(server, checksum=None), tmp_path).read_bytes() == BODY[::-1]
 
 
+def test_a_piece_without_a_note_is_gone_before_there_is_one(server, tmp_path, monkeypatch):
+    """Killed between the two, the next start would glue new bytes to a piece of any version."""
+    (tmp_path / "set.zip.part").write_bytes(BODY[: len(BODY) // 2])
+    server.tag, server.body = '"two"', BODY[::-1]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(transfer, "_append", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        transfer.fetch(remote(server, checksum=None), tmp_path)
+    assert transfer.fetch(remote(server, checksum=None), tmp_path).read_bytes() == BODY[::-1]
+
+
 def test_a_whole_part_file_needs_no_more_bytes(server, tmp_path):
     half_there(tmp_path, server).write_bytes(BODY)
     assert transfer.fetch(remote(server), tmp_path).read_bytes() == BODY

@@ -111,6 +111,18 @@ def test_ixi_pairs_by_person(tmp_path):
     assert read_cohort(tmp_path / "cohort/paired").paired and not read_cohort(tmp_path / "cohort/unpaired").paired
 
 
+def test_a_pair_of_which_one_scan_cannot_be_read_is_left_out_whole(tmp_path, capsys):
+    for id_ in ("p1", "p10"):
+        nifti(tmp_path / f"{id_}.nii.gz")
+    (tmp_path / "empty").mkdir()
+    files = {id_: tmp_path / f"{id_}.nii.gz" for id_ in ("p1", "p10")}
+    sides = [[layouts.Scan(*item) for item in side.items()] for side in (files, files | {"p1": tmp_path / "empty"})]
+    out = layouts._write(tmp_path / "cohort", tuple(sides), {}, paired=True)
+    assert listing(out) == {"source": ["p10.nii.gz"], "target": ["p10.nii.gz"]}
+    with pytest.raises(InputError, match="no scan can be used"):
+        layouts._write(tmp_path / "none", (sides[0][:1], sides[1][:1]), {}, paired=True)
+
+
 @pytest.mark.parametrize(
     ("layout", "top", "groups", "write", "ending"),
     [

@@ -52,6 +52,8 @@ def test_complete_map_comes_back_unchanged():
     once, names = complete_labels(labels, NAMES, (3, 3, 3))
     twice, names_again = complete_labels(once, names, (3, 3, 3))
     assert np.array_equal(once, twice) and names == names_again
+    spoken = {value: name.replace("_", " ").capitalize() for value, name in names.items()}
+    assert np.array_equal(once, complete_labels(once, spoken, (3, 3, 3))[0])
 
 
 def test_values_without_name_and_empty_maps_are_refused():

@@ -234,6 +234,12 @@ def test_a_figure_is_stored_at_twice_its_size_with_what_it_shows_in_words(
         images = re.findall("<img[^>]*base64[^>]*>", (tmp_path / page).read_text(encoding="utf-8"))
         alts = [re.search('alt="([^"]*)"', image).group(1) for image in images]
         assert [html.unescape(alt) for alt in alts] == [first["alt"], second["alt"]]
+    notebook = nbformat.read(path, 4)  # a picture without one does not take that of the next
+    next(o for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o).metadata["image/png"].pop("alt")
+    nbformat.write(notebook, path)
+    write_html(path, tmp_path / "page.html")
+    images = re.findall("<img[^>]*base64[^>]*>", (tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "A &lt;line" in images[1] and "A &lt;line" not in images[0]
 
 
 def test_refreshing_twice_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -105,6 +105,10 @@ def test_pairs_correspond_and_valid_marks_what_the_target_covers(tmp_path):
     np.testing.assert_allclose(slices.target[:6, :8], slices.truth_source_to_target[:6, :8], atol=1e-5)
     np.testing.assert_array_equal(slices.labels_source, slices.labels_target)
     assert slices.meta["paired"] is True
+    nothing = scan.replace(array=np.zeros(scan.array.shape, np.uint8), unit="label")
+    write_volume(nothing, cohort / "labels_target" / "p0002.nii")  # not packed
+    slices = PreparedSlices(prepare(cohort, tmp_path / "p", progress=False))
+    assert slices.labels_source[6:].any() and not slices.labels_target[6:].any()
 
 
 def smaller(scan: Volume) -> Volume:

@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from PIL import Image
 
+from mr2ct_lib.files import InputError
 from tools import NOTEBOOKS, ROOT, colab, hygiene, slim
 from tools import site as website
 
@@ -115,6 +116,13 @@ def test_a_site_of_two_pages_is_built_without_warnings(
     icons = next((tmp_path / "site").rglob("fa-solid-900.woff2"))
     assert {0xF002} <= set(TTFont(icons).getBestCmap()) and icons.stat().st_size < 10_000  # a magnifying glass
     assert "searchindex.js" not in home and "searchindex.js" in (tmp_path / "site/search.html").read_text()
+
+
+def test_a_folder_that_is_no_site_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("three years")
+    with pytest.raises(InputError, match="no site of ours"):
+        website.build(tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
 
 
 def test_the_weight_of_a_page_counts_what_it_loads(tmp_path: Path) -> None:

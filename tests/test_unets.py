@@ -21,7 +21,11 @@ def hips(monkeypatch):
     image = np.where(labels > 0, 0.8, -0.8).astype(np.float32)
     hips = SimpleNamespace(
         folder="prepared/scratch",
-        meta={"anatomy": "hip", "label_names": {str(v): n for v, n in HIP_NAMES.items()}},
+        meta={
+            "anatomy": "hip",
+            "label_names": {str(v): n for v, n in HIP_NAMES.items()},
+            "patients": {"source": []},
+        },
         preparation=SimpleNamespace(spacing=(5.0, 5.0), slice_spacing=6.0, pixel=5.0, plane="coronal"),
         source=image, target=image, labels_source=labels, labels_target=labels,
         patients=lambda domain: [(f"p{n}", slice(n, n + 1)) for n in range(6)],
@@ -64,6 +68,9 @@ def test_measure_labels_by_hand(hips):
     assert table.loc[("p1", "femur"), ["Dice", "HD95"]].tolist() == [0.75, 5.0]
     assert table.loc[("p1", "femur"), ["mL", "true mL"]].tolist() == pytest.approx([4.8, 4.8])  # 32 voxels of 150 mm3
     assert table.loc[("p0", "sacrum"), ["Dice", "HD95"]].isna().all()
+    hips.meta["patients"]["source"].append({"id": "p1", "affine": np.diag([5.0, 12.0, 5.0, 1.0]).tolist()})
+    table = evaluation.measure_labels(prediction, truth, names, hips).set_index(["patient", "structure"])
+    assert table.loc[[("p0", "femur"), ("p1", "femur")], "true mL"].tolist() == pytest.approx([4.8, 9.6])
     with pytest.raises(InputError, match="whole test set"):
         evaluation.measure_labels(prediction[:2], truth, names, hips)
 

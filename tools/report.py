@@ -81,8 +81,8 @@ def write_html(notebook_path: Path, out: Path) -> None:
     resources = {"metadata": {"name": notebook_path.stem, "path": str(notebook_path.parent)}}
     body, _ = exporter.from_notebook_node(notebook, resources)
     for item in items_of(notebook):  # nbconvert's page does not carry the alternative text of outputs
-        if item.kind == "figure" and item.alt:
-            body = body.replace(NO_ALT, f'alt="{html.escape(item.alt)}"', 1)
+        if item.kind == "figure":
+            body = body.replace(NO_ALT, f'alt="{html.escape(item.alt or "not described")}"', 1)
     with atomic(out) as temporary:
         temporary.write_text(body, encoding="utf-8")
 

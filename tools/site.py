@@ -23,6 +23,7 @@ import nbformat
 import pandas as pd
 
 from mr2ct_lib.course.papers import METHODS
+from mr2ct_lib.files import InputError
 from tools import ROOT, colab, numbered_notebooks, slim
 
 LIBRARY = ROOT / "mr2ct_lib"
@@ -102,6 +103,8 @@ def build(out: Path) -> list[str]:
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace
 
+    if out.exists() and not (out.is_dir() and ((out / ".nojekyll").exists() or not any(out.iterdir()))):
+        raise InputError(f"{out}: is no site of ours; expected a new folder, as all in it is replaced. Choose another")
     work = out.with_name(out.name + "_build")
     source, html = work / "source", work / "html"  # myst-nb leaves pictures beside the folder that Sphinx writes to
     for folder in (source, html, out):

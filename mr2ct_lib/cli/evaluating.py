@@ -11,7 +11,8 @@ import numpy as np
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.folders import read_names
 from mr2ct_lib.images.hounsfield import UNMEASURED_HU, wrong_scale
-from mr2ct_lib.images.intensity import normalise_mr, without_unmeasured
+from mr2ct_lib.images.intensity import normalise_mr, without_negative, without_unmeasured
+from mr2ct_lib.images.preparation import NORMALISATION
 from mr2ct_lib.images.same_grid import check_same_grid
 from mr2ct_lib.images.volumes import Volume, read_volume, reslice
 from mr2ct_lib.measures.evaluation import compare_volumes, errors_by_label, synthrad
@@ -145,8 +146,8 @@ def _as_kind_of(made: Volume, real: Volume, prediction: Path, truth: Path) -> Vo
 
 def _in_unit_of(made: Volume, real: Volume) -> Volume:
     """An MR in the unit of the prediction; a CT as it is."""
-    method = {"%": "percentile", "SD": "zscore"}.get(made.unit)
-    return normalise_mr(real, method) if method and real.unit == "a.u." else real
+    method = NORMALISATION.get(made.unit)
+    return normalise_mr(without_negative(real), method) if method and real.unit == "a.u." else real
 
 
 def _names(path: Path | None, values: np.ndarray) -> dict[int, str]:

@@ -11,7 +11,15 @@ from mr2ct_lib.course.recorded import find_translator
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.dicom_reading import open_series
 from mr2ct_lib.images.folders import guess_modality, is_offset_ct
-from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW, WHOLE_BODY_WINDOW, Window, body_mask, mr_scale
+from mr2ct_lib.images.intensity import (
+    CT_WINDOW,
+    MR_WINDOW,
+    WHOLE_BODY_WINDOW,
+    Window,
+    body_mask,
+    mr_scale,
+    without_negative,
+)
 from mr2ct_lib.images.scan_files import NIFTI, forms_are_mirrored
 from mr2ct_lib.images.volumes import Volume, read_volume
 from mr2ct_lib.methods.training_data import check_scan
@@ -27,7 +35,8 @@ def describe(path: Path) -> dict[str, str]:
     volume = read_volume(path)
     low, first, middle, last, high = np.percentile(volume.array, [0, 1, 50, 99, 100])
     looks = values_look_like(volume)
-    body = body_mask(volume.replace(unit="HU") if looks == "CT" else volume)
+    seen = {"CT": volume.replace(unit="HU"), "MR": without_negative(volume)}.get(looks, volume)  # as `prepare` takes it
+    body = body_mask(seen)
     facts = {
         "kind": _kind(path),
         "grid (voxels, RAS order)": " x ".join(map(str, volume.array.shape)),
@@ -41,9 +50,9 @@ def describe(path: Path) -> dict[str, str]:
         "values": f"{low:.4g} to {high:.4g}, median {middle:.4g}, 98 % within {first:.4g} to {last:.4g}",
         "body": f"{body.mean():.0%} of the voxels",
     }
-    windows = _usual_windows(volume) if looks in ("CT", "MR") else []
+    windows = _usual_windows(seen) if looks in ("CT", "MR") else []
     for window, name in windows:
-        facts[f"cut by {name}"] = _cut(volume, window)
+        facts[f"cut by {name}"] = _cut(seen, window)
     return facts
 
 

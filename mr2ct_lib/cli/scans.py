@@ -157,7 +157,7 @@ def _check_sides(sides: list[Path], scan: Path, overwrite: bool) -> None:
 
 def _writes_series(out: str, single: bool, dicom: bool, keep_patient: bool) -> bool:
     """Say whether results are DICOM series. Raises InputError for an option of DICOM where they are not."""
-    series = not is_nifti_name(Path(out)) if single else dicom
+    series = out.endswith("/") or not is_nifti_name(Path(out)) if single else dicom
     if dicom and not series:
         raise InputError(
             f"--dicom: {out} is the name of a NIfTI file; expected a folder's name with / at its end. Rename it, or "
@@ -237,6 +237,7 @@ def segment_apply(
         labels = segment(read_volume(scan), load_translator(find_translator(translator)), network, strict)
     write_volume(labels, out)
     write_json({"0": "background"} | {str(value): name for value, name in network.names.items()}, names)
-    volumes = np.bincount(labels.array.ravel(), minlength=max(network.names) + 1) * np.prod(labels.spacing) / 1000
+    voxel = abs(np.linalg.det(labels.affine[:3, :3])) / 1000  # mL, of a sheared scan, too
+    volumes = np.bincount(labels.array.ravel(), minlength=max(network.names) + 1) * voxel
     print("\n".join(f"  {name:<34}{volumes[value]:8.1f} mL" for value, name in network.names.items()))
     print(f"{out}, names in {names}")

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from mr2ct_lib import cores
 from mr2ct_lib.files import InputError, atomic, counted, write_json
-from mr2ct_lib.images.folders import Cohort, read_cohort
+from mr2ct_lib.images.folders import Cohort, read_cohort, scans_in
 from mr2ct_lib.images.intensity import (
     ABDOMEN_CT_WINDOW,
     CT_WINDOW,
@@ -269,8 +269,8 @@ def _pair(cohort: Cohort, id_: str, modality: dict[str, str]) -> Job:
     """The job of a patient of a paired cohort: both scans, and the labels and truths that there are."""
 
     def beside(kind: str) -> dict[str, Path]:
-        path = cohort.folder / kind / f"{id_}.nii.gz"
-        return {kind: path} if path.exists() else {}
+        path = scans_in(cohort.folder / kind).get(id_)
+        return {kind: path} if path else {}
 
     labels = dict.fromkeys(("labels_source", "labels_target"), cohort.labels[id_]) if id_ in cohort.labels else {}
     labels |= beside("labels_target") if labels else {}

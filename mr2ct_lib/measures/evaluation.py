@@ -13,7 +13,7 @@ from scipy.ndimage import binary_erosion
 from mr2ct_lib.files import InputError
 from mr2ct_lib.images.intensity import CT_WINDOW, Window
 from mr2ct_lib.images.slices import PreparedSlices
-from mr2ct_lib.images.volumes import Volume
+from mr2ct_lib.images.volumes import Volume, plane_axes
 from mr2ct_lib.measures import metrics
 from mr2ct_lib.measures.baselines import histogram_matching, mean_target
 from mr2ct_lib.measures.displacement import displacement
@@ -282,9 +282,13 @@ def measure_labels(
         raise InputError(
             f"prediction: shape {prediction.shape} against {truth.shape} of {test.folder}; segment the whole test set"
         )
-    spacing = (test.preparation.slice_spacing, *test.preparation.spacing)
-    rows = []
+    across, rows = plane_axes(test.preparation.plane)[0], []
+    affines = {row["id"]: row["affine"] for row in test.meta["patients"]["source"] if "affine" in row}
     for patient, where in test.patients("source"):
+        apart = test.preparation.slice_spacing  # thick slices of a user's own scan stay as they are
+        if patient in affines:
+            apart = float(np.linalg.norm(np.asarray(affines[patient])[:3, across]))
+        spacing = (apart, *test.preparation.spacing)
         overlap = dice(prediction[where], truth[where], names)
         distance = hausdorff_95(prediction[where], truth[where], names, spacing)
         size, true_size = (volumes(image[where], names, spacing) for image in (prediction, truth))

@@ -172,7 +172,7 @@ def complete_labels(
     tissues = {value: tissue_of(name).name for value, name in names.items()}
     if not present:
         raise InputError("label map: holds background only; expected some structures. Choose another file")
-    have = {names[value] for value in present}
+    have = {plain(names[value]) for value in present}
     names = {0: "background"} | dict(names)
     if "skin" in have or {"subcutaneous_fat", "fat"} & have:
         return labels.astype(np.uint8 if max(names) < 256 else np.int16), names

@@ -17,6 +17,7 @@ from mr2ct_lib.patients.faults import DISTORTION_SEED, thin_plate_distortion
 from mr2ct_lib.patients.head import head_patient
 from mr2ct_lib.patients.hip import hip_patient
 from mr2ct_lib.patients.physics import SEQUENCES
+from mr2ct_lib.patients.tissues import tissue_of
 
 MARGIN_MM = 12.0  # of a CT beyond the field of view of the MR: room for reslicing
 
@@ -190,7 +191,7 @@ def scan(
     if scanner.modality == "CT":
         block = None if around is None else grid.block_around(around, MARGIN_MM)
         image, labels = acquire_ct(patient, grid.shape, affine, seed, table=scanner.table, block=block, **options)
-        tables = [value for value, name in patient.names.items() if name == "table"]
+        tables = [value for value, name in patient.names.items() if tissue_of(name).name == "table"]
         array = np.where(np.isin(labels.array, tables), 0, labels.array).astype(labels.array.dtype)
         return image, labels.replace(array=array)
     if distort:

@@ -175,7 +175,7 @@ def _run_on_cluster(
     try:
         import distributed
     except ImportError as error:
-        raise InputError("scheduler: Dask is not installed; expected its package. pip install 'mr2ct[dask]'") from error
+        raise InputError("scheduler: Dask is not installed; expected its package. pip install -e '.[dask]'") from error
     for name in ("distributed", "distributed.client"):  # a lost connection is said in one sentence, not as a traceback
         logging.getLogger(name).setLevel(logging.CRITICAL)
     address = scheduler

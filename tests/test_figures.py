@@ -102,7 +102,7 @@ def test_synthetic_and_true_ct_share_the_window_and_the_error_is_centred_on_zero
     fig = figures.synthesis_row(MR, IMAGE, IMAGE + 9)
     assert clims(fig)[:4] == [(0, 100), (-150, 350), (-150, 350), pytest.approx((-500 / 3, 500 / 3))]
     np.testing.assert_allclose(fig.axes[3].images[0].get_array(), -9)
-    assert fig.axes[3].get_title() == "error (MAE 9 HU)"
+    assert fig.axes[3].get_title() == "error (MAE 9.0 HU)"
 
 
 def test_error_counts_inside_the_mask_only() -> None:
@@ -111,7 +111,7 @@ def test_error_counts_inside_the_mask_only() -> None:
     truth[:5] -= 4
     truth[5:] += 300
     fig = figures.synthesis_row(MR, IMAGE, truth, mask=mask)
-    assert fig.axes[3].get_title() == "error (MAE 4 HU)"
+    assert fig.axes[3].get_title() == "error (MAE 4.0 HU)"
     np.testing.assert_array_equal(np.ma.getmaskarray(fig.axes[3].images[0].get_array()), ~mask)
 
 

@@ -4,6 +4,7 @@ Of the test patients of the full profile, the one with the median, the lowest an
 the recorded translator. Anatomies without a recorded translator are skipped. Scans that are not in runs/ are made now.
 """
 
+import argparse
 from pathlib import Path
 
 import matplotlib
@@ -115,7 +116,7 @@ def section(title: str, folder: Path) -> str:
     if shown:
         own = translator.preparation.windows["target"]
         text += f"\n{target} is shown in the window for soft tissue, {shown}, to tell organs apart; the network sees"
-        text += f" {own}.\n"
+        text += f" {own}, and the errors are those of that window.\n"
     for which, patient in choose(errors).items():
         path = folder / f"gallery_{run}_{which}.jpg"
         figure = draw(run, translator, patient, (source, target), shown)
@@ -130,6 +131,7 @@ def section(title: str, folder: Path) -> str:
 
 def main() -> None:
     """Write the page and its pictures, and say which anatomies are missing."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     parts = {title: section(title, DOCS) for title in SHOWN}
     with atomic(DOCS / "gallery.md") as temporary:
         temporary.write_text(HEAD.format(seed=SEEDS[0]) + "".join(parts.values()), encoding="utf-8")

@@ -217,7 +217,7 @@ def evaluate(
 )
 def segment_apply(
     segmenter: Annotated[Path, typer.Argument(help="folder of a trained U-Net")],
-    scan: Annotated[Path, typer.Argument(help="an MR: a NIfTI file or a DICOM folder")],
+    scan: Annotated[Path, typer.Argument(help="an MR: a NIfTI, MetaImage or NRRD file or a DICOM folder")],
     translator: Annotated[Path, typer.Option(help="translator/ of the run that the U-Net was trained with")],
     out: Out,
     strict: Strict = False,

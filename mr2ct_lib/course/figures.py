@@ -123,8 +123,8 @@ def synthesis_row(
         raise InputError(
             f"synthetic: titles {list(synthetics)}; expected others than {source_title}, {truth_title} and mask"
         )
-    mask = np.ones(as_image(truth).shape) if mask is None else mask
-    checked = checked_images({source_title: source, **synthetics, truth_title: truth, "mask": mask})
+    images = {source_title: source, **synthetics, truth_title: truth}
+    checked = checked_images(images | {"mask": np.ones(as_image(truth).shape) if mask is None else mask})
     real, true, inside = checked[source_title], checked[truth_title], checked["mask"].astype(bool)
     synthetics = {title: checked[title] for title in synthetics}
     limit = (target_window.high - target_window.low) / 3 if error_limit is None else error_limit
@@ -139,28 +139,28 @@ def synthesis_row(
     order = [(truth_title, true), *synthetics.items()] if several else [*synthetics.items(), (truth_title, true)]
     for ax, (title, image) in zip(axes[0, 1:], order, strict=False):
         ct = draw_image(ax, image, title, (target_window.low, target_window.high), plane)
-    error_axes = list(axes[1, 2:]) if several else [axes[0, 3]]
-    for ax, error in zip(error_axes, errors, strict=True):
-        mean = f"MAE {np.nanmean(np.abs(error)):.3g} {target_window.unit}" if inside.any() else "no voxel"
+    error_axes, unit = list(axes[1, 2:]) if several else [axes[0, 3]], target_window.unit
+    mae = {t: float(np.nanmean(np.abs(e))) for t, e in zip(synthetics, errors, strict=True) if inside.any()}
+    for ax, name, error in zip(error_axes, synthetics, errors, strict=True):
+        mean = f"MAE {mae[name]:{'.1f' if unit == 'HU' else '.3g'}} {unit}" if mae else "no voxel"
         title = mean if len(synthetics) > 2 else f"error ({mean})"
         wrong = draw_image(ax, error, title, (-limit, limit), plane, cmap=cmap)
-    label = f"synthetic - true / {target_window.unit}"
+    label = f"synthetic - true / {unit}"
+    ends = bar_ends([true, *synthetics.values()], ct.get_clim())
     if several:
-        for ax in axes[1, :2]:
-            if ax in fig.axes:
-                ax.remove()
-        colour_bar(fig, ct, list(axes[0, 1:]), target_window.unit)
+        for ax in set(axes[1, :2]) & set(fig.axes):
+            ax.remove()
+        colour_bar(fig, ct, list(axes[0, 1:]), unit, extend=ends)
         colour_bar(fig, wrong, error_axes, label, extend="both")
     else:
         below = {"location": "bottom", "pad": 0.02, "fraction": 0.06}
-        colour_bar(fig, mr, axes[0, 0], source_window.unit, aspect=17, **below)
-        colour_bar(fig, ct, list(axes[0, 1:3]), target_window.unit, aspect=36, **below)
+        colour_bar(fig, mr, axes[0, 0], source_window.unit, aspect=17, extend=bar_ends([real], mr.get_clim()), **below)
+        colour_bar(fig, ct, list(axes[0, 1:3]), unit, aspect=36, extend=ends, **below)
         colour_bar(fig, wrong, axes[0, 3], label, aspect=17, extend="both", **below)
     titles = [shown, *(title for title, _ in order)]
     windows = dict(zip(names, (source_window, target_window), strict=True))
     greys = alt_text.greys({title: (w.low, w.high, w.unit) for title, w in windows.items()})
-    mae = {t: float(np.nanmean(np.abs(e))) for t, e in zip(synthetics, errors, strict=True) if inside.any()}
-    return describe(fig, alt_text.images(titles, plane, greys) + alt_text.errors(mae, target_window.unit, limit))
+    return describe(fig, alt_text.images(titles, plane, greys) + alt_text.errors(mae, unit, limit))
 
 
 @styled

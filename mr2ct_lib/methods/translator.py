@@ -101,7 +101,7 @@ class Translator(nn.Module):
         """Write one direction's undeformed pass as ONNX: `slices` (n, 1, h, w) in [-1, 1], any n, h and w multiples of
         4 -> `translated`.
 
-        It needs the extra `onnx` (pip install 'mr2ct[onnx]'). Windows and pixel size stay in translator.json.
+        It needs the extra `onnx` (pip install -e '.[onnx]'). Windows and pixel size stay in translator.json.
         """
         generator = copy.deepcopy(getattr(self, direction)).cpu().float().eval()
         axes, written = {0: "n", 2: "h", 3: "w"}, io.BytesIO()

@@ -41,7 +41,7 @@ check("02.2", keeps_sign)
 # Fat is the brightest tissue of the MR and the darkest of the body in CT, so its edges inside the body change sign.
 
 # %% [markdown] 3
-# ## Exercise 3 (build): one gradient instead of two
+# ### Exercise 3 (build): one gradient instead of two
 #
 # GC treats $x$ and $y$ separately. An image whose edges all run one way has a blank derivative in the other direction.
 # What is its GC with *itself*? Write `magnitude_correlation(a, b)`, the NCC of the lengths

@@ -12,7 +12,7 @@ import numpy as np
 
 from mr2ct_lib import cores
 from mr2ct_lib.images.intensity import n4
-from mr2ct_lib.patients.acquisition import acquire_mr, finer_grid
+from mr2ct_lib.patients.acquisition import FINE_VOXELS, TEXTURE_MM, acquire_mr, finer_grid
 from mr2ct_lib.patients.cohort import CohortSettings, make_patient
 from mr2ct_lib.patients.faults import rician, smooth_field
 from mr2ct_lib.patients.hip import hip_patient
@@ -47,13 +47,13 @@ def parts_of_hip_mr(profile: str) -> dict[str, float]:
     patient, sequence = hip_patient(1), SEQUENCES["hip_spgr"]
     affine = grid.affine(patient.landmarks["centre"])
     fine_shape, fine_affine = finer_grid(grid.shape, affine, grid.supersample)
-    slabs = max(1, int(np.prod(fine_shape)) // 6_000_000)  # as acquire_mr does it
+    slabs = max(1, int(np.prod(fine_shape)) // FINE_VOXELS)  # as acquire_mr does it
     slab = (fine_shape[0], fine_shape[1], max(1, fine_shape[2] // slabs))
     signal = np.ones(grid.shape, np.float32)
     return {
         "whole": seconds(lambda: acquire_mr(patient, grid.shape, affine, sequence, 1, supersample=grid.supersample)),
         "painting": seconds(patient.paint, slab, fine_affine) * fine_shape[2] / slab[2],
-        "texture": seconds(smooth_field, slab, fine_affine, 9.0, 1) * fine_shape[2] / slab[2],
+        "texture": seconds(smooth_field, slab, fine_affine, TEXTURE_MM, 1) * fine_shape[2] / slab[2],
         "noise": seconds(rician, signal, 0.1, np.random.default_rng(0)),
     }
 

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from data_download import names
 from mr2ct_lib.files import InputError, atomic
-from mr2ct_lib.images.dicom import open_series
+from mr2ct_lib.images.dicom_reading import open_series
 
 
 def find(folder: Path, pattern: str) -> list[Path]:

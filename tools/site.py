@@ -22,7 +22,7 @@ from urllib.parse import unquote
 import nbformat
 import pandas as pd
 
-from mr2ct_lib.course.papers import METHODS
+from mr2ct_lib.course.papers import MARKS, METHODS
 from mr2ct_lib.files import InputError
 from tools import ROOT, colab, numbered_notebooks, slim
 
@@ -291,7 +291,7 @@ def results_page(folder: Path = ROOT / "results") -> str:
         lines += [
             f"## Settings of the paper: {method}",
             "",
-            "P: the paper's own text, S: a secondary source, I: inferred.",
+            "; ".join(f"{mark}: {meaning}" for mark, meaning in MARKS.items()) + ".",
             "",
         ]
         lines += [_html(pd.DataFrame(rows)), ""]

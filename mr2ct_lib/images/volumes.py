@@ -94,7 +94,7 @@ def read_volume(path: str | Path, unit: str | None = None) -> Volume:
     """Read a NIfTI, MetaImage or NRRD file or a DICOM folder into RAS+ order.
 
     Args:
-        path: the file, or a folder with one DICOM series in it or below it (see `images.dicom`).
+        path: the file, or a folder with one DICOM series in it or below it (see `images.dicom_reading`).
         unit: of the values. Without it: HU for a CT series, what `write_volume` noted in a NIfTI, else "a.u.".
 
     Returns:

@@ -1,7 +1,8 @@
 """Training runs on disk: open a run's folder, resume it, train, and write its log, samples, checkpoints and translator.
 
 The folder holds config.json, log.jsonl, checkpoint.pt, samples/ and, when the run is finished, translator/. Every file
-is written whole or not at all. A run that was stopped at any moment continues from its last checkpoint to the same end.
+but the log, which grows line by line, is written whole or not at all. A run that was stopped at any moment continues
+from its last checkpoint to the same end.
 """
 
 import dataclasses

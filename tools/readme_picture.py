@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     """Write the picture of the given test slice, by default the middle one of the first patient."""
     test = experiments.prepared("hip_test", "full")
     index = int(arguments[0]) if arguments else middle_slice(test)
-    synthetic = experiments.recorded_translator("hip_many_gc").translate(test.source[index : index + 1], spin=True)
+    synthetic = experiments.recorded_translator("hip_many_gc").translate(test.source[index : index + 1])
     figure = row_of(test, synthetic[0], index)
     with atomic(PICTURE) as temporary:
         figure.savefig(temporary, dpi=150, format="jpg", pil_kwargs={"quality": 85})

@@ -106,10 +106,8 @@ class PreparedSlices:
         return part
 
 
-def mean_slices(
-    data: PreparedSlices, domain: str, patients: int | None = None, parts: int = 6
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean slice, and how often a pixel shows the patient, (parts, h, w) each, in parts of the stacks.
+def mean_outlines(data: PreparedSlices, domain: str, patients: int | None = None, parts: int = 6) -> np.ndarray:
+    """Return how often a pixel shows the patient, (parts, h, w) in [0, 1], in each part of the stacks of slices.
 
     A pixel shows the patient where it differs from the border of the slices. patients: the first so many; None for all.
     """
@@ -117,12 +115,8 @@ def mean_slices(
     border = np.median(array[:, 0])
     counts = [where.stop - where.start for _, where in data.patients(domain)]
     part = np.concatenate([np.arange(count) * parts // count for count in counts])[: len(array)]
-    of_parts = [array[part == p] if (part == p).any() else np.full((1, *array.shape[1:]), border) for p in range(parts)]
-    means = (
-        np.stack([x.mean(axis=0) for x in of_parts]),
-        np.stack([(np.abs(x - border) > 0.1).mean(axis=0) for x in of_parts]),
-    )
-    return tuple(mean.astype(np.float32) for mean in means)
+    shown = [np.abs(array[part == p] - border) > 0.1 for p in range(parts)]
+    return np.stack([x.mean(axis=0) if len(x) else np.zeros(array.shape[1:]) for x in shown]).astype(np.float32)
 
 
 @lru_cache(maxsize=8)

@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from mr2ct_lib.images.preparation import Preparation
-from mr2ct_lib.images.slices import DOMAINS, PreparedSlices, mean_slices
+from mr2ct_lib.images.slices import DOMAINS, PreparedSlices, mean_outlines
 from mr2ct_lib.methods import cyclegan, dicyclegan, hardware
 from mr2ct_lib.methods.captured import Batches, CapturedUpdate, CudaRecorder
 from mr2ct_lib.methods.networks import Discriminator, initialise
@@ -88,9 +88,9 @@ class Trainer:
         )
         layout = hardware.memory_format(fabric.device, self.precision)
         networks = Networks(settings, data.preparation)
-        if networks.translator.architecture.offset_layers == "field":  # so that mean slices agree
-            means = [map(torch.from_numpy, mean_slices(data, domain, settings.patients)) for domain in DOMAINS]
-            register(networks.translator.source_to_target.offsets[0], *zip(*means, strict=True))
+        if networks.translator.architecture.offset_layers == "field":  # the one that makes mean outlines agree
+            outlines = (torch.from_numpy(mean_outlines(data, domain, settings.patients)) for domain in DOMAINS)
+            register(networks.translator.source_to_target.offsets[0], *outlines)
         self.networks = fabric.to_device(networks).to(memory_format=layout)
         discriminators = (self.networks.discriminator_source, self.networks.discriminator_target)
         self.parameters = {

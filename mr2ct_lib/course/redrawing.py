@@ -107,7 +107,7 @@ def colour_bar(fig: Figure, shown, axes, label: str, **settings) -> None:
             bar.told, bar.drawn = told, None
         return
     bar = fig.colorbar(shown, ax=axes, label=label, **({"fraction": 0.05, "pad": 0.015, "aspect": 22} | settings))
-    bar.outline.set(edgecolor="#888888", linewidth=0.6)  # else its white end has no border
+    bar.outline.set_visible(False)  # its blends with the colours would not fit the palette of a stored picture
     bar.ax.tick_params(labelsize=9)
     bar.told, bar.drawn = told, None
     fig.__dict__.setdefault("bars", []).append(bar)

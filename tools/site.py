@@ -100,11 +100,11 @@ def configuration() -> dict[str, object]:
 
 def build(out: Path) -> list[str]:
     """Write the site to `out`, its sources to `out`_build; return the warnings of Sphinx (a dead link is one)."""
+    if out.exists() and not (out.is_dir() and ((out / ".nojekyll").exists() or not any(out.iterdir()))):
+        raise InputError(f"{out}: is no site of ours; expected a new folder, as all in it is replaced. Choose another")
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace
 
-    if out.exists() and not (out.is_dir() and ((out / ".nojekyll").exists() or not any(out.iterdir()))):
-        raise InputError(f"{out}: is no site of ours; expected a new folder, as all in it is replaced. Choose another")
     work = out.with_name(out.name + "_build")
     source, html = work / "source", work / "html"  # myst-nb leaves pictures beside the folder that Sphinx writes to
     for folder in (source, html, out):

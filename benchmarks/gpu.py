@@ -54,7 +54,7 @@ def per_step(step: Callable[[], object], warm_up: int = 6, steps: int = 20) -> f
     started = now()
     for _ in range(steps):
         step()
-    return (now() - started) / max(steps, 1)
+    return (now() - started) / steps
 
 
 def gains() -> None:
@@ -209,7 +209,7 @@ def side_by_side(runs: int = 8, steps: int = 1000) -> None:
 def first_and_last(seed: int, steps: int) -> tuple[float, float]:
     """When the steps of one run at quick size began and ended, in seconds of the clock of all processes."""
     run = trainer("cyclegan", "quick", seed=seed)
-    per_step(run.step, steps=0)
+    per_step(run.step)  # warm-up and recording
     began = time.time()
     per_step(run.step, warm_up=0, steps=steps)
     return began, time.time()

@@ -262,7 +262,7 @@ def _chosen(source: list[Scan], target: list[Scan], ids: tuple[list[str], list[s
 
 
 def _write(out: Path, sides: Sides, known: dict[int, str], paired: bool) -> Path:
-    failures, unusable = [], []
+    failures: list[tuple[str, InputError]] = []
     with atomic(out) as temporary:
         for domain, unit, scans in zip(("source", "target"), ("a.u.", "HU"), sides, strict=True):
             (temporary / domain).mkdir(parents=True)
@@ -277,18 +277,18 @@ def _write(out: Path, sides: Sides, known: dict[int, str], paired: bool) -> Path
                     _place(scan, temporary / domain / scan.id, unit)
                 except InputError as error:
                     (temporary / "labels" / f"{scan.id}.nii.gz").unlink(missing_ok=True)
-                    failures.append(f"{scan.id}: {error}")
-                    unusable.append(scan.id)
-        for id_ in unusable if paired else ():  # a pair needs both sides
+                    failures.append((scan.id, error))
+        for id_, _ in failures if paired else ():  # a pair needs both sides
             for kind, ending in product(("source", "target", "labels"), ENDINGS):
                 (temporary / kind / f"{id_}{ending}").unlink(missing_ok=True)
         if not any(any((temporary / domain).iterdir()) for domain in ("source", "target")):
-            raise InputError(f"{out}: no scan can be used; expected at least one. The first: {failures[0]}")
+            first = ": ".join(map(str, failures[0]))
+            raise InputError(f"{out}: no scan can be used; expected at least one. The first: {first}")
         write_json({"paired": paired}, temporary / "cohort.json")
         if (temporary / "labels").is_dir():
             write_json(names.as_json(known), temporary / "names.json")
-    for failure in failures:
-        tqdm.write(f"left out: {failure}")
+    for id_, error in failures:
+        tqdm.write(f"left out: {id_}: {error}")
     return out
 
 

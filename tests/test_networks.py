@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mr2ct_lib.methods.networks import Discriminator, Generator, InstanceNorm, initialise
+from mr2ct_lib.methods.networks import Discriminator, Generator, InstanceNorm, initialise, start_upright
 
 
 def small(**options):
@@ -82,6 +82,23 @@ def test_a_field_warps_the_output_so_that_both_passes_have_one_contrast():
     torch.testing.assert_close(deformed, generator(x, deform=True))
     for found, expected in zip(generator.both(x, other), (generator(x), generator(other, True)), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bright", [True, False])
+def test_an_untrained_generator_starts_with_patients_as_bright_or_dark_as_real_ones(bright):
+    patient = torch.zeros(2, 32, 32, dtype=torch.bool)
+    patient[:, 8:24, 8:24] = True
+    slices = torch.where(patient, 0.3 + 0.2 * torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(0)), -1.0)
+    turned = []
+    for seed in range(8):
+        generator = initialise(small(offset_layers="field"), seed)
+        before = generator(slices[:, None])[:, 0]
+        start_upright(generator, (slices, patient), (slices if bright else -slices, patient))
+        after = generator(slices[:, None])[:, 0]
+        assert (after[patient].mean() > after[~patient].mean()) == bright
+        torch.testing.assert_close(after.abs(), before.abs())  # tanh is odd: the sign changes, nothing else
+        turned.append(not torch.allclose(after, before))
+    assert 0 < sum(turned) < 8
 
 
 def test_without_offsets_both_passes_agree():

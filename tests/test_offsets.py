@@ -171,14 +171,29 @@ def test_gradient_of_a_smooth_field_against_finite_differences():
 def test_registration_finds_the_warp_of_an_outline():
     rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     discs = torch.stack([(rows - 30).hypot(columns - 34) < radius for radius in (10, 16, 22)]).float()
-    truth, found = SmoothField(), SmoothField()
+    blank, truth, found = torch.zeros_like(discs), SmoothField(), SmoothField()
     with torch.no_grad():
         truth.control.copy_(0.04 * torch.randn(2, 7, 7, generator=torch.Generator().manual_seed(5)))
         warped = truth(discs[None])[0]
-    register(found, discs, warped)
+    register(found, (blank, blank), (discs, warped))
     left = (found(discs[None])[0] - warped).square().mean()
     assert left < 0.15 * (discs - warped).square().mean()
     assert found.control.grad is None and not found.control.requires_grad
+
+
+def test_registration_sees_what_lies_inside_an_outline_although_the_contrast_is_another():
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    organs = (rows / 4).sin() * (columns / 5).cos()
+    outline, truth = ((rows - 32).hypot(columns - 32) < 28).float()[None], SmoothField()
+    with torch.no_grad():
+        truth.control[:, 2:5, 2:5] = 0.03
+        warped = truth(organs[None, None])[0]
+    left = []
+    for image, other in ((organs[None], warped.square() - 0.8 * warped), (0 * organs[None], 0 * warped)):
+        register(found := SmoothField(), (image, other.clamp(-1, 1)), (outline, outline))
+        inside = (found.offsets(organs[None, None]) - truth.offsets(organs[None, None]))[..., 20:44, 20:44]
+        left.append(inside.square().mean())
+    assert left[0] < 0.3 * left[1]
 
 
 def test_a_smooth_field_blurs_less_than_bilinear_reading():

@@ -8,7 +8,7 @@ from mr2ct_lib.files import InputError, read_json, write_json
 from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW
 from mr2ct_lib.images.preparation import Preparation
 from mr2ct_lib.images.prepare import write_record
-from mr2ct_lib.images.slices import PreparedSlices, augment, epoch_indices, mean_outlines, unpaired_batch
+from mr2ct_lib.images.slices import PreparedSlices, augment, epoch_indices, mean_slices, unpaired_batch
 
 
 @pytest.fixture
@@ -203,14 +203,16 @@ def test_translation_stays_within_its_part_of_the_side():
     assert 7 < most[1] < 10.01
 
 
-def test_mean_outlines_say_how_often_a_pixel_shows_the_patient(prepared):
+def test_mean_slices_say_what_a_pixel_shows_and_how_often_it_is_the_patient(prepared):
     target = np.full((11, 16, 20), -1.0, dtype=np.float32)  # patients of 5 and of 6 slices
     target[0:3, 8] = 0.5  # row 8 in the first three slices of the first patient
     target[5:8, 8] = -0.5  # and of the second
     target[8, 3] = 0.5
     prepared.target = target
-    outlines = mean_outlines(prepared, "target", parts=2)
+    means, outlines = mean_slices(prepared, "target", parts=2)
+    np.testing.assert_allclose(means[0][[8, 3]], np.array([0, -1])[:, None].repeat(20, 1), atol=1e-6)  # 0.5 and -0.5
+    np.testing.assert_allclose(means[1][3], -1 + 1.5 / 5)
     assert outlines.shape == (2, 16, 20) and outlines.dtype == np.float32
     np.testing.assert_array_equal(outlines[0][[8, 3, 0]], np.array([1, 0, 0])[:, None].repeat(20, 1))
     np.testing.assert_allclose(outlines[1][[8, 3, 0]], np.array([0, 1 / 5, 0])[:, None].repeat(20, 1))
-    assert mean_outlines(prepared, "target", patients=1, parts=2)[1].max() == 0
+    assert mean_slices(prepared, "target", patients=1, parts=2)[1][1].max() == 0

@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from tiny_runs import bits, settings
 
-from mr2ct_lib.images.slices import PreparedSlices, unpaired_batch
+from mr2ct_lib.images.slices import PreparedSlices, unpaired_batch, where_patient
 from mr2ct_lib.methods import fast, training
 from mr2ct_lib.methods.runs import read_log, train
 from mr2ct_lib.methods.training import ImagePool
@@ -45,6 +45,16 @@ def test_one_field_there_and_its_inverse_back(data, tmp_path):
     start = trainer(data, "dicyclegan", offset_layers="field")
     assert torch.equal(start.networks.translator.source_to_target.offsets[0].control, there.control)  # it never learns
     assert there.control.abs().max() > 0
+
+
+def test_with_one_field_both_generators_start_upright(data):
+    """Discs of the source are bright, those of the target dark."""
+    for seed in range(4):
+        translator = trainer(data, "dicyclegan", offset_layers="field", seed=seed).networks.translator
+        for direction, domain, brighter in zip(DIRECTIONS, ("source", "target"), (False, True), strict=True):
+            slices = np.array(getattr(PreparedSlices(data), domain))
+            made, patient = translator.translate(slices, direction), where_patient(slices)
+            assert (made[patient].mean() > made[~patient].mean()) == brighter
 
 
 def trainer(data, method="cyclegan", **changes):

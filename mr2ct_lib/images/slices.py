@@ -106,17 +106,25 @@ class PreparedSlices:
         return part
 
 
-def mean_outlines(data: PreparedSlices, domain: str, patients: int | None = None, parts: int = 6) -> np.ndarray:
-    """Return how often a pixel shows the patient, (parts, h, w) in [0, 1], in each part of the stacks of slices.
+def where_patient(slices: np.ndarray) -> np.ndarray:
+    """Return where slices (n, h, w) in [-1, 1] show the patient, bool: where they differ from their first row."""
+    return np.abs(slices - np.median(slices[:, 0])) > 0.1
 
-    A pixel shows the patient where it differs from the border of the slices. patients: the first so many; None for all.
+
+def mean_slices(
+    data: PreparedSlices, domain: str, patients: int | None = None, parts: int = 6
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean slice, and how often a pixel shows the patient, (parts, h, w) each, in parts of the stacks.
+
+    patients: the first so many; None for all. A part that no patient has is blank.
     """
     array = getattr(data, domain)[: data.count(domain, patients)]
-    border = np.median(array[:, 0])
     counts = [where.stop - where.start for _, where in data.patients(domain)]
     part = np.concatenate([np.arange(count) * parts // count for count in counts])[: len(array)]
-    shown = [np.abs(array[part == p] - border) > 0.1 for p in range(parts)]
-    return np.stack([x.mean(axis=0) if len(x) else np.zeros(array.shape[1:]) for x in shown]).astype(np.float32)
+    blank = np.full((1, *array.shape[1:]), np.median(array[:, 0]))
+    of_parts = [array[part == p] if (part == p).any() else blank for p in range(parts)]
+    means = (x.mean(axis=0) for x in of_parts), (where_patient(x).mean(axis=0) for x in of_parts)
+    return tuple(np.stack([*mean]).astype(np.float32) for mean in means)
 
 
 @lru_cache(maxsize=8)

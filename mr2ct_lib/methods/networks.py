@@ -146,6 +146,23 @@ class Generator(nn.Module):
         return out
 
 
+@torch.no_grad()
+def start_upright(generator: Generator, read: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> None:
+    """Turn the sign of an untrained generator's last convolution if it makes patients dark where real ones are bright.
+
+    Dark and bright are meant against what surrounds a patient; likewise if real ones are dark. About half of all random
+    generators make the wrong one of the two, and where no loss tells an image from its negative, some stay so for good.
+
+    read, wanted: slices (n, h, w) in [-1, 1] of the generator's own and of the other domain, each with bool (n, h, w),
+    where they show a patient.
+    """
+    made = generator(read[0][:, None])[:, 0], read[1]
+    brighter = [slices[patient].mean() > slices[~patient].mean() for slices, patient in (made, wanted)]
+    if brighter[0] != brighter[1]:
+        for parameter in generator.decoder[-2].parameters():
+            parameter.neg_()
+
+
 class Discriminator(nn.Module):
     """PatchGAN: one score per patch of a slice. Scores are not bounded; 1 means real, 0 synthetic.
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mr2ct_lib.methods.fast import has_fast_form
 from mr2ct_lib.methods.layers import PaddedConvolution
-from mr2ct_lib.methods.losses import cubic_b_spline
+from mr2ct_lib.methods.losses import cubic_b_spline, normalised_mutual_information
 
 
 def resample(features: Tensor, offsets: Tensor) -> Tensor:
@@ -166,17 +166,21 @@ class SmoothField(nn.Module):
         return cubic_b_spline(place[:, None] - torch.arange(points, device=place.device))
 
 
-def register(layer: SmoothField, source: Tensor, target: Tensor, steps: int = 150) -> None:
+def register(
+    layer: SmoothField, images: tuple[Tensor, Tensor], outlines: tuple[Tensor, Tensor], steps: int = 150
+) -> None:
     """Fit a field, so that images of the source domain, moved by it, have the shapes of the target domain; keep it.
 
-    A field that a discriminator may change drifts: it and the generator share the warp in ever new ways. So the layer
-    learns nothing after this.
+    Outlines are the same kind of image in both domains and are subtracted; contrasts differ, so images are compared by
+    NMI, which finds what lies inside the outlines. A field that a discriminator may change drifts: it and the generator
+    share the warp in ever new ways. So the layer learns nothing after this.
 
-    source, target: images (n, h, w) of the same kind in both domains, such as mean outlines of many patients.
+    images, outlines: of the source and of the target domain, (n, h, w) each, as of `slices.mean_slices`.
     """
     adam = torch.optim.Adam([layer.control], 2e-3)
     for _ in range(steps):
-        error = (layer(source[None])[0] - target).square().mean()
+        error = (layer(outlines[0][None])[0] - outlines[1]).square().mean()
+        error = error - normalised_mutual_information(layer(images[0][:, None]), images[1][:, None]).mean() / 10
         bends = sum(layer.control.diff(n=2, dim=axis).square().mean() for axis in (1, 2))
         adam.zero_grad()
         (error + bends / 3).backward()

@@ -15,10 +15,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from mr2ct_lib.images.preparation import Preparation
-from mr2ct_lib.images.slices import DOMAINS, PreparedSlices, mean_outlines
+from mr2ct_lib.images.slices import DOMAINS, PreparedSlices, mean_slices, where_patient
 from mr2ct_lib.methods import cyclegan, dicyclegan, hardware
 from mr2ct_lib.methods.captured import Batches, CapturedUpdate, CudaRecorder
-from mr2ct_lib.methods.networks import Discriminator, initialise
+from mr2ct_lib.methods.networks import Discriminator, initialise, start_upright
 from mr2ct_lib.methods.offsets import register
 from mr2ct_lib.methods.settings import Settings
 from mr2ct_lib.methods.stopping import CollapseWatch, Patience
@@ -88,9 +88,13 @@ class Trainer:
         )
         layout = hardware.memory_format(fabric.device, self.precision)
         networks = Networks(settings, data.preparation)
-        if networks.translator.architecture.offset_layers == "field":  # the one that makes mean outlines agree
-            outlines = (torch.from_numpy(mean_outlines(data, domain, settings.patients)) for domain in DOMAINS)
-            register(networks.translator.source_to_target.offsets[0], *outlines)
+        if networks.translator.architecture.offset_layers == "field":  # so that mean slices agree
+            means = [map(torch.from_numpy, mean_slices(data, domain, settings.patients)) for domain in DOMAINS]
+            generators = (networks.translator.source_to_target, networks.translator.target_to_source)
+            register(generators[0].offsets[0], *zip(*means, strict=True))
+            shown = [self._some_slices(domain) for domain in DOMAINS]
+            for generator, read, wanted in zip(generators, shown, reversed(shown), strict=True):
+                start_upright(generator, read, wanted)
         self.networks = fabric.to_device(networks).to(memory_format=layout)
         discriminators = (self.networks.discriminator_source, self.networks.discriminator_target)
         self.parameters = {
@@ -103,6 +107,12 @@ class Trainer:
         self.pools = {domain: ImagePool(settings.pool_size) for domain in DOMAINS}
         self.patience, self.collapse, self.stopped_early = Patience(), CollapseWatch(), False
         self.epoch = settings.steps_per_epoch(max(data.count(domain, settings.patients) for domain in DOMAINS))
+
+    def _some_slices(self, domain: str) -> tuple[Tensor, Tensor]:
+        """Up to 16 slices (n, h, w) of a domain, at equal distances, and where they show the patient."""
+        slices = getattr(self.data, domain)[: self.data.count(domain, self.settings.patients)]
+        slices = slices[:: -(-len(slices) // 16)]
+        return torch.from_numpy(slices.astype(np.float32)), torch.from_numpy(where_patient(slices))
 
     @property
     def asynchronous(self) -> bool:

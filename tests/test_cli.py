@@ -349,7 +349,7 @@ REFUSALS = {  # name: (words, with OUT, TMP and CHAIN in place of folders, what 
     "no patients": ([*HIP, "0"], "at least 1"),
     "negative patients": ([*HIP, "-3"], "at least 1"),
     "negative seed": ([*HIP, "1", "--seed", "-1"], "seed"),
-    "anatomy": (["cohort", "knee", "--out", "OUT"], "expected one of hip, head, abdomen"),
+    "anatomy": (["cohort", "knee", "--out", "OUT"], "expected one of hip, head, head_t1, abdomen"),
     "cohort profile": ([*HIP, "1", "--profile", "fast"], "profile"),
     "names alone": ([*HIP, "1", "--names", "TMP/names.json"], "labels and names together"),
     "missing labels": ([*HIP, "1", "--labels", "TMP/no.nii.gz", "--names", "TMP/names.json"], "does not exist"),

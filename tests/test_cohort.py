@@ -53,7 +53,7 @@ def spheres(monkeypatch, small_grids):
 def small_grids(monkeypatch):
     """Few voxels; other processes don't inherit that, so only with workers=1."""
     grids = {}
-    for anatomy, spacing in (("hip", 12.0), ("head", 8.0), ("abdomen", 10.0)):
+    for anatomy, spacing in (("hip", 12.0), ("head", 8.0), ("head_t1", 8.0), ("abdomen", 10.0)):
         grids[anatomy] = dict.fromkeys(("source", "target"), scanner.Grid((24, 24, 6), (spacing,) * 3, (2, 2, 1)))
     monkeypatch.setitem(scanner.PROFILES, "full", replace(scanner.PROFILES["full"], grids=grids))
 

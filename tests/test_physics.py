@@ -100,6 +100,8 @@ def test_order_of_tissues_as_in_life():
     _, grey, white, csf = physics.tissue_signals(heads, SEQUENCES["head_pd"])
     assert csf > grey > white  # as in turbo spin echoes in life, where magnetisation transfer dims the tissues
     assert csf == pytest.approx(9 / 8 * grey, rel=0.01)
+    _, grey, white, csf = physics.tissue_signals(heads, SEQUENCES["head_t1"])
+    assert white > 1.3 * grey and grey > 2 * csf  # the reverse of T2
 
 
 def test_magnetisation_transfer_dims_tissue_and_not_fluid():

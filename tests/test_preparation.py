@@ -28,7 +28,7 @@ def make_cohort(folder, anatomy="hip", paired=False, patients=2, landmark=True):
     for number in range(patients):
         for role, domain in (("s", "source"), ("t", "target")):
             id_ = f"{'p' if paired else role}{number + 1:04d}"
-            ct = domain == "target" and anatomy != "head"
+            ct = domain == "target" and not anatomy.startswith("head")
             shape, spacing = ((24, 24, 24), (5, 5, 5)) if ct else ((16, 6, 16), (5, 8, 5))
             affine = np.diag([*spacing, 1.0])
             affine[:3, 3] = -(np.array(shape) - 1) / 2 * spacing
@@ -46,7 +46,7 @@ def make_cohort(folder, anatomy="hip", paired=False, patients=2, landmark=True):
             if landmark:
                 entry["landmarks"] = {"centre": [0.0, 0.0, 0.0]}
     mr = {"modality": "MR", "name": "MR", "unit": "a.u."}
-    target = mr if anatomy == "head" else {"modality": "CT", "name": "CT", "unit": "HU"}
+    target = mr if anatomy.startswith("head") else {"modality": "CT", "name": "CT", "unit": "HU"}
     meta = {
         "format": 1, "anatomy": anatomy, "profile": "quick", "seed": 0, "domains": {"source": mr, "target": target},
         "physics": {},
@@ -75,8 +75,9 @@ def test_a_hip_cohort_becomes_coronal_slices_of_the_mr(tmp_path):
     np.testing.assert_allclose(np.diff(hu), -5, atol=1.01)  # files hold whole HU
 
 
-def test_a_head_cohort_is_axial_in_standard_deviations(tmp_path):
-    cohort = make_cohort(tmp_path / "c", "head")
+@pytest.mark.parametrize("anatomy", ["head", "head_t1"])
+def test_a_head_cohort_is_axial_in_standard_deviations(tmp_path, anatomy):
+    cohort = make_cohort(tmp_path / "c", anatomy)
     slices = PreparedSlices(prepare(cohort, tmp_path / "p", plane="coronal", progress=False))
     assert slices.windows == HEAD_WINDOWS
     assert slices.preparation.n4 == {"source": False, "target": False}

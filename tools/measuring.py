@@ -54,9 +54,9 @@ def measure_images(cohort: str, translate: Translate, profile: str, seed: int, r
                 table = table.merge(in_aorta(synthetic, data, direction), on="patient")
             table["MI"] = [float(information[where].mean()) for _, where in data.patients("source")]
             errors.append(table.assign(**keys))
-            if anatomy != "head" and direction == "source_to_target":
+            if not anatomy.startswith("head") and direction == "source_to_target":
                 tissue_rows.append(evaluation.measure_tissues(synthetic, data, tissues(data)).assign(**keys))
-    return {anatomy: pd.concat(errors)} | ({"tissues": pd.concat(tissue_rows)} if tissue_rows else {})
+    return {anatomy.split("_")[0]: pd.concat(errors)} | ({"tissues": pd.concat(tissue_rows)} if tissue_rows else {})
 
 
 def measure_translator(

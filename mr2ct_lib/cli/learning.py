@@ -14,7 +14,7 @@ from mr2ct_lib.images.folders import read_names
 
 @app.command(epilog="Example: mr2ct cohort hip --patients 20 --seed 1 --out cohorts/hip20")
 def cohort(
-    anatomy: Annotated[str, typer.Argument(help="hip (T1 MR, CT), head (PD, T2) or abdomen (T2*, CT)")],
+    anatomy: Annotated[str, typer.Argument(help="hip (T1, CT), head (PD, T2), head_t1 (T1, T2) or abdomen (T2*, CT)")],
     out: Out,
     patients: Annotated[int, typer.Option(help="patients of each domain")] = 20,
     seed: Annotated[int, typer.Option(help="same seed, same patients")] = 1,

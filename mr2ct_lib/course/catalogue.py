@@ -46,6 +46,10 @@ COHORTS: dict[str, CohortPlan] = {
     "head_distorted": _cohort("head", 1, 38, **_DISTORTED),
     "head_distorted_test": _cohort("head", 2, 28, quick=8, **_PAIRED, **_DISTORTED),
     "head_distorted_validation": _cohort("head", 4, 5, **_PAIRED, **_DISTORTED),
+    # T1 in place of PD: T2 is nearly its negative, so that no rising curve makes one from the other
+    "head_t1": _cohort("head_t1", 1, 38, **_DISTORTED),
+    "head_t1_test": _cohort("head_t1", 2, 28, quick=8, **_PAIRED, **_DISTORTED),
+    "head_t1_validation": _cohort("head_t1", 4, 5, **_PAIRED, **_DISTORTED),
     "abdomen": _cohort("abdomen", 1, 40),
     "abdomen_test": _cohort("abdomen", 2, 20, quick=8, **_PAIRED),
     "abdomen_validation": _cohort("abdomen", 4, 5, **_PAIRED),
@@ -53,6 +57,7 @@ COHORTS: dict[str, CohortPlan] = {
     "hip_paired": _cohort("hip", 5, 160, quick=20, **_PAIRED),
     "head_paired": _cohort("head", 5, 38, **_PAIRED),
     "head_distorted_paired": _cohort("head", 5, 38, **_PAIRED, **_DISTORTED),
+    "head_t1_paired": _cohort("head_t1", 5, 38, **_PAIRED, **_DISTORTED),
     "abdomen_paired": _cohort("abdomen", 5, 40, **_PAIRED),
 }
 
@@ -108,6 +113,9 @@ TRAININGS: dict[str, Training] = {
     "head_field": Training("head", "dicyclegan", _HEAD_FIELD),
     "head_distorted_field": Training("head_distorted", "dicyclegan", _HEAD_FIELD),
     "abdomen_field": Training("abdomen", "dicyclegan", _FIELD),
+    "head_t1_cyclegan": Training("head_t1", "cyclegan", _WANG_CYCLEGAN),
+    "head_t1_dicyclegan": Training("head_t1", "dicyclegan"),
+    "head_t1_field": Training("head_t1", "dicyclegan", _SLOW_FIELD),
     # one change each
     "hip_many_gc_paper": Training("hip", "cyclegan", {"lambda_gc": 0.3}),
     "head_distorted_cyclegan_equal_time": Training("head_distorted", "cyclegan", _WANG_CYCLEGAN, longer=2),
@@ -132,6 +140,7 @@ TRAININGS: dict[str, Training] = {
     "hip_supervised": Training("hip_paired", "supervised"),
     "head_supervised": Training("head_paired", "supervised"),
     "head_distorted_supervised": Training("head_distorted_paired", "supervised"),
+    "head_t1_supervised": Training("head_t1_paired", "supervised"),
     "abdomen_supervised": Training("abdomen_paired", "supervised"),
     # does the gain hold for other people, and another distortion, too?
     "head_distorted_cyclegan_resampled": Training("head_distorted", "cyclegan", _WANG_CYCLEGAN, resampled=True),
@@ -156,7 +165,8 @@ _ABLATIONS = (
     "head_distorted_dicyclegan_no_offsets", "head_distorted_dicyclegan_augmented",
 )  # fmt: skip
 _PARTS = ("head_distorted_dicyclegan_signed_gc", "head_distorted_field_no_gc")  # of the improved method for heads
-_BOUNDS = ("hip_supervised", "head_distorted_supervised", "abdomen_supervised", "head_supervised")
+_BOUNDS = ("hip_supervised", "head_distorted_supervised", "abdomen_supervised", "head_supervised",
+           "head_t1_supervised")  # fmt: skip
 _ONCE = ("head_dicyclegan_augmented", "abdomen_dicyclegan_augmented")  # in the other tables, once each
 RECORDED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ("frames", ("hip",), (0,)),
@@ -174,6 +184,8 @@ RECORDED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ("frames", ("abdomen",), (0,)),
     ("translator", ("abdomen_cyclegan", "abdomen_dicyclegan", "abdomen_field"), SEEDS[:3]),
     ("spin", ("abdomen_field",), SEEDS[:3]),
+    ("frames", ("head_t1",), (0,)),
+    ("translator", ("head_t1_field", "head_t1_cyclegan", "head_t1_dicyclegan"), SEEDS[:3]),
     ("frames", ("head",), (0,)),
     ("translator", ("head_cyclegan", "head_dicyclegan", "head_field"), SEEDS[:3]),
     ("unet", ("hip_many_gc", "mr_only", "mr_alone", "hip_many", "hip_few_gc", "hip_few"), SEEDS[:3]),

@@ -31,6 +31,7 @@ WAYS = {
     "hip": ("MR -> CT", "CT -> MR"),
     "head": ("PD -> T2", "T2 -> PD"),
     "head_distorted": ("PD -> T2", "T2 -> PD"),
+    "head_t1": ("T1 -> T2", "T2 -> T1"),
     "abdomen": ("T2* -> CT", "CT -> T2*"),
 }
 HIPS = {
@@ -46,7 +47,7 @@ HIPS = {
     "hip_many_signed_gc": "many, signed GC",
     "hip_supervised": "supervised",
 } | BASELINES
-SCANS = {"hip": "hip", "head": "head", "head_distorted": "distorted head", "abdomen": "abdomen"}
+SCANS = {"hip": "hip", "head": "head", "head_distorted": "distorted head", "head_t1": "T1 head", "abdomen": "abdomen"}
 UNITS = {
     "MAE": "MAE / grey levels",
     "MI": "MI / nats",
@@ -194,7 +195,8 @@ def beside_wang(condition: str, cohort: str, records: Records) -> pd.DataFrame:
     """Return one of Tables 1 to 3 of Wang et al. with both directions, as `beside`.
 
     condition: "undeformed", "deformed" or "in the aorta", as in `papers.dicyclegan_errors`; cohort: "head",
-    "head_distorted" or "abdomen". "SSIM by moments" is the paper's definition; of the windowed "SSIM" it says nothing.
+    "head_distorted" or "abdomen", or "head_t1", which the paper does not have. "SSIM by moments" is the paper's
+    definition; of the windowed "SSIM" it says nothing.
     """
     ending = " aorta" if condition == "in the aorta" else ""
     names = {"MSE": "MSE" if ending else "MSE unit", "PSNR": "PSNR" if ending else "PSNR unit", "SSIM": "SSIM whole"}
@@ -206,9 +208,9 @@ def beside_wang(condition: str, cohort: str, records: Records) -> pd.DataFrame:
     titles = {run: model_of(run, cohort) for run in dict.fromkeys([*models.values(), *others])}
     titles |= {f"{cohort}_supervised": "supervised"} | BASELINES
     digits = {columns["MSE"]: 3, columns["PSNR"]: 2, columns["SSIM"]: 3, f"SSIM{ending}": 3}
-    tables = {}
+    tables, of_paper = {}, papers.dicyclegan_errors()
     for way, direction in zip(WAYS[cohort], DIRECTIONS, strict=True):
-        printed = papers.dicyclegan_errors().loc[(way, condition)]
+        printed = of_paper.loc[(way, condition)] if (way, condition) in of_paper.index else {}
         paper = {(columns[metric], models[model]): value for (metric, model), value in printed.items()}
         tables[way] = beside(titles, digits, part(records, cohort, direction), paper)
     shown = dict(zip(digits, ("MSE / SD²", "PSNR / dB", "SSIM by moments", "SSIM"), strict=True))

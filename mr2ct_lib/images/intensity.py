@@ -70,8 +70,8 @@ CT_WINDOW = Window(-150.0, 350.0, "HU")
 MR_WINDOW = Window(0.0, 100.0, "%")  # the first paper's [0, 100], here percent of the bright tissue
 ABDOMEN_CT_WINDOW = Window(-800.0, 350.0, "HU")  # second paper: its images show the table, whose shell has -680 HU
 WHOLE_BODY_WINDOW = Window(-1024.0, 1500.0, "HU")  # air to cortical bone
-# Stripped heads: the background lies at about -0.5, the 99.99 % quantile of the brain at 3.2 (PD) and 5.9 (T2). In one
-# window for both, PD's whole brain would fill a third of the networks' range.
+# Stripped heads: the background lies at about -0.5, the 99.99 % quantile of the brain at 3.2 (PD), 3.6 (T1) and 5.9
+# (T2). In one window for both, PD's whole brain would fill a third of the networks' range.
 HEAD_WINDOWS = {"source": Window(-0.6, 3.6, "SD"), "target": Window(-1.0, 6.0, "SD")}
 ZEROS_AROUND = 0.05  # share of exact zeros that no scanner gives in an MR that also has values below
 MASK_MM = 3.0  # of voxels on which the body is found: finer ones take minutes and show the same outline

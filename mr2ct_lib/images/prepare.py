@@ -31,7 +31,8 @@ ARRAYS = (
     *("source", "target", "labels_source", "labels_target"),
     *("valid", "truth_source_to_target", "truth_target_to_source"),
 )
-_PLANE_OF = {"hip": "coronal", "head": "axial", "abdomen": "axial"}
+_PLANE_OF = {"hip": "coronal", "head": "axial", "head_t1": "axial", "abdomen": "axial"}
+_HEADS = ("head", "head_t1")  # stripped, so without a bias field that N4 could find
 _CT_WINDOW_OF = {"hip": CT_WINDOW, "abdomen": ABDOMEN_CT_WINDOW}
 
 
@@ -70,7 +71,7 @@ def prepare(
         n4: whether the bias field of MR is removed. Default: yes, except for heads.
         source_window, target_window: what the networks see. Default: CT [-150, 350] HU for hips, [-800, 350] HU for
             abdomens, [-1024, 1500] HU for a user's own scans; MR [0, 100] % of its bright tissue, of heads
-            [-0.6, 3.6] SD in the source domain (PD) and [-1, 6] SD in the target domain (T2).
+            [-0.6, 3.6] SD in the source domain (PD, T1) and [-1, 6] SD in the target domain (T2).
         source_modality, target_modality: "CT" or "MR" of a user's scans; default: what they look like.
         workers: processes; default: one per core.
         progress: a bar, shown at a terminal only.
@@ -190,7 +191,9 @@ def _plan(
             domain: _window(given, modality[domain], reason[domain], anatomy, domain)
             for domain, given in windows.items()
         },
-        n4={domain: kind == "MR" and (anatomy != "head" if n4 is None else n4) for domain, kind in modality.items()},
+        n4={
+            domain: kind == "MR" and (anatomy not in _HEADS if n4 is None else n4) for domain, kind in modality.items()
+        },
         n4_profile=profile,
         slab=int(median(shapes[:, number])) if anatomy in _PLANE_OF else None,  # own scans keep all their slices
     )
@@ -201,7 +204,7 @@ def _window(given: Window | None, modality: str, why: str, anatomy: str | None, 
     if modality == "CT":
         default = _CT_WINDOW_OF.get(anatomy, WHOLE_BODY_WINDOW)
     else:
-        default = HEAD_WINDOWS[domain] if anatomy == "head" else MR_WINDOW
+        default = HEAD_WINDOWS[domain] if anatomy in _HEADS else MR_WINDOW
     if given and given.unit != default.unit:
         raise InputError(
             f"{domain}_window: is in {given.unit}, but the {domain} scans are taken as {modality} ({why}); expected a "

@@ -61,7 +61,7 @@ class CohortSettings:
         bent = self.distort_target
         if not isinstance(bent, bool) and (not isinstance(bent, int) or bent < 2):  # 0 and 1 equal False and True
             raise InputError(f"distort_target: {bent!r}; expected True, False or a seed of 2 or more. Choose one")
-        if bent and self.anatomy != "head":
+        if bent and not self.anatomy.startswith("head"):
             raise InputError(f"distort_target: {self.anatomy}; expected head, which has this distortion. Leave it out")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(f"seed: {self.seed!r}; expected a whole number >= 0. Choose one")
@@ -263,7 +263,7 @@ def make_cohort(
     truth_source_to_target/ (the target modality on the source's shape and grid), its reverse, and labels_target/.
 
     Args:
-        anatomy: "hip" (T1 SPGR and CT), "head" (PD and T2) or "abdomen" (T2* and CT).
+        anatomy: "hip" (T1 SPGR and CT), "head" (PD and T2), "head_t1" (T1 and T2) or "abdomen" (T2* and CT).
         out: the cohort's folder, new or of the same settings.
         patients: how many per domain, or (source, target). Unpaired, source and target are different people.
         seed: the same seed gives the same patients.

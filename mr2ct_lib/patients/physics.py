@@ -31,12 +31,14 @@ class Sequence:
 
 # The hip's is the first paper's (Hiasa et al. 2018). The head's two are the echoes of one dual-echo acquisition, with
 # the times of IXI's Hammersmith scans. Fluid is brighter than grey matter and grey brighter than white on both: fluid
-# by an eighth on PD, nearly threefold on T2. The abdomen's is a common T2*-weighted gradient echo (the paper names
+# by an eighth on PD, nearly threefold on T2. On its T1 (a choice, near BrainWeb's) they stand the other way round, so
+# that a T2 is nearly its negative. The abdomen's is a common T2*-weighted gradient echo (the paper names
 # none).
 SEQUENCES = {
     "hip_spgr": Sequence("T1 SPGR", "spgr", tr=7.9, te=3.08, flip=30.0, field=1.0),
     "head_pd": Sequence("PD spin echo", "spin_echo", tr=5725.79, te=8.0),
     "head_t2": Sequence("T2 spin echo", "spin_echo", tr=5725.79, te=100.0),
+    "head_t1": Sequence("T1 SPGR", "spgr", tr=18.0, te=10.0, flip=30.0),
     "abdomen_t2star": Sequence("T2* gradient echo", "spgr", tr=130.0, te=15.0, flip=30.0),
 }
 

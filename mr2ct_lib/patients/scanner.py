@@ -100,6 +100,11 @@ def _both(*grid: tuple) -> dict[str, Grid]:
     return dict.fromkeys(("source", "target"), Grid(*grid))
 
 
+def _heads(*grid: tuple) -> dict[str, dict[str, Grid]]:
+    """One grid for heads of every contrast."""
+    return dict.fromkeys(("head", "head_t1"), _both(*grid))
+
+
 # Paper: hip MR coronal, 320 mm, 256 x 256, slab of 76 mm in slices of 2 mm; CT axial, 360 mm, 512 x 512, 2 mm (Hiasa et
 # al. 2018). Abdomen 1.56 x 1.56 x 5 mm, of which 192 x 192 are cropped; head 1.8 mm, 128 x 128 (Wang et al. 2018).
 # "full" has larger voxels in the same fields of view: it serves the quick and the full profile of training. "coarse" is
@@ -112,7 +117,7 @@ PROFILES: dict[str, Profile] = {
                 "source": Grid((64, 12, 64), (5.0, 76 / 12, 5.0), (2, 2, 2)),
                 "target": Grid((72, 72, 72), (5.0, 5.0, 5.0), (2, 2, 2)),
             },
-            "head": _both((64, 64, 12), (3.6, 3.6, 6.0), (2, 2, 2)),
+            **_heads((64, 64, 12), (3.6, 3.6, 6.0), (2, 2, 2)),
             "abdomen": _both((64, 64, 10), (6.25, 6.25, 5.0), (2, 2, 2)),
         },
     ),
@@ -123,7 +128,7 @@ PROFILES: dict[str, Profile] = {
                 "source": Grid((128, 19, 128), (2.5, 4.0, 2.5), (2, 2, 2)),
                 "target": Grid((144, 144, 144), (2.5, 2.5, 2.5), (2, 2, 1)),
             },
-            "head": _both((128, 128, 40), (1.8, 1.8, 3.6), (2, 2, 1)),
+            **_heads((128, 128, 40), (1.8, 1.8, 3.6), (2, 2, 1)),
             "abdomen": _both((192, 192, 20), (2.08, 2.08, 5.0), (1, 1, 3)),
         },
     ),
@@ -134,13 +139,14 @@ PROFILES: dict[str, Profile] = {
                 "source": Grid((256, 38, 256), (1.25, 2.0, 1.25), (2, 2, 2)),
                 "target": Grid((512, 512, 180), (0.703125, 0.703125, 2.0), (1, 1, 2)),
             },
-            "head": _both((128, 128, 80), (1.8, 1.8, 1.8), (2, 2, 2)),
+            **_heads((128, 128, 80), (1.8, 1.8, 1.8), (2, 2, 2)),
             "abdomen": _both((256, 256, 40), (1.56, 1.56, 5.0), (1, 1, 3)),
         },
     ),
 }
 _TABLE = {"source": "mr", "target": "ct"}  # whose table the virtual abdomen lies on
 _MR, _CT = partial(Scanner, "MR", unit="a.u."), partial(Scanner, "CT", "CT", "HU", noise=12.0)
+_T2 = _MR("T2", noise=0.02, sequence="head_t2", strip=True)
 ANATOMIES: dict[str, Anatomy] = {
     "hip": Anatomy(
         patient=lambda seed, domain, posture: hip_patient(seed),
@@ -151,8 +157,12 @@ ANATOMIES: dict[str, Anatomy] = {
         patient=lambda seed, domain, posture: head_patient(seed),
         scanners={
             "source": _MR("PD", noise=0.02, sequence="head_pd", strip=True),
-            "target": _MR("T2", noise=0.02, sequence="head_t2", strip=True),
+            "target": _T2,
         },
+    ),
+    "head_t1": Anatomy(  # the same people
+        patient=lambda seed, domain, posture: head_patient(seed),
+        scanners={"source": _MR("T1", noise=0.02, sequence="head_t1", strip=True), "target": _T2},
     ),
     "abdomen": Anatomy(  # the virtual abdomen brings the table that presses it
         patient=lambda seed, domain, posture: abdomen_patient(seed, _TABLE[domain], posture=_TABLE[posture]),

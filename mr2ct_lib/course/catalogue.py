@@ -199,7 +199,7 @@ RECORDED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
 # Translators kept in results/translators/, of the first seed, in half precision: those of pictures, under 16 MB in all
 SHOWN = (
     "hip_many_gc", "hip_many", "hip_few_gc", "hip_few", "head_distorted_cyclegan", "head_distorted_dicyclegan",
-    "head_distorted_field", "abdomen_cyclegan", "abdomen_dicyclegan", "abdomen_field",
+    "head_distorted_field", "head_t1_field", "abdomen_cyclegan", "abdomen_dicyclegan", "abdomen_field",
 )  # fmt: skip
 
 _TRIVIAL = ("mean training slice", "histogram matching")

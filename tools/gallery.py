@@ -31,6 +31,7 @@ SOFT_TISSUE = Window(-160.0, 240.0, "HU")  # that of the networks reaches to -80
 SHOWN = {
     "Hips: MR to CT": (("hip_many_gc",), ("MR", "CT"), None),
     "Distorted heads: PD to T2": (("head_distorted_field", "head_distorted_dicyclegan"), ("PD", "T2"), None),
+    "Distorted heads: T1 to T2": (("head_t1_field",), ("T1", "T2"), None),
     "Abdomens: T2* to CT": (("abdomen_field", "abdomen_dicyclegan"), ("T2*", "CT"), SOFT_TISSUE),
 }
 HEAD = """# Gallery: the median, the best and the worst patient

@@ -48,7 +48,7 @@ COHORTS: dict[str, CohortPlan] = {
     "head_distorted_validation": _cohort("head", 4, 5, **_PAIRED, **_DISTORTED),
     # T1 in place of PD: T2 is nearly its negative, so that no rising curve makes one from the other
     "head_t1": _cohort("head_t1", 1, 38, **_DISTORTED),
-    "head_t1_test": _cohort("head_t1", 2, 28, quick=8, **_PAIRED, **_DISTORTED),
+    "head_t1_test": _cohort("head_t1", 2, 28, quick=2, **_PAIRED, **_DISTORTED),  # in quick for a picture
     "head_t1_validation": _cohort("head_t1", 4, 5, **_PAIRED, **_DISTORTED),
     "abdomen": _cohort("abdomen", 1, 40),
     "abdomen_test": _cohort("abdomen", 2, 20, quick=8, **_PAIRED),

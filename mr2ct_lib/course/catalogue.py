@@ -186,6 +186,7 @@ RECORDED: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...] = (
     ("spin", ("abdomen_field",), SEEDS[:3]),
     ("frames", ("head_t1",), (0,)),
     ("translator", ("head_t1_field", "head_t1_cyclegan", "head_t1_dicyclegan"), SEEDS[:3]),
+    ("spin", ("head_t1_field",), SEEDS[:3]),
     ("frames", ("head",), (0,)),
     ("translator", ("head_cyclegan", "head_dicyclegan", "head_field"), SEEDS[:3]),
     ("unet", ("hip_many_gc", "mr_only", "mr_alone", "hip_many", "hip_few_gc", "hip_few"), SEEDS[:3]),

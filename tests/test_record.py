@@ -11,8 +11,11 @@ import pytest
 from mr2ct_lib.course import catalogue, experiments
 from mr2ct_lib.course.catalogue import Training
 from mr2ct_lib.files import InputError, read_json, write_json
+from mr2ct_lib.images.intensity import CT_WINDOW, MR_WINDOW
+from mr2ct_lib.images.preparation import Preparation
 from mr2ct_lib.measures import metrics
 from mr2ct_lib.methods.networks import Generator
+from mr2ct_lib.methods.translator import DIRECTIONS, Architecture, Translator
 from tools import measuring, record, result_tables
 
 
@@ -205,7 +208,7 @@ def test_the_tables_in_the_repository_follow_from_its_values(profile, tmp_path):
 def test_recorded_files_are_small():
     for path in experiments.RESULTS.rglob("*.csv"):
         assert path.stat().st_size < 1e6, path
-    for part, limit in (("translators", 16 * 2**20), ("segmenters", 2e6)):
+    for part, limit in (("translators", 16e6), ("segmenters", 2e6)):
         assert sum(path.stat().st_size for path in (experiments.RESULTS / part).rglob("*")) < limit
 
 
@@ -246,6 +249,21 @@ def test_the_mean_of_networks_is_without_what_one_invents_and_another_takes_away
     alone = measuring.measure_mean("hip_many_gc", "full", (1,))["hip"]
     assert alone.MAE.to_numpy() == pytest.approx(0.3 / 2 * 255, rel=0.15)  # less where the scale ends
     assert record.place(("mean", "hip_many_gc", 0)) == ("means", "hip_many_gc")
+
+
+def test_without_offset_layers_the_undeformed_pass_is_the_same():
+    import torch
+
+    preparation = Preparation("axial", 1.0, (32, 32), 1.0, {"source": MR_WINDOW, "target": CT_WINDOW})
+    whole = Translator(Architecture(8, 1, "per_channel", "resize"), preparation, {})
+    whole.training_data = {"source": {}}
+    torch.nn.init.normal_(whole.source_to_target.offsets[0].predict.weight)
+    slices = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32)).astype(np.float32)
+    plain = record.without_offsets(whole)
+    for direction in DIRECTIONS:
+        np.testing.assert_array_equal(plain.translate(slices, direction), whole.translate(slices, direction))
+    assert plain.training_data == whole.training_data and not plain.source_to_target.offsets
+    assert not np.allclose(whole.translate(slices), whole.translate(slices, deform=True))
 
 
 def test_half_precision_halves_a_network_and_hardly_changes_it():

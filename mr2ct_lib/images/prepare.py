@@ -32,7 +32,7 @@ ARRAYS = (
     *("valid", "truth_source_to_target", "truth_target_to_source"),
 )
 _PLANE_OF = {"hip": "coronal", "head": "axial", "head_t1": "axial", "abdomen": "axial"}
-_HEADS = ("head", "head_t1")  # stripped, so without a bias field that N4 could find
+_HEADS = ("head", "head_t1")  # of the second paper: z-scored, no N4
 _CT_WINDOW_OF = {"hip": CT_WINDOW, "abdomen": ABDOMEN_CT_WINDOW}
 
 
